@@ -1,0 +1,294 @@
+"""Every legal configuration key with its default, and the checks on their values.
+
+A config file is Python with a function ``get_config()`` that starts from ``defaults()`` and sets
+what differs. ``load`` reads one, applies ``--config.key=value`` overrides, and validates. A key
+that is not here is an error, which names the nearest legal one.
+"""
+
+import ast
+import difflib
+import json
+import math
+import runpy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key and the fix."""
+
+
+def defaults() -> ConfigDict:
+    """All keys. The optimisation defaults are the paper's for ViT (Table 18)."""
+    c = ConfigDict()
+    c.seed = 0  # decides initialisation, data order, augmentation and patch dropout
+
+    c.model = ConfigDict()
+    c.model.variant = "ViT-B/32"  # a name in clip_jax.models.clip.VARIANTS
+    c.model.vision = ConfigDict()  # None: what the variant says
+    for key in ("image_size", "patch_size", "width", "layers", "heads"):
+        c.model.vision[key] = placeholder(int)
+    c.model.text = ConfigDict()  # vocabulary and context length come from the tokenizer
+    for key in ("width", "layers", "heads"):
+        c.model.text[key] = placeholder(int)
+    c.model.embed_dim = placeholder(int)
+    c.model.activation = placeholder(str)  # quick_gelu | gelu | gelu_tanh
+    c.model.dtype = "bfloat16"  # compute; parameters, moments and the loss are float32
+    c.model.scan = True  # compile one block and loop over it; False unrolls (faster on CPU)
+    c.model.remat = "none"  # none | dots | full: what the backward pass recomputes
+    c.model.patch_dropout = 0.0  # share of image patches dropped in training
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.name = "clip_bpe"  # clip_bpe | sentencepiece
+    c.tokenizer.context_length = 77
+    c.tokenizer.model = ""  # sentencepiece: model file; empty: trained on the training captions
+    c.tokenizer.vocab_size = 4096  # sentencepiece: size of the vocabulary to train
+
+    c.data = ConfigDict()
+    c.data.source = "emoji"  # a name in clip_jax.data.sources.SOURCES
+    c.data.path = ""  # table, tar: files (glob patterns allowed); tfds: data set name
+    c.data.validation_path = ""  # the same for the pairs of the evaluation task "retrieval"
+    c.data.split = "train"  # tfds: split to train on
+    c.data.image_key = "image"  # table, tfds, tar: column, feature or file ending of the image
+    c.data.caption_key = "caption"  # likewise of the caption
+    c.data.cache_dir = ""  # prepared data; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax
+    c.data.emoji_preset = "all"  # all | free (only drawings under free licences)
+    c.data.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
+    c.data.augmentation = "square_crop"  # a name in clip_jax.data.transforms.AUGMENTATIONS
+    c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
+    c.data.threads = 2  # decoding threads per process
+    c.data.workers = 0  # decoding processes per process; 0: threads only
+    c.data.prefetch = 2  # batches kept ready on the device
+    c.data.max_bad_fraction = 0.01  # unreadable records tolerated before the run stops
+
+    c.train = ConfigDict()
+    c.train.batch_size = 32768  # global
+    c.train.epochs = 0.0  # passes over the data; or give examples
+    c.train.examples = 0  # examples seen in all; or give epochs
+    c.train.max_skipped = 10  # non-finite steps in a row before the run stops
+
+    c.loss = ConfigDict()
+    c.loss.implementation = "all_gather"  # all_gather | dense
+    c.loss.mask_groups = False  # pairs of one group are not each other's negatives
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 5e-4
+    c.optim.warmup_examples = 2000 * 32768
+    c.optim.beta1 = 0.9
+    c.optim.beta2 = 0.98
+    c.optim.eps = 1e-6
+    c.optim.weight_decay = 0.2
+    c.optim.decay_rule = "paper"  # paper | open_clip (spares position embeddings too)
+    c.optim.clip_norm = 0.0  # global gradient norm; 0: not clipped
+    c.optim.ema_decay = 0.0  # moving average of the parameters for evaluation; 0: none
+
+    c.mesh = ConfigDict()  # one of them may be -1: the devices left over
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.eval = ConfigDict()
+    c.eval.tasks = ()  # names in clip_jax.evals.tasks.TASKS
+    c.eval.every_examples = 0  # 0: at the end only
+    c.eval.batch_size = 256
+    c.eval.limit = 0  # retrieval: pairs used; 0: all
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_examples = 0  # 0: at the end only (and when told to stop)
+    c.checkpoint.keep = 3  # newest steps kept
+
+    c.log = ConfigDict()
+    c.log.every_steps = 10
+    c.log.tensorboard = True
+    c.log.report = True  # report.html and report.png at the end
+
+    c.watchdog_seconds = 1800.0  # no step for so long: dump all stacks and exit
+    return c
+
+
+# What may differ between a run and its resumption: nothing here changes the parameters.
+FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds")
+FREE_DATA_KEYS = ("cache_dir", "threads", "workers", "prefetch", "max_bad_fraction")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.dtype": ("bfloat16", "float32"),
+    "model.remat": ("none", "dots", "full"),
+    "tokenizer.name": ("clip_bpe", "sentencepiece"),
+    "data.source": ("emoji", "table", "tar", "tfds", "synthetic"),
+    "data.emoji_preset": ("all", "free"),
+    "data.captions": ("plain", "rich"),
+    "data.sampling": ("uniform", "grouped"),
+    "loss.implementation": ("all_gather", "dense"),
+    "optim.decay_rule": ("paper", "open_clip"),
+}
+POSITIVE = (
+    "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",
+    "data.threads", "tokenizer.context_length", "tokenizer.vocab_size", "optim.learning_rate",
+    "optim.eps", "train.max_skipped", "watchdog_seconds",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",
+    "eval.limit", "checkpoint.every_examples", "data.workers", "train.epochs", "train.examples",
+)  # fmt: skip
+FRACTIONS = (
+    "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay",
+    "data.max_bad_fraction",
+)  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config to {"a.b": value}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+    """Runs a config file, applies overrides, validates and locks the result.
+
+    Args:
+      path: a Python file that defines ``get_config()``. It is code: run only files you trust.
+      overrides: pairs such as ("optim.learning_rate", "1e-3"); values are Python literals, and
+        anything that is not one is taken as a string.
+
+    Raises:
+      ConfigError: no such file, unknown key, value of the wrong type or out of range.
+    """
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(Path(path).name, _siblings(path), 1)
+        hint = f"; did you mean {Path(path).parent / near[0]}?" if near else ""
+        raise ConfigError(f"--config={path}: no such file{hint}")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except KeyError as error:
+        if error.args == ("get_config",):
+            raise ConfigError(f"--config={path}: the file has no function get_config()") from None
+        raise ConfigError(f"--config={path}: {error.args[0]}") from None
+    except AttributeError as error:  # ml_collections: assignment to a key that does not exist
+        raise ConfigError(f"--config={path}: {error}") from None
+    _check_keys(config, path)
+    for key, text in overrides:
+        _override(config, key, text)
+    validate(config)
+    return config.lock()
+
+
+def _siblings(path: str) -> list[str]:
+    parent = Path(path).parent
+    return [p.name for p in parent.glob("*.py")] if parent.is_dir() else []
+
+
+def _unknown(key: str) -> ConfigError:
+    near = difflib.get_close_matches(key, flatten(defaults()), 1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown config key {key!r}{hint}")
+
+
+def _check_keys(config: ConfigDict, path: str) -> None:
+    legal = flatten(defaults())
+    for key in flatten(config):
+        if key not in legal:
+            raise ConfigError(f"--config={path}: {_unknown(key)}")
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+    legal = flatten(defaults())
+    if key not in legal:
+        raise _unknown(key)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    default = legal[key]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(default, list) and isinstance(value, str):
+        value = tuple(v for v in value.split(",") if v)
+    if isinstance(default, str) and not isinstance(value, str):
+        value = text
+    group = config
+    *parents, last = key.split(".")
+    for name in parents:
+        group = group[name]
+    try:
+        with group.unlocked():
+            group[last] = value
+    except TypeError:
+        kind = type(default).__name__ if default is not None else "None or the variant's type"
+        raise ConfigError(f"--config.{key}={text}: expected {kind}") from None
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every value that can be checked without data or devices.
+
+    Raises:
+      ConfigError: names the key, its value and what is allowed.
+    """
+    flat = flatten(config)
+
+    def require(ok: bool, key: str, what: str) -> None:
+        if not ok:
+            raise ConfigError(f"{key}={flat[key]!r}: must be {what}")
+
+    for key, choices in CHOICES.items():
+        near = difflib.get_close_matches(str(flat[key]), choices, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        require(flat[key] in choices, key, f"one of {', '.join(choices)}{hint}")
+    for key in POSITIVE:
+        require(flat[key] > 0, key, "positive")
+    for key in NOT_NEGATIVE:
+        require(flat[key] >= 0, key, "0 or more")
+    for key in FRACTIONS:
+        require(0 <= flat[key] < 1, key, "in [0, 1)")
+    if (config.train.epochs > 0) == (config.train.examples > 0):
+        raise ConfigError(
+            f"train.epochs={config.train.epochs} and train.examples={config.train.examples}: "
+            "set exactly one of them above 0"
+        )
+    if config.data.source in ("table", "tar", "tfds") and not config.data.path:
+        raise ConfigError(
+            f"data.path is empty: data.source={config.data.source!r} needs it, for example "
+            "--config.data.path='/data/shards/*.tar'"
+        )
+
+
+def steps(config: ConfigDict, examples: int) -> int:
+    """Examples to optimizer steps, rounded up; at least 1."""
+    return max(1, math.ceil(examples / config.train.batch_size))
+
+
+def total_steps(config: ConfigDict, dataset_size: int) -> int:
+    """Number of optimizer steps of the whole run."""
+    return steps(config, config.train.examples or round(config.train.epochs * dataset_size))
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as indented JSON."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+    """Keys in which a run's stored config and the present one differ and may not.
+
+    Returns lines such as "optim.learning_rate: 0.0005 (this run) -> 0.001 (given)".
+    """
+    free = FREE_ON_RESUME + tuple(f"data.{k}" for k in FREE_DATA_KEYS)
+    before, after = flatten(old), flatten(new)
+    missing = object()
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if any(key == f or key.startswith(f + ".") for f in free):
+            continue
+        a, b = before.get(key, missing), after.get(key, missing)
+        if a != b:
+            show = ["absent" if v is missing else repr(v) for v in (a, b)]
+            lines.append(f"{key}: {show[0]} (this run) -> {show[1]} (given)")
+    return lines

@@ -1,0 +1,283 @@
+"""Random-access sources of image-text pairs, all behind one small protocol."""
+
+import csv
+import glob
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from clip_jax.data.tar import load_index
+
+MAX_CAPTION_BYTES = 4096
+
+
+class DataError(ValueError):
+    """Data that is missing or cannot be used; the message names the file or key and the fix."""
+
+
+class Example(NamedTuple):
+    """One pair: an encoded picture (or uint8[H, W, 3 or 4] pixels), a caption, its group."""
+
+    image: bytes | np.ndarray
+    caption: str
+    group: int
+
+
+class Source(Protocol):
+    """Pairs by number. Must be picklable, so that decoding processes can have a copy.
+
+    Attributes:
+      fingerprint: sha256 over what decides the pairs and their order.
+      groups: int32[n], or None where they are not known before reading. Pairs of one group show
+        the same thing and are not negatives of each other under ``loss.mask_groups``.
+    """
+
+    fingerprint: str
+    groups: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        """Pair ``index``; ``rng`` picks among several captions. Raises where it is unreadable."""
+
+    def describe(self, index: int) -> str:
+        """Where pair ``index`` lies, for messages."""
+
+
+def caption_group(caption: str) -> int:
+    """A group number for sources without groups: equal captions share it."""
+    return zlib.crc32(caption.encode("utf-8", "replace")) & 0x7FFFFFFF
+
+
+def clean_caption(text: str | bytes) -> str:
+    """UTF-8 text without control characters, at most 4 KiB.
+
+    Raises:
+      DataError: nothing is left.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() else " " for c in text[:MAX_CAPTION_BYTES]).strip()
+    if not text:
+        raise DataError("empty caption")
+    return text
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(pattern: str, key: str = "data.path") -> list[Path]:
+    found: list[str] = []
+    for part in pattern.split(","):
+        found += glob.glob(os.path.expanduser(part.strip()))
+    if not found:
+        raise DataError(f"{key}={pattern!r}: no such file; give a path or a glob pattern")
+    return [Path(p) for p in sorted(set(found))]
+
+
+class TableSource:
+    """Pairs listed in CSV, TSV or JSONL files: an image path and a caption in each row.
+
+    Relative image paths start at the table's folder. A JSONL caption may be a list of strings,
+    one of which is drawn at each reading.
+    """
+
+    groups = None
+
+    def __init__(self, pattern: str, image_key: str, caption_key: str):
+        self.rows: list[tuple[str, str | list[str]]] = []
+        digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
+        for path in _files(pattern):
+            data = path.read_bytes()
+            digest.update(data)
+            for number, row in enumerate(_rows(path, data), 2 if path.suffix != ".jsonl" else 1):
+                missing = [k for k in (image_key, caption_key) if row.get(k) in (None, "")]
+                if missing:
+                    raise DataError(
+                        f"{path}:{number}: no {missing[0]!r} in this row (it has {sorted(row)}); "
+                        "set data.image_key and data.caption_key to the table's column names"
+                    )
+                self.rows.append((str(path.parent / row[image_key]), row[caption_key]))
+        if not self.rows:
+            raise DataError(f"data.path={pattern!r}: the tables have no rows")
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        path, captions = self.rows[index]
+        if not isinstance(captions, str):
+            captions = captions[int(rng.integers(len(captions)))]
+        caption = clean_caption(captions)
+        return Example(Path(path).read_bytes(), caption, caption_group(caption))
+
+    def describe(self, index: int) -> str:
+        return self.rows[index][0]
+
+
+def _rows(path: Path, data: bytes) -> list[Mapping[str, Any]]:
+    lines = data.decode("utf-8-sig").splitlines()
+    if path.suffix == ".jsonl":
+        try:
+            return [json.loads(line) for line in lines if line.strip()]
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not JSON lines: {error}") from error
+    if path.suffix not in (".csv", ".tsv"):
+        raise DataError(f"{path}: data.source='table' reads .csv, .tsv and .jsonl files")
+    return list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+class TarSource:
+    """Pairs in tar shards; see ``clip_jax.data.tar``."""
+
+    groups = None
+
+    def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
+        self.shards = [load_index(p, image_key, caption_key, cache_dir) for p in _files(pattern)]
+        self.starts = np.cumsum([0] + [len(s) for s in self.shards])
+        self.fingerprint = _digest(
+            [[s.path.name, int(s.spans.sum()), len(s)] for s in self.shards], image_key, caption_key
+        )
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def _find(self, index: int) -> tuple[Any, int]:
+        shard = int(np.searchsorted(self.starts, index, "right")) - 1
+        return self.shards[shard], index - int(self.starts[shard])
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        del rng
+        shard, row = self._find(index)
+        image_at, image_size, text_at, text_size = shard.spans[row].tolist()
+        with open(shard.path, "rb") as file:
+            image = os.pread(file.fileno(), image_size, image_at)
+            text = os.pread(file.fileno(), text_size, text_at)
+        caption = clean_caption(text)
+        return Example(image, caption, caption_group(caption))
+
+    def describe(self, index: int) -> str:
+        shard, row = self._find(index)
+        return f"{shard.path}: {shard.keys[row]}"
+
+
+class TfdsSource:
+    """A TFDS data set in ArrayRecord (or another random-access) format, already prepared."""
+
+    groups = None
+
+    def __init__(self, name: str, split: str, image_key: str, caption_key: str, data_dir: str):
+        import tensorflow_datasets as tfds  # half a second: only when used
+
+        try:
+            builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
+            self.data = builder.as_data_source(
+                split, decoders={image_key: tfds.decode.SkipDecoding()}
+            )
+        except Exception as error:  # it raises a dozen kinds
+            raise DataError(
+                f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
+            ) from error
+        self.name, self.image_key, self.caption_key = name, image_key, caption_key
+        self.fingerprint = _digest(builder.info.full_name, split, len(self.data))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        record = self.data[index]
+        text = record[self.caption_key]
+        if isinstance(text, list | np.ndarray):
+            text = text[int(rng.integers(len(text)))]
+        caption = clean_caption(text)
+        return Example(record[self.image_key], caption, caption_group(caption))
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}: record {index}"
+
+
+COLORS = {
+    "red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 210), "black": (20, 20, 20),
+    "yellow": (240, 210, 50), "white": (250, 250, 250), "orange": (245, 140, 30),
+    "purple": (130, 50, 170),
+}  # fmt: skip
+
+
+class SyntheticSource:
+    """Two-colour pictures and their captions, made on the fly: for tests and benchmarks."""
+
+    def __init__(self, size: int = 4096, pixels: int = 32):
+        self.size, self.pixels = size, pixels
+        self.names = [(a, b) for a in COLORS for b in COLORS if a != b]
+        self.groups = np.arange(size, dtype=np.int32) % len(self.names)
+        self.fingerprint = _digest("synthetic", size, pixels)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        del rng
+        group = int(self.groups[index])
+        above, below = self.names[group]
+        image = np.empty((self.pixels, self.pixels, 3), np.int16)
+        image[: self.pixels // 2], image[self.pixels // 2 :] = COLORS[above], COLORS[below]
+        image += np.random.default_rng(index).integers(-20, 20, image.shape, np.int16)
+        return Example(image.clip(0, 255).astype(np.uint8), f"{above} above {below}", group)
+
+    def describe(self, index: int) -> str:
+        return f"synthetic pair {index}"
+
+
+def cache_dir(configured: str) -> Path:
+    """The folder of prepared data: ``data.cache_dir``, $CLIP_JAX_CACHE, or ~/.cache/clip_jax."""
+    return Path(
+        configured or os.environ.get("CLIP_JAX_CACHE") or Path.home() / ".cache" / "clip_jax"
+    ).expanduser()
+
+
+def _emoji(data: Mapping[str, Any], path: str) -> Source:
+    from clip_jax.data import emoji_pairs  # TFDS takes half a second to import
+
+    del path
+    return emoji_pairs.EmojiSource(
+        cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"]
+    )
+
+
+SOURCES: dict[str, Callable[[Mapping[str, Any], str], Source]] = {
+    "emoji": _emoji,
+    "table": lambda d, path: TableSource(path, d["image_key"], d["caption_key"]),
+    "tar": lambda d, path: TarSource(
+        path, d["image_key"], d["caption_key"], cache_dir(d["cache_dir"])
+    ),
+    "tfds": lambda d, path: TfdsSource(
+        path, d["split"], d["image_key"], d["caption_key"], d["cache_dir"]
+    ),
+    "synthetic": lambda d, path: SyntheticSource(),
+}
+
+
+def build(data: Mapping[str, Any], path: str | None = None) -> Source:
+    """The source that ``config.data`` describes; ``path`` in place of ``data.path`` if given.
+
+    Raises:
+      DataError: no such source, missing files, or data that cannot be read.
+    """
+    if data["source"] not in SOURCES:
+        raise DataError(f"data.source={data['source']!r} is not one of {sorted(SOURCES)}")
+    return SOURCES[data["source"]](data, data["path"] if path is None else path)
+
+
+def captions(source: Source, limit: int | None = None) -> Sequence[str]:
+    """The captions of a source in order, one drawing each: the text to train a tokenizer on."""
+    rng = np.random.default_rng(0)
+    n = len(source) if limit is None else min(limit, len(source))
+    return [source.read(i, rng).caption for i in range(n)]

@@ -1,0 +1,106 @@
+"""Random access to image-text pairs in tar shards, as img2dataset and webdataset write them.
+
+An index of byte offsets is made once for each shard and kept beside it. It makes a shard random
+access, which gives a global shuffle, exact epochs and exact resume, and it is where a damaged
+shard is found: a stream reader takes a flipped bit in a header for the end of the archive and
+loses the rest of the shard without a word.
+"""
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+
+class ShardError(ValueError):
+    """A shard that is not a whole tar file; the message names it and the place."""
+
+
+class TarIndex:
+    """Offsets of the pairs of one shard.
+
+    Attributes:
+      path: the shard.
+      keys: [n] names of the samples (the part of the file name before the first dot).
+      spans: int64[n, 4]: image offset, image size, caption offset, caption size.
+    """
+
+    def __init__(self, path: Path, keys: np.ndarray, spans: np.ndarray):
+        self.path, self.keys, self.spans = path, keys, spans
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> Path:
+    """Where a shard's index is kept: beside it if that folder is writable, else in the cache."""
+    name = f"{shard.name}.{image_key}-{caption_key}.index.npz"
+    if os.access(shard.parent, os.W_OK):
+        return shard.parent / name
+    folder = hashlib.sha256(str(shard.parent.resolve()).encode()).hexdigest()[:16]
+    return cache_dir / "tar_index" / folder / name
+
+
+def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> TarIndex:
+    """Reads a shard's index, or makes it where it is absent or the shard has changed since.
+
+    Raises:
+      ShardError: the shard is truncated or damaged, or has no complete pair.
+    """
+    path = index_path(shard, image_key, caption_key, cache_dir)
+    stat = shard.stat()
+    stamp = np.array([stat.st_size, stat.st_mtime_ns])
+    if path.is_file():
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                if np.array_equal(saved["stamp"], stamp):
+                    return TarIndex(shard, saved["keys"], saved["spans"])
+        except (OSError, ValueError, KeyError):
+            pass  # an unreadable index is made again
+    keys, spans = _scan(shard, image_key, caption_key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "wb") as file:
+        np.savez(file, stamp=stamp, keys=keys, spans=spans)
+    os.replace(partial, path)
+    return TarIndex(shard, keys, spans)
+
+
+def _scan(shard: Path, image_key: str, caption_key: str) -> tuple[np.ndarray, np.ndarray]:
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                size = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                end = member.offset_data + size
+                folder, _, file = member.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                if member.isfile() and ending.lower() in (image_key, caption_key):
+                    key = f"{folder}/{stem}" if folder else stem
+                    parts.setdefault(key, {})[ending.lower()] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise ShardError(f"{shard}: damaged near byte {end}: {error}") from error
+    _check_end(shard, end)
+    pairs = {k: v for k, v in parts.items() if len(v) == 2}
+    if not pairs:
+        raise ShardError(
+            f"{shard}: no sample has both .{image_key} and .{caption_key} files; "
+            "set data.image_key and data.caption_key to the endings in the shard"
+        )
+    keys = sorted(pairs)
+    spans = np.array([[*pairs[k][image_key], *pairs[k][caption_key]] for k in keys], np.int64)
+    return np.array(keys), spans
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """What follows the last member must be zeros: at least one block of them."""
+    with open(shard, "rb") as file:
+        file.seek(end)
+        rest = file.read(tarfile.BLOCKSIZE)
+        if len(rest) < tarfile.BLOCKSIZE:
+            raise ShardError(f"{shard}: truncated: ends at byte {end + len(rest)} without a mark")
+        if any(rest):
+            raise ShardError(f"{shard}: damaged header at byte {end}; the rest cannot be indexed")

@@ -1,0 +1,355 @@
+"""The report of a run: one self-contained HTML page and one summary picture.
+
+The page needs no network, no JavaScript and no other file; it can be mailed, attached to a build
+or opened years later. Everything it shows is handed in: the report computes no metric.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.evals import figures
+from clip_jax.evals.report_parts import (
+    clamped,
+    duration,
+    escaped,
+    finite,
+    interval,
+    mark,
+    percent,
+    picture,
+    right_class,
+    spoken,
+    svg_source,
+)
+from clip_jax.evals.report_style import DARK, LIGHT, PAGE, STYLE, shade
+
+
+class Result(NamedTuple):
+    """One number: value, interval half-width `ci` and `baseline` are fractions from 0 to 1."""
+
+    task: str
+    metric: str
+    value: float
+    n: int
+    ci: float | None = None
+    baseline: float | None = None
+
+
+class Similarity(NamedTuple):
+    """Pictures uint8[k, H, W, 3], their captions, and cosines float[caption, picture]."""
+
+    images: Sequence[np.ndarray]
+    captions: Sequence[str]
+    matrix: np.ndarray
+
+
+class Prediction(NamedTuple):
+    """A picture uint8[H, W, 3], its true caption, and (caption, probability) guesses, best first."""
+
+    image: np.ndarray
+    caption: str
+    guesses: Sequence[tuple[str, float]]
+
+
+class TextQuery(NamedTuple):
+    """A text and (picture uint8[H, W, 3], is it right) answers, best first."""
+
+    text: str
+    answers: Sequence[tuple[np.ndarray, bool]]
+
+
+class ImageQuery(NamedTuple):
+    """A picture uint8[H, W, 3] and (caption, is it right) answers, best first."""
+
+    image: np.ndarray
+    answers: Sequence[tuple[str, bool]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportData:
+    """What a report shows. Parts left empty are left out of the page.
+
+    Attributes:
+      title: headline of the page.
+      config_summary: (name, value) pairs, shown as they print.
+      curves: the objects of `metrics.jsonl`, training and evaluation records mixed.
+      results: final numbers; the first four become the tiles at the top.
+      similarity: matching pictures and captions and the matrix of their cosines.
+      predictions: example pictures with the model's best guesses.
+      text_to_image: example texts with the pictures found for them.
+      image_to_text: example pictures with the captions found for them.
+    """
+
+    title: str
+    config_summary: Sequence[tuple[str, Any]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[Result] = ()
+    similarity: Similarity | None = None
+    predictions: Sequence[Prediction] = ()
+    text_to_image: Sequence[TextQuery] = ()
+    image_to_text: Sequence[ImageQuery] = ()
+
+
+def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Path, Path]:
+    """Writes `report.html` and `report.png`, each complete or not at all.
+
+    Args:
+      path_dir: folder, made if missing.
+      data: what to show.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      ValueError: if a picture is not uint8[H, W, 3] or the matrix does not fit its captions.
+    """
+    similarity = data.similarity or Similarity((), (), np.zeros((0, 0)))
+    expected = (len(similarity.captions), len(similarity.images))
+    if np.shape(similarity.matrix) != expected:
+        raise ValueError(
+            f"similarity.matrix is {np.shape(similarity.matrix)}, but there are {expected[0]} "
+            f"captions and {expected[1]} pictures"
+        )
+    # Both are made before either is written: an error leaves an earlier report whole.
+    page = render_html(data).encode("utf-8", "replace")
+    picture = figures.summary_png(data.title, data.curves, *similarity)
+    folder = Path(path_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "report.html", folder / "report.png"
+    for path, content in zip(paths, (page, picture), strict=True):
+        _replace(path, content)
+    return paths
+
+
+def render_html(data: ReportData) -> str:
+    """Returns the page as one string."""
+    sections = [
+        ("results", "Results", _results(data.results)),
+        ("training", "Training", _training(data.curves)),
+        ("similarity", "Which caption for which picture?", _similarity(data.similarity)),
+        ("predictions", "What the model sees", _predictions(data.predictions)),
+        ("search", "Search", _search(data.text_to_image, data.image_to_text)),
+        ("recipe", "Recipe", _recipe(data.config_summary)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    body = [_header(data), f'<nav aria-label="Sections">{links}</nav>' if links else ""]
+    body += [
+        f'<section id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{title}</h2>{content}</section>'
+        for name, title, content in sections
+    ]
+    return PAGE.substitute(title=escaped(data.title), style=STYLE, body="\n".join(body))
+
+
+def _header(data: ReportData) -> str:
+    tiles = "".join(
+        f'<div class="card"><p class="small">{spoken(r.task)}, {escaped(r.metric)}</p>'
+        f'<p class="value">{percent(r.value)}<small> {interval(r.ci)}</small></p>'
+        f'<p class="small">{_context(r)}</p></div>'
+        for r in (Result(*row) for row in data.results[:4])
+    )
+    facts = "".join(f"<span><b>{value}</b> {name}</span>" for name, value in _facts(data.curves))
+    return (
+        f'<header><p class="eyebrow">clip_jax report</p><h1>{escaped(data.title)}</h1>'
+        + (f'<p class="facts">{facts}</p>' if facts else "")
+        + (f'<div class="grid tiles">{tiles}</div>' if tiles else "")
+        + "</header>"
+    )
+
+
+def _facts(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Names what the run cost, from the last value of each progress counter."""
+    last = {}
+    for key in ("step", "examples", "seconds", "loss"):
+        values = figures.series(curves, key, key)[1]
+        last[key] = values[np.isfinite(values)][-1:]
+    speeds = figures.series(curves, "step", "images_per_second")[1]
+    last["speed"] = np.median(speeds[np.isfinite(speeds)]) if np.isfinite(speeds).any() else ()
+    formats = {
+        "step": ("steps", "{:,.0f}"),
+        "examples": ("image-text pairs seen", "{:,.0f}"),
+        "speed": ("pairs per second", "{:,.0f}"),
+        "loss": ("final loss", "{:.3f}"),
+    }
+    facts = [
+        (name, shape.format(float(np.ravel(last[key])[0])))
+        for key, (name, shape) in formats.items()
+        if np.size(last[key])
+    ]
+    if last["seconds"].size:
+        facts.insert(2, ("of training", duration(float(last["seconds"][0]))))
+    return facts
+
+
+def _results(results: Sequence[Result]) -> str:
+    if not results:
+        return ""
+    rows = []
+    for result in (Result(*row) for row in results):
+        rows.append(
+            f'<tr><th scope="row">{spoken(result.task)}'
+            f'<div class="small">{escaped(result.metric)}, n = {result.n:,}</div></th>'
+            f'<td class="wide">{_result_bar(result)}</td>'
+            f'<td class="number"><b>{percent(result.value)}</b> {interval(result.ci)}'
+            f'<div class="small">{_baseline(result)}</div></td></tr>'
+        )
+    return (
+        '<p class="lead">Bars run from 0 to 100%. The dark line on a bar is the 95% interval, the '
+        "red mark the baseline.</p>"
+        '<div class="card results"><table><thead><tr><th scope="col">Task</th>'
+        '<th scope="col"></th><th scope="col" class="number">Value</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _result_bar(result: Result) -> str:
+    marks = f'<i style="width:{clamped(result.value):.2f}%"></i>'
+    if finite(result.ci) and finite(result.value):
+        low, high = clamped(result.value - result.ci), clamped(result.value + result.ci)
+        marks += f'<s style="left:{low:.2f}%;width:{high - low:.2f}%"></s>'
+    if finite(result.baseline):
+        marks += f'<u style="left:{clamped(result.baseline):.2f}%"></u>'
+    return f'<span class="bar" aria-hidden="true">{marks}</span>'
+
+
+def _training(curves: Sequence[Mapping[str, Any]]) -> str:
+    cards = []
+    for chart in figures.charts(curves):
+        light, dark = (
+            svg_source(figures.chart_svg(chart, curves, theme)) for theme in (LIGHT, DARK)
+        )
+        finals = [
+            f"{label} {figures.series(curves, chart.x, key)[1][-1]:.4g}".strip()
+            for key, label in chart.lines
+            if figures.series(curves, chart.x, key)[1].size
+        ]
+        alt = escaped(f"{chart.title} over {chart.x}; last: {', '.join(finals)}")
+        cards.append(
+            f'<div class="card"><picture><source srcset="{dark}" '
+            f'media="(prefers-color-scheme: dark)"><img src="{light}" alt="{alt}"></picture></div>'
+        )
+    return f'<div class="grid charts">{"".join(cards)}</div>' if cards else ""
+
+
+def _similarity(similarity: Similarity | None) -> str:
+    if similarity is None or not len(similarity.images):
+        return ""
+    matrix = np.asarray(similarity.matrix, np.float64)
+    head = "".join(
+        f'<th scope="col">{picture(image, f"Picture {j + 1}")}</th>'
+        for j, image in enumerate(similarity.images)
+    )
+    rows = "".join(
+        f'<tr><th scope="row" dir="auto">{escaped(caption)}</th>{_cells(matrix, i)}</tr>'
+        for i, caption in enumerate(similarity.captions)
+    )
+    hits = int(sum(row[i] >= row.max() for i, row in enumerate(matrix) if i < len(row)))
+    return (
+        '<p class="lead">Cosine of every caption with every picture. The outlined diagonal holds '
+        f"the true pairs; {hits} of {len(matrix)} captions are closest to their own picture.</p>"
+        '<div class="card matrix"><div class="scroll" tabindex="0" role="region" '
+        'aria-label="Similarity matrix"><table><thead><tr><td class="corner"></td>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table></div></div>"
+    )
+
+
+def _cells(matrix: np.ndarray, row: int) -> str:
+    low, high = figures.value_range(matrix)
+    cells = []
+    for column, cosine in enumerate(matrix[row]):
+        place = (cosine - low) / (high - low) if math.isfinite(cosine) else 0.0
+        (light, light_ink), (dark, dark_ink) = shade(place, LIGHT.ramp), shade(place, DARK.ramp)
+        style = f"--b:{light};--f:{light_ink};--db:{dark};--df:{dark_ink}"
+        own = ' class="own"' if row == column else ""
+        cells.append(f'<td{own} style="{style}">{cosine:.2f}</td>')
+    return "".join(cells)
+
+
+def _predictions(predictions: Sequence[Prediction]) -> str:
+    if not predictions:
+        return ""
+    cards, right = [], 0
+    for image, caption, guesses in (Prediction(*row) for row in predictions):
+        right += bool(guesses) and guesses[0][0] == caption
+        rows = "".join(
+            f'<li{right_class(guess == caption)}><span dir="auto">{escaped(guess)}</span>'
+            f"<span>{percent(probability)}</span>"
+            f'<span class="bar" aria-hidden="true"><i style="width:{clamped(probability):.1f}%">'
+            "</i></span></li>"
+            for guess, probability in guesses
+        )
+        cards.append(
+            f'<article class="card guess">{picture(image, caption, 84)}<div>'
+            f'<p class="small">True caption</p><p class="caption" dir="auto">{escaped(caption)}</p>'
+            f"</div><ol>{rows}</ol></article>"
+        )
+    return (
+        '<p class="lead">The five most probable captions of each picture, the true one in green. '
+        f"The first guess is right for {right} of these {len(predictions)}.</p>"
+        f'<div class="grid cards">{"".join(cards)}</div>'
+    )
+
+
+def _search(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> str:
+    parts = []
+    if texts:
+        cards = "".join(_text_query(TextQuery(*query)) for query in texts)
+        parts.append(f'<h3>Pictures for a text</h3><div class="grid rows">{cards}</div>')
+    if images:
+        cards = "".join(_image_query(ImageQuery(*query)) for query in images)
+        parts.append(f'<h3>Captions for a picture</h3><div class="grid cards">{cards}</div>')
+    lead = '<p class="lead">The nearest neighbours of each query, best first.</p>'
+    return lead + "".join(parts) if parts else ""
+
+
+def _text_query(query: TextQuery) -> str:
+    items = "".join(
+        f"<li{right_class(correct)}>{picture(image, f'Answer {rank}')}{rank} {mark(correct)}</li>"
+        for rank, (image, correct) in enumerate(query.answers, 1)
+    )
+    return (
+        f'<article class="card"><p class="query" dir="auto">{escaped(query.text)}</p>'
+        f'<ol class="strip">{items}</ol></article>'
+    )
+
+
+def _image_query(query: ImageQuery) -> str:
+    items = "".join(
+        f'<li{right_class(correct)}><span dir="auto">{escaped(text)}</span> {mark(correct)}</li>'
+        for text, correct in query.answers
+    )
+    return (
+        f'<article class="card guess">{picture(query.image, "Query picture", 84)}'
+        f'<ol class="answers">{items}</ol></article>'
+    )
+
+
+def _recipe(summary: Sequence[tuple[str, Any]]) -> str:
+    rows = "".join(
+        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in summary
+    )
+    return f'<dl class="card recipe">{rows}</dl>' if rows else ""
+
+
+def _baseline(result: Result) -> str:
+    return f"baseline {percent(result.baseline)}" if finite(result.baseline) else ""
+
+
+def _context(result: Result) -> str:
+    return ", ".join(filter(None, (f"n = {result.n:,}", _baseline(result))))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""Image-text retrieval: recall@k in both directions (CLIP paper, Table 13).
+
+Recall@k here is what the literature reports: the share of queries with at least one right answer
+among the k best, not the share of right answers found.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_jax.evals.ranking import exact_rows, hit_share
+
+
+def recall(
+    image_emb: np.ndarray,
+    text_emb: np.ndarray,
+    image_of_text: np.ndarray,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    chunk: int = 512,
+) -> dict[str, float]:
+    """Measures how often a picture finds one of its captions, and a caption its picture.
+
+    Ties share the credit (see `ranking.hit_share`), so that a model with constant embeddings
+    scores what guessing does. At most about `chunk` x max(n, m) scores are held at a time.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      text_emb: float[m, E], any scale.
+      image_of_text: int[m], the picture each caption belongs to. Pictures may have any number of
+        captions; one without captions asks nothing itself but stays among the candidates.
+      ks: how many of the best candidates to look at.
+      chunk: queries scored at once; the result is the same, bit for bit, for every value.
+
+    Returns:
+      `image_to_text_r@k` and `text_to_image_r@k` for every k, from 0 to 1.
+
+    Raises:
+      ValueError: if there is no caption, an embedding is not finite, or `image_of_text` does not
+        fit the arrays.
+    """
+    owner = _checked(image_of_text, len(image_emb), len(text_emb))
+    images, texts = exact_rows(image_emb, "image embeddings"), exact_rows(text_emb, "captions")
+    asking = np.unique(owner)
+    directions = {
+        "image_to_text": _shares(images[asking], texts, asking, owner, ks, chunk),
+        "text_to_image": _shares(texts, images, owner, np.arange(len(images)), ks, chunk),
+    }
+    return {
+        f"{name}_r@{k}": float(values.mean())
+        for name, shares in directions.items()
+        for k, values in shares.items()
+    }
+
+
+def _shares(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_ids: np.ndarray,
+    candidate_ids: np.ndarray,
+    ks: Sequence[int],
+    chunk: int,
+) -> dict[int, np.ndarray]:
+    """Returns every query's hit share at each k; a candidate is right where the ids are equal."""
+    shares = {k: np.empty(len(queries)) for k in ks}
+    for start in range(0, len(queries), chunk):
+        rows = slice(start, start + chunk)
+        scores = queries[rows] @ candidates.T
+        right = query_ids[rows, None] == candidate_ids
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        better, tied = (scores > best).sum(axis=1), scores == best
+        hits, misses = (tied & right).sum(axis=1), (tied & ~right).sum(axis=1)
+        for k in ks:
+            shares[k][rows] = hit_share(better, hits, misses, k)
+    return shares
+
+
+def _checked(image_of_text: np.ndarray, n: int, m: int) -> np.ndarray:
+    owner = np.asarray(image_of_text)
+    if m == 0 or n == 0:
+        raise ValueError(f"retrieval needs pictures and captions, got {n} and {m}")
+    if owner.shape != (m,) or owner.dtype.kind not in "iu":
+        raise ValueError(
+            f"image_of_text must be {m} integers, one a caption, "
+            f"got {owner.dtype}{list(owner.shape)}"
+        )
+    if owner.min() < 0 or owner.max() >= n:
+        raise ValueError(
+            f"image_of_text goes from {owner.min()} to {owner.max()}, but there are {n} pictures: "
+            f"legal are 0 to {n - 1}"
+        )
+    return owner

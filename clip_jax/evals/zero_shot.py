@@ -1,0 +1,285 @@
+"""Zero-shot classification: pictures against sentences (CLIP paper, sections 3.1.2 to 3.1.4).
+
+A class is described by prompts only. Its weight is the mean of their unit embeddings, brought
+back to unit length; a picture's logits are `logit_scale` times its cosines with the weights.
+`evaluate` does it all; `embed_images`, `classifier`, `measure` and `predict` are its parts, for
+callers who want one set of embeddings to serve several questions.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_jax.evals.ranking import exact_rows, hit_share
+
+_Z95 = 1.959963984540054
+_CHUNK = 4096
+_PER_CALL = 8192
+
+
+def classifier(
+    embed_texts: Callable[[np.ndarray], np.ndarray],
+    tokenize: Callable[[Sequence[str]], np.ndarray],
+    class_names: Sequence[str | Sequence[str]],
+    templates: Sequence[str],
+    *,
+    prompts_per_call: int = _PER_CALL,
+) -> np.ndarray:
+    """Builds one weight vector a class out of words (prompt ensembling, section 3.1.4).
+
+    Every prompt's embedding is brought to unit length, averaged over templates (and over the
+    names, where a class has several), and the mean is brought to unit length again.
+
+    Args:
+      embed_texts: int32[n, L] -> float32[n, E].
+      tokenize: texts -> int32[n, L].
+      class_names: K classes, each one name or several.
+      templates: prompts in which every `{}` stands for the name.
+      prompts_per_call: most prompts embedded at once; bounds memory, does not change the result.
+
+    Returns:
+      float32[K, E], rows of unit length.
+
+    Raises:
+      ValueError: if there is no class or template, a class has no name, or a template no `{}`.
+    """
+    prompts = _prompts(class_names, templates)
+    sums = None
+    while batch := list(itertools.islice(prompts, prompts_per_call)):
+        owners, texts = zip(*batch, strict=True)
+        rows = _unit(embed_texts(tokenize(list(texts))))
+        if sums is None:
+            sums = np.zeros((len(class_names), rows.shape[1]))
+        # Adds one prompt after the other, so the sums are the same however prompts are batched.
+        np.add.at(sums, np.array(owners), rows)
+    return _unit(sums).astype(np.float32)
+
+
+def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
+    """Returns the cosines of pictures and classes, exactly (see `ranking.exact_rows`).
+
+    Args:
+      image_emb: float[n, E], any scale.
+      class_emb: float[K, E], any scale.
+
+    Returns:
+      float64[n, K]. Logits are these times the logit scale (100 in the paper).
+    """
+    return exact_rows(image_emb, "image embeddings") @ exact_rows(class_emb, "class weights").T
+
+
+def accuracy(
+    logits: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)
+) -> dict[str, float]:
+    """Returns the share of pictures whose class is among the k best, for every k.
+
+    Tied classes share the credit: a picture counts with the chance that a random order of the
+    tied ones puts its class among the k best. A model whose logits are all equal scores k / K,
+    and the order in which classes are listed never matters.
+
+    Args:
+      logits: float[n, K], any scale.
+      labels: int[n], from 0 to K - 1.
+      ks: how many of the best classes to look at.
+
+    Returns:
+      `{"top1": ..., "top5": ...}` for ks = (1, 5), each from 0 to 1. With k >= K it is 1.
+
+    Raises:
+      ValueError: if there is no picture, a logit is not finite, or labels do not fit the logits.
+    """
+    return {f"top{k}": float(shares.mean()) for k, shares in _shares(logits, labels, ks).items()}
+
+
+def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over classes of each class's top-1 accuracy, ties shared as in `accuracy`.
+
+    Classes without a picture are left out (as scikit-learn's balanced accuracy does). Takes and
+    raises what `accuracy` does.
+    """
+    return _mean_over_classes(_shares(logits, labels, (1,))[1], np.asarray(labels))
+
+
+def measure(
+    image_emb: np.ndarray, class_emb: np.ndarray, labels: np.ndarray, *, chunk: int = _CHUNK
+) -> dict[str, float]:
+    """Returns every zero-shot number of one data set, with `chunk` x K scores in memory at a time.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      class_emb: float[K, E], as `classifier` makes it.
+      labels: int[n], from 0 to K - 1.
+      chunk: pictures scored at once; the result is the same, bit for bit, for every value.
+
+    Returns:
+      `top1`, `top5`, `mean_per_class_recall` (0 to 1), `n`, and `top1_ci95`: half the width of
+      the 95% Wilson score interval of top1, which stays honest near 0 and 1 and for few pictures.
+
+    Raises:
+      ValueError: if there is no picture, an embedding is not finite, or labels do not fit.
+    """
+    labels = _checked(labels, len(image_emb), len(class_emb))
+    weights = exact_rows(class_emb, "class weights").T
+    parts = [
+        _shares(exact_rows(image_emb[rows], "image embeddings") @ weights, labels[rows], (1, 5))
+        for rows in _slices(len(labels), chunk)
+    ]
+    top1, top5 = (np.concatenate([part[k] for part in parts]) for k in (1, 5))
+    return {
+        "top1": float(top1.mean()),
+        "top5": float(top5.mean()),
+        "mean_per_class_recall": _mean_over_classes(top1, labels),
+        "n": len(labels),
+        "top1_ci95": wilson_half_width(float(top1.mean()), len(labels)),
+    }
+
+
+def predict(
+    image_emb: np.ndarray,
+    class_emb: np.ndarray,
+    *,
+    k: int = 5,
+    logit_scale: float = 100.0,
+    chunk: int = _CHUNK,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the k most probable classes of every picture, best first.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      class_emb: float[K, E], any scale.
+      k: classes to return; fewer where K is smaller. Tied classes come in index order.
+      logit_scale: factor on the cosines before the softmax over all K classes.
+      chunk: pictures scored at once.
+
+    Returns:
+      Class indices int32[n, min(k, K)] and their probabilities float32[n, min(k, K)].
+    """
+    weights = exact_rows(class_emb, "class weights").T
+    k = min(k, weights.shape[1])
+    best, probs = np.empty((len(image_emb), k), np.int32), np.empty((len(image_emb), k), np.float32)
+    for rows in _slices(len(image_emb), chunk):
+        logits = logit_scale * (exact_rows(image_emb[rows], "image embeddings") @ weights)
+        exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+        best[rows] = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        top = np.take_along_axis(exps, best[rows], axis=1)
+        probs[rows] = top / exps.sum(axis=1, keepdims=True)
+    return best, probs
+
+
+def embed_images(embedder: Any, images: Any, *, images_per_call: int = _PER_CALL) -> np.ndarray:
+    """Embeds pictures slice by slice, so that a memory map need not be read at once.
+
+    Args:
+      embedder: an `Embedder`.
+      images: uint8[n, H, W, 3], or anything with `len()` and slices of that kind.
+      images_per_call: pictures handed over at once.
+
+    Returns:
+      float32[n, E].
+    """
+    slices = list(_slices(len(images), images_per_call)) or [slice(0, 0)]
+    return np.concatenate([embedder.images(images[rows]) for rows in slices])
+
+
+def evaluate(
+    embedder: Any,
+    tokenize: Callable[[Sequence[str]], np.ndarray],
+    images: Any,
+    labels: np.ndarray,
+    class_names: Sequence[str | Sequence[str]],
+    templates: Sequence[str],
+    *,
+    images_per_call: int = _PER_CALL,
+) -> dict[str, float]:
+    """Classifies pictures from words alone. Runs on every process with the same arguments.
+
+    Args:
+      embedder: an `Embedder`.
+      tokenize: texts -> int32[n, L], the tokenizer the model was trained with.
+      images: uint8[n, H, W, 3] at the embedder's size, or anything with `len()` and slices.
+      labels: int[n], indices into `class_names`.
+      class_names: K classes, each one name or several.
+      templates: prompts in which every `{}` stands for the name.
+      images_per_call: pictures embedded at once.
+
+    Returns:
+      What `measure` returns: `top1`, `top5`, `mean_per_class_recall`, `n`, `top1_ci95`.
+
+    Raises:
+      ValueError: as `classifier` and `measure` do.
+    """
+    labels = _checked(labels, len(images), len(class_names))
+    weights = classifier(embedder.texts, tokenize, class_names, templates)
+    return measure(embed_images(embedder, images, images_per_call=images_per_call), weights, labels)
+
+
+def wilson_half_width(share: float, n: int, z: float = _Z95) -> float:
+    """Returns half the width of the Wilson score interval of a share (0 to 1) seen in n trials."""
+    spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return z * spread / (1 + z * z / n)
+
+
+def _prompts(
+    class_names: Sequence[str | Sequence[str]], templates: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    if not len(class_names) or not len(templates):
+        raise ValueError("zero-shot needs at least one class name and one template")
+    for index, template in enumerate(templates):
+        if "{}" not in template:
+            raise ValueError(f"templates[{index}] = {template!r} has no '{{}}' for the class name")
+    names = [[entry] if isinstance(entry, str) else list(entry) for entry in class_names]
+    for index, entry in enumerate(names):
+        if not entry:
+            raise ValueError(f"class_names[{index}] is empty: give the class at least one name")
+    # replace, not format: names and templates may hold braces of their own.
+    return (
+        (index, template.replace("{}", name))
+        for index, entry in enumerate(names)
+        for name in entry
+        for template in templates
+    )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1.0)
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _checked(labels: np.ndarray, n: int, classes: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if n == 0:
+        raise ValueError("zero-shot needs at least one picture, got none")
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be {n} integers, one a picture, got {labels.dtype}{list(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes: "
+            f"legal are 0 to {classes - 1}"
+        )
+    return labels
+
+
+def _shares(logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
+    logits = np.asarray(logits)
+    labels = _checked(labels, *logits.shape)
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinity; the model has diverged")
+    own = logits[np.arange(len(labels)), labels][:, None]
+    better, tied = (logits > own).sum(axis=1), (logits == own).sum(axis=1) - 1
+    return {k: hit_share(better, 1, tied, k) for k in ks}
+
+
+def _mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
+    counts = np.bincount(labels)
+    seen = counts > 0
+    return float(np.mean(np.bincount(labels, weights=shares)[seen] / counts[seen]))

@@ -1,0 +1,139 @@
+"""The device mesh, the names of its axes, and how logical array axes map onto them.
+
+Three axes: ``data`` (replicated parameters), ``fsdp`` (parameters sharded, batch sharded) and
+``tensor`` (one layer split over devices). A batch is split over ``data`` and ``fsdp`` together.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis of an array -> mesh axis (or axes). A name that is absent is replicated.
+RULES: dict[str, str | tuple[str, ...]] = {
+    "batch": BATCH_AXES,  # activations
+    "embed": "fsdp",  # model width of a parameter: the FSDP shard
+    "mlp": "tensor",  # hidden width of an MLP
+    "heads": "tensor",  # attention heads
+    "vocab": "tensor",  # rows of the token embedding
+}
+
+
+def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh from axis sizes; one of them may be -1 and takes the devices left over.
+
+    Args:
+      sizes: size of each axis of ``AXES``; an absent axis has size 1.
+      devices: the devices to use, all of them by default.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices, naming the ``mesh.*`` keys.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [int(sizes.get(name, 1)) for name in AXES]
+    described = ", ".join(f"mesh.{n}={s}" for n, s in zip(AXES, shape, strict=True))
+    if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
+        raise ValueError(f"{described}: sizes must be positive, and at most one of them -1")
+    if -1 in shape:
+        rest = math.prod(s for s in shape if s != -1)
+        if len(devices) % rest:
+            raise ValueError(f"{described}: {len(devices)} devices are not a multiple of {rest}")
+        shape[shape.index(-1)] = len(devices) // rest
+    if math.prod(shape) != len(devices):
+        raise ValueError(
+            f"{described} needs {math.prod(shape)} devices, but there are {len(devices)}; "
+            "set one of the sizes to -1 to let it take what is left"
+        )
+    # Auto axes: make_mesh would default to Explicit ones, on which Linen's constraints assert.
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of pieces into which the batch is cut."""
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array whose leading axis is the global batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def local_rows(mesh: Mesh, batch: int) -> tuple[int, int]:
+    """The half-open range of global batch rows that this process's devices hold.
+
+    Several processes hold the same rows where the ``tensor`` axis crosses processes.
+
+    Raises:
+      ValueError: ``batch`` is not divisible by the batch shards, or this process's rows have gaps.
+    """
+    if batch % batch_shards(mesh):
+        raise ValueError(
+            f"train.batch_size={batch} is not divisible by mesh.data * mesh.fsdp = "
+            f"{batch_shards(mesh)}; use a multiple of it"
+        )
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
+    spans = sorted({i[0].indices(batch)[:2] for i in indices})
+    for (_, stop), (start, _) in zip(spans, spans[1:], strict=False):
+        if stop != start:
+            raise ValueError(f"mesh {dict(mesh.shape)}: this process's batch rows are not adjacent")
+    return spans[0][0], spans[-1][1]
+
+
+def partition_spec(
+    logical: Sequence[str | None],
+    mesh: Mesh,
+    shape: Sequence[int] | None = None,
+    rules: Mapping[str, str | tuple[str, ...]] | None = None,
+) -> PartitionSpec:
+    """Maps logical axis names to mesh axes.
+
+    With ``shape``, an axis that its mesh axes do not divide stays whole: a 77-row position table
+    is not worth an error.
+
+    Raises:
+      ValueError: two axes of one array map to the same mesh axis.
+    """
+    rules = RULES if rules is None else rules
+    spec: list[str | tuple[str, ...] | None] = []
+    used: set[str] = set()
+    for i, name in enumerate(logical):
+        target = rules.get(name) if name is not None else None
+        axes = (target,) if isinstance(target, str) else tuple(target or ())
+        if shape is not None and shape[i] % math.prod(mesh.shape[a] for a in axes):
+            axes = ()
+        if used & set(axes):
+            raise ValueError(f"logical axes {tuple(logical)} use mesh axis {used & set(axes)} twice")
+        used |= set(axes)
+        spec.append(None if not axes else axes[0] if len(axes) == 1 else axes)
+    return PartitionSpec(*spec)
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pins an activation to the mesh of the enclosing ``jax.set_mesh``; does nothing without one.
+
+    Without such pins XLA reshards activations to match sharded parameters, which moves orders of
+    magnitude more bytes than gathering the parameters does.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(logical, mesh, x.shape))
+
+
+def put_batch(mesh: Mesh, local: Mapping[str, np.ndarray], batch: int) -> dict[str, jax.Array]:
+    """Makes global arrays from this process's rows (see ``local_rows``) of each array."""
+    sharding = batch_sharding(mesh)
+    return {
+        k: jax.make_array_from_process_local_data(sharding, v, (batch, *v.shape[1:]))
+        for k, v in local.items()
+    }

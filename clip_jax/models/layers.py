@@ -1,0 +1,247 @@
+"""Transformer layers shared by the towers, with logical axis names on every parameter.
+
+The initialisers are those of openai/CLIP: the paper gives none, the released code does
+(``CLIP.initialize_parameters``; what it leaves alone has PyTorch's defaults).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+from clip_jax.mesh import constrain
+
+Dtype = Any
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The sigmoid approximation of GELU that OpenAI's weights were trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+# What scan and remat may keep between the passes; "none" keeps all, "full" recomputes all.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+}
+
+
+def uniform(bound: float) -> Initializer:
+    """U(-bound, bound)."""
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
+    """Contracts the last ``contract`` axes of ``x`` with the first ones of ``kernel``.
+
+    The gradient is written out because XLA on CPU otherwise fuses the whole backward chain of the
+    residual stream into the transpose that the weight gradient needs, which runs a training step
+    at three quarters of its speed; on other platforms it is the gradient JAX would derive.
+    """
+    return jnp.tensordot(x, kernel, contract)
+
+
+def _matmul_fwd(x, kernel, contract):
+    return matmul(x, kernel, contract), (x, kernel)
+
+
+def _matmul_bwd(contract, residuals, dy):
+    x, kernel = residuals
+    dy = jax.lax.platform_dependent(dy, cpu=jax.lax.optimization_barrier, default=lambda a: a)
+    lead = tuple(range(x.ndim - contract))
+    out_axes = tuple(range(len(lead), dy.ndim))
+    dx = jnp.tensordot(dy, kernel, (out_axes, tuple(range(contract, kernel.ndim))))
+    # Sums over thousands of rows: accumulate in float32 whatever the compute dtype.
+    dkernel = jnp.tensordot(x, dy, (lead, lead), preferred_element_type=_at_least_float32(x.dtype))
+    return dx, dkernel.astype(kernel.dtype)
+
+
+def _at_least_float32(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+class Dense(nn.Module):
+    """Affine map of the last ``contract`` axes to ``features``, computed in ``dtype``.
+
+    ``axes`` names the logical axes of the kernel (inputs first, then outputs).
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    kernel_init: Initializer
+    bias_init: Initializer | None = nn.initializers.zeros
+    contract: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[x.ndim - self.contract :] + self.features
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), shape, jnp.float32
+        )
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.contract)
+        if self.bias_init is not None:
+            # FSDP shards what is large; gathering a bias costs a collective and saves nothing.
+            axes = tuple(None if a == "embed" else a for a in self.axes[self.contract :])
+            bias = self.param(
+                "bias", nn.with_logical_partitioning(self.bias_init, axes), self.features, jnp.float32
+            )
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (epsilon 1e-5) in float32, cast back to the input's dtype."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = nn.LayerNorm(
+            epsilon=1e-5,
+            dtype=jnp.promote_types(x.dtype, jnp.float32),
+            use_fast_variance=False,  # E[x^2] - E[x]^2 cancels: not the reference's numbers
+            scale_init=nn.with_logical_partitioning(nn.initializers.ones, (None,)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
+            name="norm",
+        )
+        return norm(x).astype(x.dtype)
+
+
+class BlockInit:
+    """Initialisers of one residual block; see the two subclasses of the reference's choices."""
+
+    def __init__(self, qkv, out, fc, proj, fc_bias, proj_bias):
+        self.qkv, self.out, self.fc, self.proj = qkv, out, fc, proj
+        self.fc_bias, self.proj_bias = fc_bias, proj_bias
+
+
+def torch_block_init(width: int, mlp_width: int) -> BlockInit:
+    """PyTorch's defaults, which openai/CLIP leaves in the image tower's blocks."""
+    xavier = (6.0 / (width + 3 * width)) ** 0.5  # of the fused [3 * width, width] matrix
+    fan_in, fan_mlp = width**-0.5, mlp_width**-0.5
+    return BlockInit(
+        qkv=uniform(xavier), out=uniform(fan_in), fc=uniform(fan_in), proj=uniform(fan_mlp),
+        fc_bias=uniform(fan_in), proj_bias=uniform(fan_mlp),
+    )  # fmt: skip
+
+
+def gpt_block_init(width: int, mlp_width: int, layers: int) -> BlockInit:
+    """The text tower's: output projections scaled down by depth, as in GPT-2."""
+    normal = nn.initializers.normal
+    residual = width**-0.5 * (2 * layers) ** -0.5
+    return BlockInit(
+        qkv=normal(width**-0.5), out=normal(residual), fc=normal((2 * width) ** -0.5),
+        proj=normal(residual), fc_bias=uniform(width**-0.5), proj_bias=uniform(mlp_width**-0.5),
+    )  # fmt: skip
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases. [B, N, D] -> [B, N, D]."""
+
+    heads: int
+    init: BlockInit
+    causal: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        head = width // self.heads
+        qkv = Dense(
+            (3, self.heads, head), ("embed", None, "heads", None), self.init.qkv,
+            dtype=self.dtype, name="qkv",
+        )(x)  # fmt: skip
+        q, k, v = (
+            constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3)
+        )
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        return Dense(
+            (width,), ("heads", None, "embed"), self.init.out, contract=2,
+            dtype=self.dtype, name="out",
+        )(y)  # fmt: skip
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then MLP. [B, N, D] -> [B, N, D]."""
+
+    heads: int
+    mlp_width: int
+    activation: str
+    init: BlockInit
+    causal: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _=None) -> tuple[jax.Array, None]:
+        x = constrain(x, "batch", None, None)
+        attention = Attention(self.heads, self.init, self.causal, self.dtype, name="attention")
+        x = x + attention(LayerNorm(name="norm_1")(x))
+        x = constrain(x, "batch", None, None)
+        y = Dense(
+            (self.mlp_width,), ("embed", "mlp"), self.init.fc, self.init.fc_bias,
+            dtype=self.dtype, name="fc",
+        )(LayerNorm(name="norm_2")(x))  # fmt: skip
+        y = ACTIVATIONS[self.activation](constrain(y, "batch", None, "mlp"))
+        y = Dense(
+            (x.shape[-1],), ("mlp", "embed"), self.init.proj, self.init.proj_bias,
+            dtype=self.dtype, name="proj",
+        )(y)  # fmt: skip
+        return constrain(x + y, "batch", None, None), None
+
+
+class Encoder(nn.Module):
+    """A stack of blocks. Parameters are stacked [layers, ...] whether or not the loop is rolled.
+
+    ``scan`` compiles one block and loops over it (quick to compile, slightly slower to run on
+    CPU); without it the loop is unrolled. ``remat`` trades compute for memory. Neither changes
+    the numbers or the parameter tree.
+    """
+
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: str
+    init: BlockInit
+    causal: bool = False
+    dtype: Dtype = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = Block
+        if self.remat != "none":
+            # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
+            block = nn.remat(
+                Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
+            )
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+            unroll=1 if self.scan else self.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, _ = stack(
+            self.heads, self.mlp_width, self.activation, self.init, self.causal, self.dtype,
+            name="blocks",
+        )(x, None)  # fmt: skip
+        return x

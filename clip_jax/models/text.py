@@ -1,0 +1,73 @@
+"""Causal Transformer text tower (paper section 2.4; openai/CLIP ``encode_text``)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clip_jax.mesh import constrain
+from clip_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text tower. ``eot_id`` is the token whose feature is taken."""
+
+    width: int
+    layers: int
+    heads: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    eot_id: int = 49407
+    mlp_ratio: float = 4.0
+
+
+class TextTransformer(nn.Module):
+    """Tokens int32[B, L] -> float32[B, E], not L2-normalised.
+
+    The feature is taken at the first ``eot_id``: an explicit id, because the reference's argmax
+    over ids breaks with any vocabulary whose end token is not its largest id.
+    """
+
+    config: TextConfig
+    embed_dim: int
+    activation: str
+    dtype: Any = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        c = self.config
+        if tokens.shape[1] > c.context_length:
+            raise ValueError(f"tokens {tokens.shape} exceed context_length={c.context_length}")
+        table = self.param(
+            "token_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            (c.vocab_size, c.width),
+            jnp.float32,
+        )
+        positions = self.param(
+            "position_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed")),
+            (c.context_length, c.width),
+            jnp.float32,
+        )
+        x = table.astype(self.dtype)[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
+        x = constrain(x, "batch", None, None)
+        mlp_width = round(c.width * c.mlp_ratio)
+        x = layers.Encoder(
+            c.layers, c.heads, mlp_width, self.activation,
+            layers.gpt_block_init(c.width, mlp_width, c.layers), causal=True,
+            dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
+        )(x)  # fmt: skip
+        x = layers.LayerNorm(name="norm_final")(x)
+        end = jnp.argmax(tokens == c.eot_id, axis=1)  # first occurrence
+        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        x = layers.Dense(
+            (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
+            bias_init=None, dtype=self.dtype, name="projection",
+        )(x)  # fmt: skip
+        return x.astype(jnp.float32)

@@ -1,0 +1,102 @@
+"""Vision Transformer image tower (paper section 2.4; openai/CLIP ``VisionTransformer``)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clip_jax.mesh import constrain
+from clip_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Sizes of a Vision Transformer: pixels for ``image_size`` and ``patch_size``."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+    @property
+    def tokens(self) -> int:
+        """Sequence length: patches plus the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+class ViT(nn.Module):
+    """Images float[B, H, W, 3] (normalised) -> float32[B, E], not L2-normalised.
+
+    ``patch_dropout`` drops that share of the patches of each image in training (Li et al. 2023,
+    arXiv 2212.00794); it draws from the ``patch_dropout`` rng stream.
+    """
+
+    config: ViTConfig
+    embed_dim: int
+    activation: str
+    dtype: Any = jnp.float32
+    scan: bool = False
+    remat: str = "none"
+    patch_dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        c = self.config
+        scale = c.width**-0.5
+        x = constrain(self._patches(images), "batch", None, None)
+        cls = self.param(
+            "class_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(scale), ("embed",)),
+            (c.width,),
+            jnp.float32,
+        )
+        positions = self.param(
+            "position_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(scale), (None, "embed")),
+            (c.tokens, c.width),
+            jnp.float32,
+        )
+        x = x + positions[1:].astype(self.dtype)
+        if train and self.patch_dropout > 0:
+            x = self._drop_patches(x)
+        first = (cls + positions[0]).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, c.width)), x], axis=1)
+        x = layers.LayerNorm(name="norm_pre")(constrain(x, "batch", None, None))
+        mlp_width = round(c.width * c.mlp_ratio)
+        x = layers.Encoder(
+            c.layers, c.heads, mlp_width, self.activation,
+            layers.torch_block_init(c.width, mlp_width),
+            dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
+        )(x)  # fmt: skip
+        x = layers.LayerNorm(name="norm_post")(x[:, 0])
+        x = layers.Dense(
+            (self.embed_dim,), ("embed", None), nn.initializers.normal(scale), bias_init=None,
+            dtype=self.dtype, name="projection",
+        )(x)  # fmt: skip
+        return x.astype(jnp.float32)
+
+    def _patches(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, N, D]: a convolution of stride patch_size, as one matmul."""
+        c = self.config
+        p, n = c.patch_size, c.image_size // c.patch_size
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
+        # A convolution leaves out a remainder at the right and bottom edges, and so does this.
+        x = images[:, : n * p, : n * p].astype(self.dtype)
+        x = x.reshape(-1, n, p, n, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, p, p, 3)
+        bound = (3 * p * p) ** -0.5
+        return layers.Dense(
+            (c.width,), (None, None, None, "embed"), layers.uniform(bound), bias_init=None,
+            contract=3, dtype=self.dtype, name="patch_embedding",
+        )(x)  # fmt: skip
+
+    def _drop_patches(self, x: jax.Array) -> jax.Array:
+        """Keeps a random subset of patches, the same number in every image."""
+        keep = max(1, round(x.shape[1] * (1 - self.patch_dropout)))
+        noise = jax.random.uniform(self.make_rng("patch_dropout"), x.shape[:2])
+        kept = jnp.sort(jax.lax.top_k(noise, keep)[1], axis=1)
+        return jnp.take_along_axis(x, kept[..., None], axis=1)

@@ -1,0 +1,81 @@
+"""Learning-rate schedule, weight-decay mask and the optax chain (paper section 2.5, Table 18)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+# Parameters that are not decayed, by the last part of their path. "All weights that are not gains
+# or biases" (section 2.5) leaves the class embedding open: a single vector added to one token acts
+# as a bias and is treated as one. open_clip also spares the position embeddings.
+NO_DECAY: dict[str, frozenset[str]] = {
+    "paper": frozenset({"bias", "scale", "logit_scale", "class_embedding"}),
+    "open_clip": frozenset(
+        {"bias", "scale", "logit_scale", "class_embedding", "position_embedding"}
+    ),
+}
+
+
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear from 0 to ``peak`` over ``warmup_steps``, then a half cosine to 0 at ``total_steps``.
+
+    Step 0, the first update, already has peak / warmup_steps: an update of size 0 is wasted.
+
+    Raises:
+      ValueError: the warm-up is not shorter than the training.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"optim.warmup_examples is {warmup_steps} steps, but training has only {total_steps}; "
+            "lower optim.warmup_examples or raise train.examples (or train.epochs)"
+        )
+
+    def schedule(step):
+        warm = (step + 1) / max(warmup_steps, 1)
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        cosine = 0.5 * (1 + jax.numpy.cos(jax.numpy.pi * jax.numpy.clip(progress, 0, 1)))
+        return peak * jax.numpy.where(step < warmup_steps, warm, cosine)
+
+    return schedule
+
+
+def decay_mask(rule: str) -> Callable[[Any], Any]:
+    """A function from parameters to a tree of booleans: True is decayed.
+
+    Raises:
+      ValueError: no such rule.
+    """
+    if rule not in NO_DECAY:
+        raise ValueError(f"optim.decay_rule={rule!r} is not one of {sorted(NO_DECAY)}")
+
+    def mask(params):
+        def decayed(path, _):
+            names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+            return names[-1] not in NO_DECAY[rule]
+
+        return jax.tree_util.tree_map_with_path(decayed, params)
+
+    return mask
+
+
+def build(
+    optim: Mapping[str, Any], warmup_steps: int, total_steps: int
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """AdamW with decoupled, masked weight decay: the optax chain and its schedule.
+
+    Args:
+      optim: ``config.optim``.
+      warmup_steps, total_steps: the schedule's lengths in optimizer steps.
+    """
+    schedule = warmup_cosine(optim["learning_rate"], warmup_steps, total_steps)
+    chain = [
+        optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"]),
+        optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    if optim["clip_norm"]:
+        chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
+    return optax.chain(*chain), schedule

@@ -1,0 +1,106 @@
+"""The train state: what it holds, how it is sharded, how it comes into being in its shards."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from clip_jax.mesh import partition_spec
+from clip_jax.models.clip import Clip
+
+
+@struct.dataclass
+class TrainState:
+    """All that training carries from step to step; everything else is a function of ``step``.
+
+    Attributes:
+      step: int32[], number of updates done.
+      params: the model's parameters, float32.
+      opt_state: the optimizer's state.
+      ema: exponential moving average of ``params`` for evaluation, or None.
+      skipped: int32[], consecutive updates left out because of a non-finite loss or gradient.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    skipped: jax.Array
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate and export."""
+        return self.params if self.ema is None else self.ema
+
+
+def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: jax.Array):
+    c = model.config
+    images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
+    tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
+    params = model.init({"params": key}, images, tokens)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params) if use_ema else None,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, nn.meta.AxisMetadata)
+
+
+def abstract(
+    model: Clip, tx: optax.GradientTransformation, use_ema: bool, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+    """The state's shapes and its shardings, computed without allocating anything.
+
+    Logical axis names sit in boxes around the parameters; they pass through ``eval_shape`` and
+    through optax, so that moments get the sharding of their parameter by construction.
+
+    Returns:
+      A TrainState of ShapeDtypeStruct (with shardings) and one of NamedSharding.
+    """
+    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, k), jax.random.key(0))
+
+    def sharding(x):
+        if _is_box(x):
+            return NamedSharding(mesh, partition_spec(x.names, mesh, x.value.shape))
+        return NamedSharding(mesh, PartitionSpec())
+
+    shardings = jax.tree.map(sharding, boxed, is_leaf=_is_box)
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        nn.unbox(boxed),
+        shardings,
+    )
+    return shapes, shardings
+
+
+def create(
+    model: Clip, tx: optax.GradientTransformation, use_ema: bool, mesh: Mesh, seed: int
+) -> TrainState:
+    """Initialises straight into the shards: no device ever holds the whole state."""
+    _, shardings = abstract(model, tx, use_ema, mesh)
+    make = jax.jit(
+        lambda key: nn.unbox(_create(model, tx, use_ema, key)), out_shardings=shardings
+    )
+    return make(jax.random.key(seed))
+
+
+def parameter_table(params: Any) -> str:
+    """A table of parameters by tower and part: name, shape summary, count; and the total."""
+    rows: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        names = [k.key for k in path]
+        name = "/".join(names[: 3 if "encoder" in names else 2])
+        rows[name] = rows.get(name, 0) + leaf.size
+    total = sum(rows.values())
+    width = max(len(n) for n in rows)
+    lines = [f"  {n:<{width}}  {c:>14,}  {c / total:>6.1%}" for n, c in rows.items()]
+    return "\n".join([*lines, f"  {'total':<{width}}  {total:>14,}"])

@@ -1,0 +1,120 @@
+"""The pure steps: one update of the train state, and the embeddings of a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.losses import LossFn
+from clip_jax.mesh import batch_sharding, replicated
+from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
+from clip_jax.optim import Schedule
+from clip_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# Rows of a batch beside images and tokens: reads that failed, and a request to stop.
+BATCH_KEYS = ("images", "tokens", "groups", "bad", "stop")
+
+
+def train_step(
+    model: Clip,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    loss_fn: LossFn,
+    *,
+    seed: int,
+    ema_decay: float,
+    mask_groups: bool,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Makes the pure function (state, batch) -> (state, metrics).
+
+    A step whose loss or gradient is not finite leaves the state as it was, apart from the step
+    number: the run goes on as if that batch had not been drawn. Randomness is a function of
+    (seed, step) alone, so that a resumed run draws what the undisturbed one would have.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rngs = {"patch_dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+        groups = batch["groups"] if mask_groups else None
+
+        def compute_loss(params):
+            image_emb, text_emb, scale = model.apply(
+                {"params": params}, batch["images"], batch["tokens"], train=True, rngs=rngs
+            )
+            return loss_fn(image_emb, text_emb, scale, groups)
+
+        (loss, aux), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
+        grad_norm = optax.global_norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # Clipped after the update, as the released models were (section 2.5: at most 100).
+        params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
+        ema = _average(state.ema, params, ema_decay, state.step)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+            skipped=jnp.where(good, 0, state.skipped + 1),
+        )
+        metrics = {
+            "loss": loss,
+            "accuracy": aux["accuracy"],
+            "logit_scale": jnp.exp(new_state.params["logit_scale"]),
+            "grad_norm": grad_norm,
+            "learning_rate": schedule(state.step),
+            "skipped": new_state.skipped,
+            "bad": batch["bad"].sum(),
+            "stop": batch["stop"].max(),
+        }
+        return new_state, metrics
+
+    return step
+
+
+def _average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """Moving average whose decay grows from 0, so that the random start is forgotten quickly."""
+    if ema is None:
+        return None
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)
+
+
+def compile_train_step(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    shardings: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Jits a train step with explicit shardings on both sides and the state donated."""
+    rows = {k: batch_sharding(mesh) for k in BATCH_KEYS}
+    return jax.jit(
+        step,
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable]:
+    """Jitted (params, images) -> f32[B, E] and (params, tokens) -> f32[B, E].
+
+    Batches come in sharded over the batch axes; results go out whole to every device, so that
+    each process can read them.
+    """
+
+    def jitted(method):
+        return jax.jit(
+            lambda params, x: model.apply({"params": params}, x, method=method),
+            out_shardings=replicated(mesh),
+        )
+
+    return jitted(Clip.embed_images), jitted(Clip.embed_texts)

@@ -1,0 +1,58 @@
+"""Tokenizers behind one callable: texts -> int32[B, L]."""
+
+import difflib
+import os
+
+from clip_jax.tokenizers.base import Tokenizer
+from clip_jax.tokenizers.clip_bpe import ClipTokenizer
+from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
+
+__all__ = [
+    "KINDS",
+    "ClipTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "build",
+    "train_sentencepiece",
+]
+
+#: Every value of the config key `tokenizer.name`.
+KINDS: dict[str, type[Tokenizer]] = {
+    "clip": ClipTokenizer,
+    "sentencepiece": SentencePieceTokenizer,
+}
+
+
+def build(name: str, context_length: int, model_path: str | os.PathLike | None = None) -> Tokenizer:
+    """Builds the tokenizer that a config names.
+
+    Args:
+      name: config key `tokenizer.name`, a key of `KINDS`.
+      context_length: ids in a row, start and end included.
+      model_path: config key `tokenizer.model`: the model file of a "sentencepiece" tokenizer;
+        None or "" for "clip", which brings its own vocabulary.
+
+    Raises:
+      ValueError: an unknown name; a model path that is missing, leads to no file, or is not for
+        this kind; a file that is no usable model; a context length below 2.
+    """
+    if name not in KINDS:
+        near = difflib.get_close_matches(str(name), KINDS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"tokenizer.name={name!r} is not one of {sorted(KINDS)}{hint}")
+    if KINDS[name] is ClipTokenizer:
+        if model_path:
+            raise ValueError(
+                f"tokenizer.name={name!r} has no use for "
+                f"tokenizer.model={os.fspath(model_path)!r}: leave it empty, "
+                "or set tokenizer.name='sentencepiece'"
+            )
+        return ClipTokenizer(context_length)
+    if not model_path:
+        raise ValueError(
+            f"tokenizer.name={name!r} needs tokenizer.model, the path of a model file: train one "
+            "on your captions with `python -m clip_jax.tokenizers.train`"
+        )
+    if not os.path.isfile(model_path):
+        raise ValueError(f"tokenizer.model={os.fspath(model_path)!r}: there is no such file")
+    return SentencePieceTokenizer(model_path, context_length)

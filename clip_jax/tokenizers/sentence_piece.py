@@ -1,0 +1,182 @@
+"""SentencePiece tokenizer over a model trained on the user's own captions."""
+
+import contextlib
+import hashlib
+import io
+import os
+import random
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from clip_jax.tokenizers.base import Tokenizer
+from clip_jax.tokenizers.cleaning import clean
+
+_SPECIAL_IDS = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+_LOG_ERRORS_ONLY = 2
+_TOO_MANY = re.compile(r"Vocabulary size too high.*?<=\s*(\d+)", re.DOTALL)
+_TOO_FEW = re.compile(r"smaller than required_chars\.\s*\d+ vs (\d+)")
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model applied to cleaned text: pad 0, start 1, end 2, unknown 3."""
+
+    name = "sentencepiece"
+    pad_id = _SPECIAL_IDS["pad_id"]
+    sot_id = _SPECIAL_IDS["bos_id"]
+    eot_id = _SPECIAL_IDS["eos_id"]
+    unk_id = _SPECIAL_IDS["unk_id"]
+
+    def __init__(self, model: str | os.PathLike | bytes, context_length: int):
+        """Loads a model.
+
+        Args:
+          model: path of a model file, or the bytes of one.
+          context_length: ids in a row, at least 2.
+
+        Raises:
+          FileNotFoundError: there is no file at that path.
+          ValueError: not a SentencePiece model, or one with other special ids, or a
+            `context_length` below 2.
+        """
+        source = "the model given as bytes" if isinstance(model, bytes) else os.fspath(model)
+        self._model = model if isinstance(model, bytes) else Path(model).read_bytes()
+        super().__init__(context_length, hashlib.sha256(self._model).hexdigest())
+        self._processor = _load(self._model, source)
+        self.vocab_size = self._processor.get_piece_size()
+
+    def __reduce__(self):
+        """Pickles the model itself, so that a worker needs no file."""
+        return type(self), (self._model, self.context_length)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns all ids of the cleaned `text`, without start, end and padding."""
+        return self._processor.encode(clean(text), out_type=int)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`; start, end and padding add nothing to it.
+
+        Raises:
+          ValueError: an id is outside the vocabulary.
+        """
+        return self._processor.decode(self._checked(ids))
+
+
+def _load(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except RuntimeError:
+        raise ValueError(f"{source} is not a SentencePiece model") from None
+    found = {name: getattr(processor, name)() for name in _SPECIAL_IDS}
+    if found != _SPECIAL_IDS:
+        flags = " ".join(f"--{name}={value}" for name, value in _SPECIAL_IDS.items())
+        raise ValueError(
+            f"{source} has the special ids {found}: train it with {flags}, "
+            "which is what `python -m clip_jax.tokenizers.train` does"
+        )
+    return processor
+
+
+def train_sentencepiece(
+    captions: Iterable[str],
+    vocab_size: int,
+    path: str | os.PathLike,
+    *,
+    max_captions: int = 1_000_000,
+    seed: int = 0,
+) -> int:
+    """Trains a unigram model on `captions` and writes it to `path`.
+
+    The same captions and arguments give the same bytes. The file appears at once or not at all.
+
+    Args:
+      captions: texts; they are cleaned here, and the empty ones are left out.
+      vocab_size: number of ids, the four special ones included; met exactly.
+      path: where the model goes; an existing file is replaced, folders are made.
+      max_captions: learn from a random sample of this many captions when there are more; memory
+        and time grow with it.
+      seed: chooses that sample.
+
+    Returns:
+      The number of captions it learned from.
+
+    Raises:
+      ValueError: there is no caption, or `vocab_size` does not suit the captions; the message
+        gives the largest or smallest size that does.
+    """
+    if vocab_size <= len(_SPECIAL_IDS) or max_captions < 1:
+        raise ValueError(
+            f"vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids and "
+            f"max_captions={max_captions} at least 1"
+        )
+    sample = _sample(captions, max_captions, seed)
+    cleaned = [text for text in map(clean, sample) if text]
+    if not cleaned:
+        raise ValueError("there is no caption with any text in it to train a tokenizer on")
+    _write_atomically(Path(path), _train(cleaned, vocab_size))
+    return len(cleaned)
+
+
+def _sample(captions: Iterable[str], size: int, seed: int) -> list[str]:
+    """Returns `size` captions that are not blank, each as likely, from one pass over them."""
+    rng = random.Random(seed)
+    sample: list[str] = []
+    for seen, caption in enumerate(c for c in captions if c.strip()):
+        if seen < size:
+            sample.append(caption)
+        elif (place := rng.randrange(seen + 1)) < size:
+            sample[place] = caption
+    return sample
+
+
+def _train(captions: list[str], vocab_size: int) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(captions),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            # `clean` has normalised the text; a second normalisation could undo its choices.
+            normalization_rule_name="identity",
+            max_sentence_length=2**20,  # bytes; the library's own 4,192 drops longer captions
+            num_threads=1,  # the sums of several threads differ in their last bits
+            minloglevel=_LOG_ERRORS_ONLY,
+            **_SPECIAL_IDS,
+        )
+    except RuntimeError as error:
+        raise ValueError(_explain(str(error), len(captions), vocab_size)) from None
+    return model.getvalue()
+
+
+def _explain(message: str, captions: int, vocab_size: int) -> str:
+    """Rewrites what the library says about a vocabulary size."""
+    if match := _TOO_MANY.search(message):
+        return (
+            f"vocab_size={vocab_size} is too large for {captions} captions: "
+            f"use at most {match[1]}, or give more captions"
+        )
+    if match := _TOO_FEW.search(message):
+        return (
+            f"vocab_size={vocab_size} is too small for the characters in these captions: "
+            f"use at least {match[1]}"
+        )
+    return f"SentencePiece could not train on {captions} captions: {message}"
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()

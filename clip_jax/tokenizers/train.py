@@ -1,0 +1,91 @@
+"""Command that trains a SentencePiece tokenizer on a file of captions.
+
+    python -m clip_jax.tokenizers.train --input=captions.txt --vocab-size=4096 \
+        --output=tokenizer.model
+
+Exit codes: 0 done, 64 usage, 65 captions that cannot be used.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from clip_jax.tokenizers.sentence_piece import train_sentencepiece
+
+EXIT_USAGE = 64
+EXIT_BAD_DATA = 65
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command on `arguments`, by default those of the process.
+
+    Returns:
+      The exit code, 0 or 65.
+
+    Raises:
+      SystemExit: with code 64, for unusable arguments.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.input.is_file():
+        parser.error(f"--input={options.input}: there is no such file")
+    try:
+        count = train_sentencepiece(
+            _read_lines(options.input),
+            options.vocab_size,
+            options.output,
+            max_captions=options.max_captions,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        print(f"{options.input}: {error}", file=sys.stderr)
+        return EXIT_BAD_DATA
+    except OSError as error:
+        parser.error(str(error))  # names the file
+    print(f"{options.output}: {options.vocab_size} ids, learned from {count} captions")
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m clip_jax.tokenizers.train",
+        description="Trains a SentencePiece tokenizer on your own captions.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", type=Path, required=True, help="UTF-8 text file, one caption a line")
+    add("--output", type=Path, required=True, help="model file to write")
+    add("--vocab-size", type=_count(5), required=True, help="number of ids, 4 of them special")
+    add("--max-captions", type=_count(1), default=1_000_000, help="learn from a sample this large")
+    add("--seed", type=int, default=0, help="chooses the sample")
+    return parser
+
+
+def _count(minimum: int):
+    def integer(text: str) -> int:
+        if (value := int(text)) < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
+        return value
+
+    return integer
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {number} is not UTF-8 ({error.reason})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
