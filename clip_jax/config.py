@@ -43,7 +43,7 @@ def defaults() -> ConfigDict:
     c.model.patch_dropout = 0.0  # share of image patches dropped in training
 
     c.tokenizer = ConfigDict()
-    c.tokenizer.name = "clip_bpe"  # clip_bpe | sentencepiece
+    c.tokenizer.name = "clip"  # clip | sentencepiece
     c.tokenizer.context_length = 77
     c.tokenizer.model = ""  # sentencepiece: model file; empty: trained on the training captions
     c.tokenizer.vocab_size = 4096  # sentencepiece: size of the vocabulary to train
@@ -62,6 +62,7 @@ def defaults() -> ConfigDict:
     c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
     c.data.threads = 2  # decoding threads per process
     c.data.workers = 0  # decoding processes per process; 0: threads only
+    c.data.cache_decoded = False  # keep decoded pictures in memory: for data sets that fit
     c.data.prefetch = 2  # batches kept ready on the device
     c.data.max_bad_fraction = 0.01  # unreadable records tolerated before the run stops
 
@@ -112,12 +113,13 @@ def defaults() -> ConfigDict:
 
 # What may differ between a run and its resumption: nothing here changes the parameters.
 FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds")
-FREE_DATA_KEYS = ("cache_dir", "threads", "workers", "prefetch", "max_bad_fraction")
+FREE_DATA_KEYS = ("cache_dir", "threads", "workers", "prefetch", "max_bad_fraction",
+                  "cache_decoded")  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
     "model.remat": ("none", "dots", "full"),
-    "tokenizer.name": ("clip_bpe", "sentencepiece"),
+    "tokenizer.name": ("clip", "sentencepiece"),
     "data.source": ("emoji", "table", "tar", "tfds", "synthetic"),
     "data.emoji_preset": ("all", "free"),
     "data.captions": ("plain", "rich"),

@@ -13,7 +13,7 @@ def get_config():
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
 
-    c.tokenizer.name = "clip_bpe"
+    c.tokenizer.name = "clip"
     c.tokenizer.context_length = 77
 
     c.data.source = "tar"

@@ -5,8 +5,7 @@ antialiased bicubic, which is what the released models were trained and evaluate
 """
 
 import io
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -23,14 +22,16 @@ class BadImage(ValueError):
     """Bytes that are not a usable picture; the message says why."""
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes | np.ndarray) -> Image.Image:
     """Decodes a picture, in RGBA where it has transparency and in RGB otherwise.
 
-    16-bit grey is scaled to 8 bits (Pillow's own conversion clips it to white).
+    Pixels, uint8[H, W, 3 or 4], are taken as they are. 16-bit grey is scaled to 8 bits (Pillow's own conversion clips it to white).
 
     Raises:
       BadImage: no known format, too many pixels, or damaged data.
     """
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -117,8 +118,8 @@ def augmentation(name: str) -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-def evaluation_images(pictures: list[Any], size: int) -> np.ndarray:
-    """Decodes and center-crops a list of encoded pictures: uint8[n, size, size, 3]."""
+def evaluation_images(pictures: Sequence[bytes | np.ndarray], size: int) -> np.ndarray:
+    """Decodes and center-crops pictures: uint8[n, size, size, 3]."""
     if not pictures:
         return np.zeros((0, size, size, 3), np.uint8)
     return np.stack([center_crop(decode(p), size) for p in pictures])

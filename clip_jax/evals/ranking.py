@@ -9,7 +9,7 @@ import numpy as np
 _GRID = 2.0**26
 
 
-def exact_rows(embeddings: np.ndarray, name: str = "embeddings") -> np.ndarray:
+def exact_rows(embeddings: np.ndarray, name: str = "embeddings", start: int = 0) -> np.ndarray:
     """Returns the rows at unit length, rounded so that their dot products are exact in float64.
 
     Entries become multiples of 2^-26. A product of two then needs at most 52 bits, and by
@@ -20,6 +20,7 @@ def exact_rows(embeddings: np.ndarray, name: str = "embeddings") -> np.ndarray:
     Args:
       embeddings: float[n, E], any scale. A row of zeros stays zero (cosine 0 with everything).
       name: what to call the array in an error message.
+      start: what to count the first row as there, where the array is a part of a larger one.
 
     Returns:
       float64[n, E].
@@ -33,8 +34,8 @@ def exact_rows(embeddings: np.ndarray, name: str = "embeddings") -> np.ndarray:
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"{name}: row {int(np.argmin(finite))} and {int((~finite).sum()) - 1} more hold NaN or "
-            "infinity; the model has diverged or its weights are damaged"
+            f"{name}: row {start + int(np.argmin(finite))} holds NaN or infinity; the model has "
+            "diverged or its weights are damaged"
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(norms > 0, norms, 1.0)

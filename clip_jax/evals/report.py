@@ -5,7 +5,6 @@ or opened years later. Everything it shows is handed in: the report computes no 
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.evals import figures
+from clip_jax.evals import report_curves, report_figures
 from clip_jax.evals.report_parts import (
     clamped,
-    duration,
     escaped,
     finite,
     interval,
@@ -50,7 +48,7 @@ class Similarity(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """A picture uint8[H, W, 3], its true caption, and (caption, probability) guesses, best first."""
+    """A picture uint8[H, W, 3], its true caption, (caption, probability) guesses, best first."""
 
     image: np.ndarray
     caption: str
@@ -109,16 +107,16 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
     Raises:
       ValueError: if a picture is not uint8[H, W, 3] or the matrix does not fit its captions.
     """
-    similarity = data.similarity or Similarity((), (), np.zeros((0, 0)))
-    expected = (len(similarity.captions), len(similarity.images))
-    if np.shape(similarity.matrix) != expected:
+    similarity = Similarity(*(data.similarity or ((), (), np.zeros((0, 0)))))
+    pictures, captions = len(similarity.images), len(similarity.captions)
+    if not np.shape(similarity.matrix) == (captions, pictures) == (pictures, captions):
         raise ValueError(
-            f"similarity.matrix is {np.shape(similarity.matrix)}, but there are {expected[0]} "
-            f"captions and {expected[1]} pictures"
+            f"similarity: {pictures} pictures, {captions} captions and a matrix of "
+            f"{np.shape(similarity.matrix)} do not fit; give k, k and (k, k)"
         )
     # Both are made before either is written: an error leaves an earlier report whole.
     page = render_html(data).encode("utf-8", "replace")
-    picture = figures.summary_png(data.title, data.curves, *similarity)
+    picture = report_figures.summary_png(data.title, data.curves, *similarity)
     folder = Path(path_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "report.html", folder / "report.png"
@@ -150,12 +148,14 @@ def render_html(data: ReportData) -> str:
 
 def _header(data: ReportData) -> str:
     tiles = "".join(
-        f'<div class="card"><p class="small">{spoken(r.task)}, {escaped(r.metric)}</p>'
+        f'<div class="card"><p class="small"><b>{spoken(r.task)}</b><br>{escaped(r.metric)}</p>'
         f'<p class="value">{percent(r.value)}<small> {interval(r.ci)}</small></p>'
         f'<p class="small">{_context(r)}</p></div>'
         for r in (Result(*row) for row in data.results[:4])
     )
-    facts = "".join(f"<span><b>{value}</b> {name}</span>" for name, value in _facts(data.curves))
+    facts = "".join(
+        f"<span><b>{value}</b> {name}</span>" for name, value in report_curves.facts(data.curves)
+    )
     return (
         f'<header><p class="eyebrow">clip_jax report</p><h1>{escaped(data.title)}</h1>'
         + (f'<p class="facts">{facts}</p>' if facts else "")
@@ -164,48 +164,24 @@ def _header(data: ReportData) -> str:
     )
 
 
-def _facts(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Names what the run cost, from the last value of each progress counter."""
-    last = {}
-    for key in ("step", "examples", "seconds", "loss"):
-        values = figures.series(curves, key, key)[1]
-        last[key] = values[np.isfinite(values)][-1:]
-    speeds = figures.series(curves, "step", "images_per_second")[1]
-    last["speed"] = np.median(speeds[np.isfinite(speeds)]) if np.isfinite(speeds).any() else ()
-    formats = {
-        "step": ("steps", "{:,.0f}"),
-        "examples": ("image-text pairs seen", "{:,.0f}"),
-        "speed": ("pairs per second", "{:,.0f}"),
-        "loss": ("final loss", "{:.3f}"),
-    }
-    facts = [
-        (name, shape.format(float(np.ravel(last[key])[0])))
-        for key, (name, shape) in formats.items()
-        if np.size(last[key])
-    ]
-    if last["seconds"].size:
-        facts.insert(2, ("of training", duration(float(last["seconds"][0]))))
-    return facts
-
-
 def _results(results: Sequence[Result]) -> str:
     if not results:
         return ""
     rows = []
     for result in (Result(*row) for row in results):
         rows.append(
-            f'<tr><th scope="row">{spoken(result.task)}'
+            f'<tr role="row"><th scope="row" role="rowheader">{spoken(result.task)}'
             f'<div class="small">{escaped(result.metric)}, n = {result.n:,}</div></th>'
-            f'<td class="wide">{_result_bar(result)}</td>'
-            f'<td class="number"><b>{percent(result.value)}</b> {interval(result.ci)}'
+            f'<td class="wide" role="cell">{_result_bar(result)}</td>'
+            f'<td class="number" role="cell"><b>{percent(result.value)}</b> {interval(result.ci)}'
             f'<div class="small">{_baseline(result)}</div></td></tr>'
         )
     return (
         '<p class="lead">Bars run from 0 to 100%. The dark line on a bar is the 95% interval, the '
         "red mark the baseline.</p>"
-        '<div class="card results"><table><thead><tr><th scope="col">Task</th>'
-        '<th scope="col"></th><th scope="col" class="number">Value</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        # Roles, because a narrow screen lays rows out as grids, and that drops the implied ones.
+        f'<div class="card results"><table role="table"><tbody role="rowgroup">{"".join(rows)}'
+        "</tbody></table></div>"
     )
 
 
@@ -219,28 +195,37 @@ def _result_bar(result: Result) -> str:
     return f'<span class="bar" aria-hidden="true">{marks}</span>'
 
 
-def _training(curves: Sequence[Mapping[str, Any]]) -> str:
+def _training(curves: report_curves.Records) -> str:
+    charts = report_curves.charts(curves)
+    if not charts:
+        return ""
+    room = max(map(report_curves.legend_rows, charts))
     cards = []
-    for chart in figures.charts(curves):
+    for chart in charts:
         light, dark = (
-            svg_source(figures.chart_svg(chart, curves, theme)) for theme in (LIGHT, DARK)
+            svg_source(report_figures.chart_svg(chart, curves, theme, room))
+            for theme in (LIGHT, DARK)
         )
-        finals = [
-            f"{label} {figures.series(curves, chart.x, key)[1][-1]:.4g}".strip()
+        ends = [
+            f"{label} {value:.4g}".strip()
             for key, label in chart.lines
-            if figures.series(curves, chart.x, key)[1].size
+            for value in report_curves.series(curves, chart.x, key)[1][-1:]
         ]
-        alt = escaped(f"{chart.title} over {chart.x}; last: {', '.join(finals)}")
+        alt = escaped(f"{chart.title} by {chart.x}. Last values: {', '.join(ends)}")
         cards.append(
             f'<div class="card"><picture><source srcset="{dark}" '
             f'media="(prefers-color-scheme: dark)"><img src="{light}" alt="{alt}"></picture></div>'
         )
-    return f'<div class="grid charts">{"".join(cards)}</div>' if cards else ""
+    return (
+        '<p class="lead">Strong lines are running means of the pale ones. A run that was stopped '
+        f'and resumed shows as one.</p><div class="grid charts">{"".join(cards)}</div>'
+    )
 
 
 def _similarity(similarity: Similarity | None) -> str:
-    if similarity is None or not len(similarity.images):
+    if not similarity or not len(similarity[0]):
         return ""
+    similarity = Similarity(*similarity)
     matrix = np.asarray(similarity.matrix, np.float64)
     head = "".join(
         f'<th scope="col">{picture(image, f"Picture {j + 1}")}</th>'
@@ -250,7 +235,8 @@ def _similarity(similarity: Similarity | None) -> str:
         f'<tr><th scope="row" dir="auto">{escaped(caption)}</th>{_cells(matrix, i)}</tr>'
         for i, caption in enumerate(similarity.captions)
     )
-    hits = int(sum(row[i] >= row.max() for i, row in enumerate(matrix) if i < len(row)))
+    # A tie is not a hit, or a model that sees no difference would look perfect.
+    hits = sum(bool((np.delete(row, i) < row[i]).all()) for i, row in enumerate(matrix))
     return (
         '<p class="lead">Cosine of every caption with every picture. The outlined diagonal holds '
         f"the true pairs; {hits} of {len(matrix)} captions are closest to their own picture.</p>"
@@ -261,10 +247,10 @@ def _similarity(similarity: Similarity | None) -> str:
 
 
 def _cells(matrix: np.ndarray, row: int) -> str:
-    low, high = figures.value_range(matrix)
+    low, high = report_figures.value_range(matrix)
     cells = []
     for column, cosine in enumerate(matrix[row]):
-        place = (cosine - low) / (high - low) if math.isfinite(cosine) else 0.0
+        place = (cosine - low) / (high - low)
         (light, light_ink), (dark, dark_ink) = shade(place, LIGHT.ramp), shade(place, DARK.ramp)
         style = f"--b:{light};--f:{light_ink};--db:{dark};--df:{dark_ink}"
         own = ' class="own"' if row == column else ""
@@ -277,7 +263,7 @@ def _predictions(predictions: Sequence[Prediction]) -> str:
         return ""
     cards, right = [], 0
     for image, caption, guesses in (Prediction(*row) for row in predictions):
-        right += bool(guesses) and guesses[0][0] == caption
+        right += len(guesses) > 0 and guesses[0][0] == caption
         rows = "".join(
             f'<li{right_class(guess == caption)}><span dir="auto">{escaped(guess)}</span>'
             f"<span>{percent(probability)}</span>"
@@ -322,11 +308,12 @@ def _text_query(query: TextQuery) -> str:
 
 def _image_query(query: ImageQuery) -> str:
     items = "".join(
-        f'<li{right_class(correct)}><span dir="auto">{escaped(text)}</span> {mark(correct)}</li>'
+        f'<li{right_class(correct)}><span dir="auto">{escaped(text)}</span>&nbsp;'
+        f"{mark(correct)}</li>"
         for text, correct in query.answers
     )
     return (
-        f'<article class="card guess">{picture(query.image, "Query picture", 84)}'
+        f'<article class="card found">{picture(query.image, "Query picture", 84)}'
         f'<ol class="answers">{items}</ol></article>'
     )
 

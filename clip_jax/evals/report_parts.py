@@ -14,20 +14,29 @@ _PNG_LIMIT = 24_000
 
 
 def picture(image: np.ndarray, alt: str, size: int | None = None) -> str:
-    """Embeds a picture: PNG, or JPEG where that would be large (photographs)."""
+    """Returns an `img` that holds the picture: PNG, or JPEG where a PNG would be large.
+
+    Args:
+      image: uint8[H, W, 3].
+      alt: what the picture shows, escaped here.
+      size: width and height on the page in CSS pixels; without it the style sheet decides.
+
+    Raises:
+      ValueError: if the image has another type or shape.
+    """
     from PIL import Image
 
     if np.asarray(image).dtype != np.uint8 or np.ndim(image) != 3 or np.shape(image)[2] != 3:
         raise ValueError(
             f"a picture must be uint8[H, W, 3], got {np.asarray(image).dtype}{np.shape(image)}"
         )
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    thumb = Image.fromarray(np.ascontiguousarray(image))
+    thumb.thumbnail((_THUMBNAIL, _THUMBNAIL))
     kind, file = "png", io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    thumb.save(file, "PNG", optimize=True)
     if file.tell() > _PNG_LIMIT:
         kind, file = "jpeg", io.BytesIO()
-        picture.save(file, "JPEG", quality=88)
+        thumb.save(file, "JPEG", quality=88)
     data = base64.b64encode(file.getvalue()).decode()
     sizes = f' width="{size}" height="{size}"' if size else ""
     return (
@@ -36,6 +45,7 @@ def picture(image: np.ndarray, alt: str, size: int | None = None) -> str:
 
 
 def svg_source(document: str) -> str:
+    """Returns an SVG document as the source of an `img`."""
     return "data:image/svg+xml;base64," + base64.b64encode(document.encode()).decode()
 
 
@@ -45,38 +55,36 @@ def escaped(value: Any) -> str:
 
 
 def spoken(name: str) -> str:
+    """Returns a task's name as words, escaped."""
     return escaped(name.replace("_", " "))
 
 
 def right_class(correct: bool) -> str:
+    """Returns the attribute that colours right answers."""
     return ' class="right"' if correct else ""
 
 
 def mark(correct: bool) -> str:
+    """Returns a sign beside an answer, so that colour is not the only hint."""
     sign, meaning = ("✓", "right") if correct else ("✗", "wrong")
     return f'<span class="mark" role="img" aria-label="{meaning}">{sign}</span>'
 
 
 def finite(value: float | None) -> bool:
+    """Tells whether there is a number to show."""
     return value is not None and math.isfinite(value)
 
 
 def clamped(fraction: float) -> float:
+    """Returns a fraction as per cent of a bar, from 0 to 100."""
     return 100 * min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
 
 
 def percent(fraction: float) -> str:
+    """Returns a fraction as `81.3%`, or a dash if it is not a number."""
     return f"{100 * fraction:.1f}%" if math.isfinite(fraction) else "–"
 
 
 def interval(ci: float | None) -> str:
+    """Returns `± 1.9` for the half-width 0.019, or nothing."""
     return f"± {100 * ci:.1f}" if finite(ci) else ""
-
-
-def duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    if hours >= 2:
-        return f"{hours:.1f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"

@@ -3,6 +3,7 @@
 Text on every background keeps a contrast of at least 4.5 to 1 (WCAG AA), in both modes.
 """
 
+import math
 from string import Template
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def shade(position: float, ramp: tuple[str, ...]) -> tuple[str, str]:
 
     Black or white, whichever contrasts more, always reaches 4.5 to 1.
     """
-    scaled = min(max(position, 0.0), 1.0) * (len(ramp) - 1)
+    scaled = min(max(position, 0.0), 1.0) * (len(ramp) - 1) if math.isfinite(position) else 0.0
     low = min(int(scaled), len(ramp) - 2)
     ends = [[int(ramp[i][j : j + 2], 16) for j in (1, 3, 5)] for i in (low, low + 1)]
     colour = [round(a + (b - a) * (scaled - low)) for a, b in zip(*ends, strict=True)]
@@ -93,6 +94,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.15; margin: 4px 0 10px;
   letter-spacing: -0.02em; overflow-wrap: anywhere; text-wrap: balance; }
 h2 { font-size: 1.3rem; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 + .card { margin-top: 14px; }
 h3 { font-size: 1rem; margin: 24px 0 10px; }
 p { margin: 0; }
 a { color: var(--accent); text-underline-offset: 3px; }
@@ -102,8 +104,9 @@ img { display: block; }
 .facts, .lead, .small { color: var(--muted); }
 .facts { display: flex; flex-wrap: wrap; gap: 2px 20px; font-variant-numeric: tabular-nums; }
 .facts b { color: var(--ink); font-weight: 600; }
-.lead { max-width: 72ch; margin-bottom: 18px; }
-.small { font-size: .82rem; }
+.lead { max-width: 84ch; margin-bottom: 18px; }
+.small { font-size: .82rem; font-weight: 400; }
+.small b { color: var(--ink); font-weight: 600; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 20px 0 0; font-size: .92rem; }
 section { margin-top: 44px; scroll-margin-top: 16px; }
 .card { background: var(--surface); border: 1px solid var(--line); border-radius: 14px; }
@@ -120,13 +123,13 @@ section { margin-top: 44px; scroll-margin-top: 16px; }
 .cards { grid-template-columns: repeat(auto-fill, minmax(min(310px, 100%), 1fr)); }
 .cards .card, .rows .card { padding: 16px; }
 .rows { grid-template-columns: repeat(auto-fill, minmax(min(500px, 100%), 1fr)); }
-.picture { border-radius: 10px; object-fit: contain; background: #ffffff;
+.picture { border-radius: 10px; padding: 3px; object-fit: contain; background: #ffffff;
   border: 1px solid var(--line); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .results th, .results td { padding: 11px 16px; text-align: left; vertical-align: middle;
   border-top: 1px solid var(--line); }
-.results thead th { border-top: 0; font-size: .8rem; font-weight: 600; color: var(--muted); }
-.results tbody th { font-weight: 600; }
+.results tr:first-child > * { border-top: 0; }
+.results th { font-weight: 600; }
 .results .number { text-align: right; white-space: nowrap; }
 .results .wide { width: 42%; }
 .bar { display: block; position: relative; height: 10px; border-radius: 5px;
@@ -166,7 +169,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 .strip .right { color: var(--good); }
 .strip img { width: 100%; aspect-ratio: 1; margin-bottom: 3px; }
 .strip .right img { outline: 3px solid var(--good-bar); outline-offset: -1px; }
-.answers { margin: 0; padding-left: 1.5em; font-size: .92rem; }
+.found { display: grid; grid-template-columns: 84px minmax(0, 1fr); gap: 16px; }
+.answers { margin: 0; padding-left: 1.3em; font-size: .9rem; line-height: 1.45; }
 .answers li { padding: 1px 0; overflow-wrap: anywhere; }
 .answers li::marker { color: var(--muted); font-weight: 400; }
 .recipe { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
@@ -183,8 +187,13 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
   .tiles .card { padding: 12px 14px; }
   .tiles .value { font-size: 1.6rem; }
   .tiles .value small { display: block; font-size: .85rem; }
-  .results th, .results td { padding: 10px 12px; }
-  .results .wide { width: 30%; }
+  .results tr { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 4px 12px;
+    padding: 12px 14px; border-top: 1px solid var(--line); }
+  .results tr:first-child { border-top: 0; }
+  .results th, .results td { padding: 0; border: 0; }
+  .results .wide { width: auto; grid-column: 1 / -1; grid-row: 2; padding: 6px 0 4px; }
+  .matrix tbody th { min-width: 96px; max-width: 96px; padding-right: 4px; }
+  .strip { grid-template-columns: repeat(auto-fill, minmax(44px, 1fr)); gap: 8px; }
 }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } nav { display: none; } }

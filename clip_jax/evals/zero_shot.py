@@ -124,7 +124,7 @@ def measure(
     labels = _checked(labels, len(image_emb), len(class_emb))
     weights = exact_rows(class_emb, "class weights").T
     parts = [
-        _shares(exact_rows(image_emb[rows], "image embeddings") @ weights, labels[rows], (1, 5))
+        _shares(_part(image_emb, rows) @ weights, labels[rows], (1, 5))
         for rows in _slices(len(labels), chunk)
     ]
     top1, top5 = (np.concatenate([part[k] for part in parts]) for k in (1, 5))
@@ -161,7 +161,7 @@ def predict(
     k = min(k, weights.shape[1])
     best, probs = np.empty((len(image_emb), k), np.int32), np.empty((len(image_emb), k), np.float32)
     for rows in _slices(len(image_emb), chunk):
-        logits = logit_scale * (exact_rows(image_emb[rows], "image embeddings") @ weights)
+        logits = logit_scale * (_part(image_emb, rows) @ weights)
         exps = np.exp(logits - logits.max(axis=1, keepdims=True))
         best[rows] = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         top = np.take_along_axis(exps, best[rows], axis=1)
@@ -247,6 +247,10 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1.0)
+
+
+def _part(image_emb: np.ndarray, rows: slice) -> np.ndarray:
+    return exact_rows(image_emb[rows], "image embeddings", rows.start)
 
 
 def _slices(n: int, size: int) -> Iterator[slice]:

@@ -109,7 +109,7 @@ def train_sentencepiece(
     """
     if vocab_size <= len(_SPECIAL_IDS) or max_captions < 1:
         raise ValueError(
-            f"vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids and "
+            f"tokenizer.vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids and "
             f"max_captions={max_captions} at least 1"
         )
     sample = _sample(captions, max_captions, seed)
@@ -157,12 +157,12 @@ def _explain(message: str, captions: int, vocab_size: int) -> str:
     """Rewrites what the library says about a vocabulary size."""
     if match := _TOO_MANY.search(message):
         return (
-            f"vocab_size={vocab_size} is too large for {captions} captions: "
+            f"tokenizer.vocab_size={vocab_size} is too large for {captions} captions: "
             f"use at most {match[1]}, or give more captions"
         )
     if match := _TOO_FEW.search(message):
         return (
-            f"vocab_size={vocab_size} is too small for the characters in these captions: "
+            f"tokenizer.vocab_size={vocab_size} is too small for the characters in these captions: "
             f"use at least {match[1]}"
         )
     return f"SentencePiece could not train on {captions} captions: {message}"

@@ -226,5 +226,7 @@ def test_refuses_no_pictures_and_nan():
         zero_shot.measure(np.ones((0, 4)), np.ones((3, 4)), np.zeros(0, int))
     with pytest.raises(ValueError, match="logits hold NaN"):
         zero_shot.accuracy(np.array([[np.nan, 1.0]]), np.array([0]))
-    with pytest.raises(ValueError, match="image embeddings: row 0"):
-        zero_shot.measure(np.full((1, 4), np.nan), np.ones((3, 4)), np.zeros(1, int))
+    images = np.ones((5, 4))
+    images[3] = np.inf
+    with pytest.raises(ValueError, match="image embeddings: row 3 holds"):
+        zero_shot.measure(images, np.ones((3, 4)), np.zeros(5, int), chunk=2)

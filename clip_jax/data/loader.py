@@ -1,0 +1,243 @@
+"""The input stream: the batch of step s is a pure function of (data, seed, s).
+
+Nothing is carried from batch to batch. A position in the stream (row of a batch, batch of the run)
+names its record through a random-access shuffle, and seeds the randomness of its own decoding, so
+that a run can start at any step, on any number of processes, with any number of workers, and sees
+the same rows in the same order.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from clip_jax.data.sources import DataError, Source
+from clip_jax.data.transforms import augmentation, decode
+
+PROBES = 8  # other records tried in place of an unreadable one
+_SHUFFLE, _MEMBER, _PROBE = 1, 2, 3  # separate streams of randomness
+
+
+class Order:
+    """Stream position -> record number.
+
+    uniform: each pass over the data is a fresh permutation of all records.
+    grouped: each pass is a fresh permutation of the groups, with one record drawn from each:
+    groups count alike however many records they have, and do not meet themselves in a batch.
+    """
+
+    def __init__(self, source: Source, sampling: str, seed: int):
+        self.seed = seed
+        self.members: list[np.ndarray] | None = None
+        count = len(source)
+        if count == 0:
+            raise DataError("the data source has no records")
+        if sampling == "grouped":
+            if source.groups is None:
+                raise DataError(
+                    "data.sampling='grouped' needs a source whose groups are known beforehand "
+                    "(emoji, synthetic); set data.sampling='uniform'"
+                )
+            by_group = np.argsort(source.groups, kind="stable")
+            cuts = np.flatnonzero(np.diff(source.groups[by_group])) + 1
+            self.members = np.split(by_group, cuts)
+            count = len(self.members)
+        self.count = count
+        self._permutation = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+
+    def __call__(self, position: int) -> int:
+        pick = int(self._permutation[position])
+        if self.members is None:
+            return pick
+        members = self.members[pick]
+        return int(members[_rng(self.seed, _MEMBER, position).integers(len(members))])
+
+
+def _rng(seed: int, stream: int, position: int) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, position))
+
+
+class RowReader:
+    """Stream position -> one row of a batch. Called by Grain, in threads or in processes."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Callable[..., np.ndarray],
+        data: Mapping[str, Any],
+        image_size: int,
+        seed: int,
+    ):
+        self.source, self.tokenizer, self.image_size, self.seed = (
+            source, tokenizer, image_size, seed,
+        )  # fmt: skip
+        self.order = Order(source, data["sampling"], seed)
+        self.augment = augmentation(data["augmentation"])
+        self.cache: dict[int, Image.Image] | None = {} if data["cache_decoded"] else None
+        self.warnings = 5  # per process: the counters tell the rest
+
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
+        """Reads a row; an unreadable record is replaced by a record that the position decides.
+
+        The replacement keeps shapes, order and every other row as they are. ``bad`` counts the
+        records that failed.
+
+        Raises:
+          DataError: ``PROBES`` replacements failed too.
+        """
+        index = self.order(position)
+        for attempt in range(PROBES + 1):
+            try:
+                return self._read(index, position) | {"bad": np.int32(attempt)}
+            except Exception as error:  # whatever the data did, the run goes on
+                self._warn(index, error)
+                last = error
+            index = int(_rng(self.seed, _PROBE + attempt, position).integers(len(self.source)))
+        raise DataError(
+            f"{PROBES + 1} records in a row cannot be read, the last being "
+            f"{self.source.describe(index)}: {last}"
+        )
+
+    def _read(self, index: int, position: int) -> dict[str, np.ndarray]:
+        rng = _rng(self.seed, 0, position)
+        example = self.source.read(index, rng)
+        image = self._decode(index, example.image)
+        return {
+            "images": self.augment(image, self.image_size, rng),
+            "tokens": self.tokenizer([example.caption])[0],
+            "groups": np.int32(example.group),
+            "index": np.int64(index),
+        }
+
+    def _decode(self, index: int, image: bytes | np.ndarray) -> Image.Image:
+        if self.cache is not None and index in self.cache:
+            return self.cache[index]
+        picture = decode(image)
+        if self.cache is not None:
+            self.cache[index] = picture
+        return picture
+
+    def _warn(self, index: int, error: Exception) -> None:
+        if self.warnings > 0:
+            self.warnings -= 1
+            logging.warning("unreadable record %s: %s", self.source.describe(index), error)
+
+
+class _Positions:
+    """Local row number -> stream position, as a random-access source for Grain.
+
+    The rows of a process are a contiguous block of each global batch, so that not only the set
+    but the order of a batch's rows is the same for every number of processes.
+    """
+
+    def __init__(self, steps: int, batch: int, start: int, stop: int):
+        self.steps, self.batch, self.start, self.rows = steps, batch, start, stop - start
+
+    def __len__(self) -> int:
+        return self.steps * self.rows
+
+    def __getitem__(self, row: int) -> int:
+        step, offset = divmod(int(row), self.rows)
+        return step * self.batch + self.start + offset
+
+
+def host_batches(
+    reader: RowReader,
+    *,
+    batch: int,
+    rows: tuple[int, int],
+    first_step: int,
+    steps: int,
+    threads: int = 2,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of the batches of steps first_step .. steps - 1.
+
+    Args:
+      reader: makes a row of a position.
+      batch: global batch size.
+      rows: half-open range of the global batch's rows that this process holds.
+      first_step, steps: where to start, and the run's length.
+      threads: reading threads.
+      workers: reading processes (spawned, each with ``threads`` threads); 0: none.
+
+    Yields:
+      images uint8[b, H, W, 3], tokens int32[b, L], groups int32[b], bad int32[b], index int64[b].
+    """
+    dataset = (
+        grain.MapDataset.source(_Positions(steps, batch, *rows))
+        .map(reader)
+        .batch(rows[1] - rows[0], drop_remainder=True)
+    )
+    stream = dataset[first_step:].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, 2 * threads))
+    )
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(stream)
+
+
+class Prefetcher:
+    """Runs ``make(batch)`` for upcoming items in a thread and hands the results out in order.
+
+    Attributes:
+      waited: seconds the consumer has spent waiting, in all.
+    """
+
+    _END = object()
+
+    def __init__(self, items: Iterator[Any], make: Callable[[Any], Any], depth: int):
+        self.waited = 0.0
+        self._queue: queue.Queue = queue.Queue(maxsize=depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(items, make), name="prefetch", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, items: Iterator[Any], make: Callable[[Any], Any]) -> None:
+        try:
+            for item in items:
+                if not self._put(make(item)):
+                    return
+            self._put(self._END)
+        except BaseException as error:  # handed over to the consumer, whatever it is
+            self._put(error)
+
+    def _put(self, item: Any) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> "Prefetcher":
+        return self
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        item = self._queue.get()
+        self.waited += time.perf_counter() - start
+        if item is self._END:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stops the thread; what it had prepared is dropped."""
+        self._closed.set()
+        self._thread.join(timeout=10)
+

@@ -1,0 +1,166 @@
+"""The curves of a report: what `metrics.jsonl` records hold, sorted into panels and lines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_MAX_POINTS = 400
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class Chart(NamedTuple):
+    """One panel: a title, the unit of its axis, and the record keys it draws with their labels."""
+
+    title: str
+    x: str
+    lines: tuple[tuple[str, str], ...]
+    percent: bool = False
+    smooth: bool = False
+
+
+def charts(records: Records) -> list[Chart]:
+    """Returns the panels that the records of a run can fill, most important first.
+
+    Args:
+      records: the objects of a `metrics.jsonl`, training and evaluation records mixed.
+
+    Returns:
+      Panels with at least one finite point.
+    """
+    candidates = [
+        Chart("Contrastive loss", "examples", (("loss", ""),), smooth=True),
+        Chart("Accuracy inside the batch", "examples", (("accuracy", ""),), True, True),
+        Chart("Evaluations", "seconds", _eval_lines(records), True),
+        Chart("Images per second", "examples", (("images_per_second", ""),)),
+        Chart("Learning rate", "examples", (("learning_rate", ""),)),
+        Chart("Logit scale", "examples", (("logit_scale", ""),)),
+    ]
+    return [
+        chart
+        for chart in candidates
+        if any(np.isfinite(series(records, chart.x, key)[1]).any() for key, _ in chart.lines)
+    ]
+
+
+def series(records: Records, x_key: str, y_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one curve in the order of steps.
+
+    A run that was stopped and went on from an older checkpoint logs some steps twice; the later
+    record is the one that led to the final weights, so it wins. A y that is not a finite number
+    becomes NaN, a gap in the line; a point without a finite x is left out.
+
+    Returns:
+      x float64[p] and y float64[p].
+    """
+    points = {
+        record.get("step", record[x_key]): (_number(record[x_key]), _number(record[y_key]))
+        for record in records
+        if x_key in record and y_key in record
+    }
+    pairs = [points[step] for step in sorted(points)]
+    x, y = np.array(pairs, np.float64).reshape(-1, 2).T
+    kept = np.isfinite(x)
+    return x[kept], np.where(np.isfinite(y), y, np.nan)[kept]
+
+
+def legend_rows(chart: Chart) -> int:
+    """Returns how many rows the legend below a panel takes; 0 for a single unnamed line."""
+    labels = [label for _, label in chart.lines if label]
+    return -(-len(labels) // legend_columns(labels))
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Returns how many columns of such labels fit below a panel."""
+    return 2 if max(map(len, labels), default=0) <= 18 else 1
+
+
+def facts(records: Records) -> list[tuple[str, str]]:
+    """Names what the run cost, from the last finite value of each progress counter."""
+
+    def values(key: str) -> np.ndarray:
+        found = series(records, "step", key)[1]
+        return found[np.isfinite(found)]
+
+    known = [
+        ("steps", values("step")[-1:], "{:,.0f}".format),
+        ("image-text pairs seen", values("examples")[-1:], "{:,.0f}".format),
+        ("of training", values("seconds")[-1:], _duration),
+        ("pairs per second", _median(values("images_per_second")), "{:,.0f}".format),
+        ("final loss", values("loss")[-1:], "{:.3f}".format),
+    ]
+    return [(name, spell(float(value[0]))) for name, value, spell in known if len(value)]
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    return np.median(values, keepdims=True) if len(values) else values
+
+
+def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
+    """Finds each task's headline metric: top1 or recall@1, else whatever it records first."""
+    keys: dict[str, str] = {}
+    for record in records:
+        for key in record:
+            parts = key.split("/")
+            if len(parts) != 3 or parts[0] != "eval":
+                continue
+            headline = parts[2] == "top1" or parts[2].endswith("r@1")
+            name = parts[1] if parts[2] == "top1" or not headline else f"{parts[1]} {parts[2]}"
+            if headline or name not in keys:
+                keys[name] = key
+    headlines = {n: k for n, k in keys.items() if k.endswith(("/top1", "r@1"))}
+    return tuple((key, _spoken(name)) for name, key in (headlines or keys).items())
+
+
+def _spoken(name: str) -> str:
+    for direction in ("text_to_image", "image_to_text"):
+        name = name.replace(f"{direction}_r@1", direction.replace("_to_", "→"))
+    return name.replace("_", " ")
+
+
+def thinned(values: np.ndarray) -> np.ndarray:
+    """Averages neighbours until at most `_MAX_POINTS` are left: a long run must not bloat SVGs."""
+    if len(values) <= _MAX_POINTS:
+        return values
+    return np.array([_mean(part) for part in np.array_split(values, _MAX_POINTS)])
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Returns the running mean over a twentieth of the curve; a short curve is returned as is."""
+    window = len(values) // 40
+    if window < 1:
+        return values
+    middle = range(len(values))
+    means = np.array([_mean(values[max(0, i - window) : i + window + 1]) for i in middle])
+    return np.where(np.isfinite(values), means, np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else math.nan
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """Returns the seconds in the unit that suits a run of `longest` seconds, and its name."""
+    for scale, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if longest >= 2 * scale:
+            return scale, f"{unit} of training"
+    return 1.0, "seconds of training"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    if hours >= 2:
+        return f"{hours:.1f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"

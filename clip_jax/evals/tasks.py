@@ -1,0 +1,153 @@
+"""The evaluations a config can name, each prepared once and run as often as wanted."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from clip_jax.data import sources
+from clip_jax.data.transforms import evaluation_images
+from clip_jax.evals import retrieval, zero_shot
+from clip_jax.evals.embedder import Embedder
+
+Tokenize = Callable[[Sequence[str]], np.ndarray]
+
+
+class Task(Protocol):
+    """An evaluation with its data loaded. ``baselines``: metric -> what a cheap method reaches."""
+
+    name: str
+    baselines: dict[str, float]
+
+    def run(self, embedder: Embedder, tokenize: Tokenize) -> dict[str, float]:
+        """Metric name -> value; the same on every process."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotTask:
+    """Classification of pictures by class names in prompt templates.
+
+    Attributes:
+      images: uint8[n, H, W, 3].
+      labels: int[n].
+      class_names: K names.
+      templates: prompts with ``{}`` for the name.
+      makers: who made each picture, or empty.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    templates: Sequence[str]
+    makers: Sequence[str] = ()
+    baselines: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def run(self, embedder: Embedder, tokenize: Tokenize) -> dict[str, float]:
+        return zero_shot.evaluate(
+            embedder, tokenize, self.images, self.labels, self.class_names, self.templates
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalTask:
+    """Retrieval between pictures uint8[n, H, W, 3] and texts, text j belonging to picture
+    ``image_of_text[j]``."""
+
+    name: str
+    images: np.ndarray
+    texts: Sequence[str]
+    image_of_text: np.ndarray
+    baselines: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def run(self, embedder: Embedder, tokenize: Tokenize) -> dict[str, float]:
+        found = retrieval.recall(
+            zero_shot.embed_images(embedder, self.images),
+            embedder.texts(tokenize(self.texts)),
+            self.image_of_text,
+        )
+        return found | {"n": len(self.texts)}
+
+
+# Nearest neighbour on pixels, and ridge regression from HOG and colour features to text features,
+# both fitted on the train split: `python -m clip_jax.benchmark baselines` measures them.
+_BASELINES = {
+    "unseen_vendor": {"top1": 0.236, "top5": 0.419},
+    "held_out": {"top1": 0.315, "top5": 0.487},
+}
+
+
+def _emoji_zero_shot(split: str) -> Callable[[Any, int], Task]:
+    def prepare(config: Any, image_size: int) -> Task:
+        from clip_jax.data import emoji_pairs
+
+        preset = config.data.emoji_preset
+        data = emoji_pairs.zero_shot_set(sources.cache_dir(config.data.cache_dir), preset, split)
+        return ZeroShotTask(
+            split,
+            evaluation_images(data.pictures, image_size),
+            data.labels,
+            data.class_names,
+            emoji_pairs.TEMPLATES,
+            data.vendors,
+            _BASELINES[split] if preset == "all" else {},
+        )
+
+    return prepare
+
+
+def _emoji_retrieval(config: Any, image_size: int) -> Task:
+    """Held-out concepts as one vendor draws them: one picture a name."""
+    from clip_jax.data import emoji_pairs
+
+    data = emoji_pairs.zero_shot_set(
+        sources.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
+    )
+    rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
+    return RetrievalTask(
+        "held_out_retrieval",
+        evaluation_images([data.pictures[i] for i in rows], image_size),
+        [data.class_names[data.labels[i]] for i in rows],
+        np.arange(len(rows)),
+    )
+
+
+def _retrieval(config: Any, image_size: int) -> Task:
+    """The pairs of data.validation_path."""
+    if not config.data.validation_path and config.data.source != "synthetic":
+        raise sources.DataError(
+            "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
+            "are not trained on, in the format of data.source"
+        )
+    source = sources.build(config.data, config.data.validation_path)
+    limit = min(config.eval.limit or len(source), len(source))
+    rng = np.random.default_rng(0)
+    pairs = [source.read(i, rng) for i in range(limit)]
+    return RetrievalTask(
+        "retrieval",
+        evaluation_images([p.image for p in pairs], image_size),
+        [p.caption for p in pairs],
+        np.arange(limit),
+    )
+
+
+TASKS: dict[str, Callable[[Any, int], Task]] = {
+    "unseen_vendor": _emoji_zero_shot("unseen_vendor"),
+    "held_out": _emoji_zero_shot("held_out"),
+    "held_out_retrieval": _emoji_retrieval,
+    "retrieval": _retrieval,
+}
+
+
+def prepare(config: Any, image_size: int) -> list[Task]:
+    """Loads the data of every task in ``config.eval.tasks``.
+
+    Raises:
+      ValueError: unknown task.
+      DataError: data of a task is missing or unreadable.
+    """
+    unknown = [t for t in config.eval.tasks if t not in TASKS]
+    if unknown:
+        raise ValueError(f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}")
+    return [TASKS[name](config, image_size) for name in config.eval.tasks]

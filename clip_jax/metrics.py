@@ -1,0 +1,123 @@
+"""What a run reports: console lines, metrics.jsonl, TensorBoard events, and its clock."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "45s", "12m05s", "3h20m" or "2d04h"."""
+    if not math.isfinite(seconds):
+        return "?"
+    s = max(0, round(seconds))
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 86400}d{s % 86400 // 3600:02d}h"
+
+
+class Clock:
+    """Training time across restarts, and the speed since the last report.
+
+    Attributes:
+      seconds_before: training time of the launches before this one.
+    """
+
+    def __init__(self, seconds_before: float = 0.0):
+        self.seconds_before = seconds_before
+        self._start = self._mark = time.perf_counter()
+        self._waited = 0.0
+
+    def seconds(self) -> float:
+        """Training time so far, earlier launches included."""
+        return self.seconds_before + time.perf_counter() - self._start
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """Seconds since the last lap, and the share of them spent waiting for data.
+
+        Args:
+          waited: seconds spent waiting for data since the start, in all.
+        """
+        now = time.perf_counter()
+        length = max(now - self._mark, 1e-9)
+        share = (waited - self._waited) / length
+        self._mark, self._waited = now, waited
+        return length, min(max(share, 0.0), 1.0)
+
+    def skip(self) -> None:
+        """Leaves what has passed since the last lap (an evaluation, say) out of the speed."""
+        self._mark = time.perf_counter()
+
+
+def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
+    """One line about the training record ``r`` (see ``train.py`` for its fields)."""
+    left = (total_steps - r["step"]) * r["seconds_per_step"]
+    return (
+        f"step {r['step']:>{len(str(total_steps))}}/{total_steps}"
+        f"  examples {r['examples']:>9,}"
+        f"  loss {r['loss']:.4f}"
+        f"  accuracy {r['accuracy']:6.1%}"
+        f"  scale {r['logit_scale']:6.2f}"
+        f"  lr {r['learning_rate']:.2e}"
+        f"  {r['images_per_second']:,.0f} images/s"
+        f"  data wait {r['data_wait']:.0%}"
+        f"  left {duration(left)}"
+    )
+
+
+class Writer:
+    """Appends records to metrics.jsonl and to TensorBoard event files in the workdir.
+
+    Opened at a step, it first drops the records beyond that step: those of steps that a killed
+    launch did after its last checkpoint, and that are about to be done again.
+    """
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+        self.path = workdir / "metrics.jsonl"
+        self._keep_up_to(step)
+        self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # purge_step makes TensorBoard drop the same records.
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def _keep_up_to(self, step: int) -> None:
+        kept = [r for r in read(self.path) if r["step"] <= step]
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one record; it must have "step"."""
+        self._file.write(json.dumps(record) + "\n")
+        if self._events is not None:
+            for key, value in record.items():
+                if key != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(key, value, record["step"])
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a line that a kill cut short is left out."""
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return records

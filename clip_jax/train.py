@@ -1,0 +1,139 @@
+"""Trains CLIP: python -m clip_jax.train --config=configs/quickstart.py [--workdir=DIR]
+
+The workdir decides what happens: an empty one begins a run, one with a run in it continues that
+run where it stopped. Any config key can be overridden: --config.optim.learning_rate=1e-3
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from clip_jax import distributed
+
+if __name__ == "__main__":
+    # Before the imports below, which take seconds: a stop signal must not be lost meanwhile.
+    distributed.catch_stop_signals()
+
+import argparse
+import logging
+import time
+import traceback
+
+from clip_jax import config as config_lib
+
+
+def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
+    """The config and the workdir of a command line.
+
+    Raises:
+      ConfigError: a flag, key or value that is not legal.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m clip_jax.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", required=True, help="Python file with get_config()")
+    parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
+    try:
+        flags, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise config_lib.ConfigError(str(error)) from None
+    overrides = []
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise config_lib.ConfigError(
+                f"{argument!r}: overrides are written --config.key=value (see clip_jax/config.py)"
+            )
+        overrides.append((key, value))
+    workdir = flags.workdir or f"runs/{Path(flags.config).stem}"
+    return config_lib.load(flags.config, overrides), Path(workdir).absolute()
+
+
+def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
+    """Trains from a resolved config in a workdir, start to finish. Returns the result record.
+
+    Raises:
+      Whatever ``exit_code`` knows, and Preempted where a stop was asked for.
+    """
+    import contextlib
+
+    from clip_jax import trainer
+    from clip_jax import workdir as workdir_lib
+
+    lead = distributed.is_lead()
+    with workdir_lib.locked(workdir) if lead else contextlib.nullcontext():
+        workdir_lib.check_config(workdir, config)
+        this = trainer.Run(config, workdir)
+        this.describe()
+        if lead and not (workdir / "config.json").is_file():
+            workdir_lib.write_json(workdir / "config.json", config.to_dict())
+        try:
+            this.train()
+            result = this.finish()
+        finally:
+            saved = this.checkpoints.close()
+        if not saved:
+            raise OSError(f"the last checkpoint could not be written to {workdir}: see above")
+        return result
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error means to whoever started the command."""
+    from clip_jax import checkpoint, trainer, workdir
+    from clip_jax.data import emoji, sources, tar
+
+    if isinstance(error, trainer.Preempted):
+        return distributed.PREEMPTED
+    codes = {
+        config_lib.ConfigError: distributed.USAGE,
+        workdir.WorkdirInUse: distributed.IN_USE,
+        workdir.Mismatch: distributed.MISMATCH,
+        checkpoint.CheckpointError: distributed.BAD_DATA,
+        sources.DataError: distributed.BAD_DATA,
+        tar.ShardError: distributed.BAD_DATA,
+        emoji.EmojiError: distributed.BAD_DATA,
+        trainer.TrainingError: 1,
+        OSError: 1,
+        ValueError: distributed.USAGE,  # a value that does not fit model, mesh or data
+    }
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return code
+    return distributed.PEER_LOST if distributed.is_peer_loss(error) else -1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    started = time.time()
+    try:
+        config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
+        distributed.initialize()
+        result = run(config, workdir)
+    except KeyboardInterrupt:
+        return distributed.PREEMPTED
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        code = exit_code(error)
+        if code == distributed.PREEMPTED:
+            print("stopped, with a checkpoint; the same command continues the run")
+            return code
+        if code == -1:  # not an error we know: a defect, whose place matters
+            traceback.print_exc()
+            return 1
+        print(f"error: {error}", file=sys.stderr)
+        return code
+    if distributed.is_lead():
+        print(f"done in {time.time() - started:.0f} s: {workdir}")
+    del result
+    return distributed.OK
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
+    distributed.shut_down(main())

@@ -1,0 +1,76 @@
+"""The folder of a run: its lock, its config, its result. The folder decides what a launch does."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clip_jax import config as config_lib
+from clip_jax.checkpoint import write_atomically
+
+
+class WorkdirInUse(RuntimeError):
+    """Another launch is writing into the same workdir."""
+
+
+class Mismatch(ValueError):
+    """The workdir belongs to a run that this config, data or tokenizer would not continue."""
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock; the kernel drops it however the process ends.
+
+    Raises:
+      WorkdirInUse: another process holds it.
+      OSError: the folder cannot be made or written.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirInUse(
+                f"--workdir={workdir} is being used by another process; wait for it, or give "
+                "another --workdir"
+            ) from None
+        yield
+
+
+def check_config(workdir: Path, config: Any) -> None:
+    """Compares the config with the one stored in the workdir.
+
+    Raises:
+      Mismatch: they differ in a key that changes the run; the message lists all of them.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    different = config_lib.differences(json.loads(path.read_bytes()), config)
+    if different:
+        lines = "\n  ".join(different)
+        raise Mismatch(
+            f"--workdir={workdir} holds a run with another config:\n  {lines}\n"
+            "Give another --workdir for a new run, or the old values to continue this one."
+        )
+
+
+def check_facts(workdir: Path, stored: dict[str, Any], present: dict[str, str]) -> None:
+    """Compares the fingerprints in a checkpoint with those of this launch.
+
+    Raises:
+      Mismatch: the data, the tokenizer or the preprocessing is not what the run began with.
+    """
+    for key, value in present.items():
+        if stored.get(key) != value:
+            raise Mismatch(
+                f"--workdir={workdir}: {key} was {stored.get(key)} when this run began and is "
+                f"{value} now; restore it, or give another --workdir for a new run"
+            )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
