@@ -1,0 +1,1 @@
+"""CLIP in JAX/Flax: training at TPU scale, evaluation, weights in and out."""

@@ -263,4 +263,3 @@ class Checkpoints:
         ok = self.finish()
         self._orbax.close()
         return ok
-

@@ -22,36 +22,46 @@ from clip_jax.mesh import BATCH_AXES
 LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def _cross_entropy(logits: jax.Array, target: jax.Array, mask: jax.Array | None):
+def _cross_entropy(logits: jax.Array, target: jax.Array, ignored: jax.Array | None):
     """Sums over rows: cross entropy, and how often the target is the single best.
 
-    ``logits`` [b, B], ``target`` int[b], ``mask`` bool[b, B]: True is left out of the softmax.
+    The target is kept out of the sum of exponentials: log(1 + sum over negatives of
+    exp(negative - positive)). Near convergence that sum is tiny, and what the usual form leaves of
+    it after subtracting numbers that agree to all digits of float32 is noise, in the gradient too.
+
+    Args:
+      logits: [b, B].
+      target: int[b], the column of each row's positive.
+      ignored: bool[b, B] or None; True is no negative.
     """
-    if mask is not None:
-        logits = jnp.where(mask, -jnp.inf, logits)
-    positive = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
-    # logsumexp(logits - positive), not logsumexp(logits) - positive: near convergence the two
-    # terms of the difference agree to all digits of float32 and the gradient would be lost.
-    loss = jax.nn.logsumexp(logits - positive[:, None], axis=1).sum()
-    # >= counts the target itself; a tie is not a hit, so a collapsed model scores 0, not 1.
-    correct = ((logits >= positive[:, None]).sum(1) == 1).sum()
+    is_target = jnp.arange(logits.shape[1])[None, :] == target[:, None]
+    positive = jnp.take_along_axis(logits, target[:, None], axis=1)
+    if ignored is not None:
+        is_target |= ignored
+    margins = jnp.where(is_target, -jnp.inf, logits - positive)
+    # exp(0) is the positive's own term: the maximum to subtract is at least 0.
+    top = jax.lax.stop_gradient(jnp.maximum(margins.max(axis=1), 0))
+    total = jnp.exp(margins - top[:, None]).sum(axis=1)
+    loss = (top + jnp.log1p(jnp.expm1(-top) + total)).sum()
+    # A tie is not a hit: a collapsed model scores 0, not 1.
+    correct = (margins < 0).all(axis=1).sum()
     return loss, correct
 
 
 def _half(rows, columns, scale, offset, row_groups, column_groups):
     """One direction: ``rows`` [b, E] against all ``columns`` [B, E]; row i pairs offset + i."""
-    # HIGHEST: the default precision of TPUs rounds float32 operands to bfloat16.
     logits = scale * jnp.einsum(
-        "be,ce->bc", rows, columns,
+        "be,ce->bc",
+        rows,
+        columns,
+        # The default precision of TPUs rounds float32 operands to bfloat16.
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.promote_types(rows.dtype, jnp.float32),
-    )  # fmt: skip
-    target = offset + jnp.arange(rows.shape[0])
-    mask = None
+    )
+    ignored = None
     if row_groups is not None:
-        same = row_groups[:, None] == column_groups[None, :]
-        mask = same & (jnp.arange(columns.shape[0])[None, :] != target[:, None])
-    return _cross_entropy(logits, target, mask)
+        ignored = row_groups[:, None] == column_groups[None, :]
+    return _cross_entropy(logits, offset + jnp.arange(rows.shape[0]), ignored)
 
 
 def softmax_dense(image_emb, text_emb, logit_scale, groups=None):
@@ -115,5 +125,3 @@ def build(name: str, mesh: Mesh) -> LossFn:
     if name not in LOSSES:
         raise ValueError(f"loss.implementation={name!r} is not one of {sorted(LOSSES)}")
     return LOSSES[name](mesh)
-
-

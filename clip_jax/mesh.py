@@ -112,7 +112,9 @@ def partition_spec(
         if shape is not None and shape[i] % math.prod(mesh.shape[a] for a in axes):
             axes = ()
         if used & set(axes):
-            raise ValueError(f"logical axes {tuple(logical)} use mesh axis {used & set(axes)} twice")
+            raise ValueError(
+                f"logical axes {tuple(logical)} use mesh axis {used & set(axes)} twice"
+            )
         used |= set(axes)
         spec.append(None if not axes else axes[0] if len(axes) == 1 else axes)
     return PartitionSpec(*spec)

@@ -41,7 +41,8 @@ def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: j
     c = model.config
     images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
-    params = model.init({"params": key}, images, tokens)["params"]
+    # A rolled loop compiles in a fraction of the time, and gives the same numbers.
+    params = model.clone(scan=True, remat="none").init(key, images, tokens)["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -87,9 +88,7 @@ def create(
 ) -> TrainState:
     """Initialises straight into the shards: no device ever holds the whole state."""
     _, shardings = abstract(model, tx, use_ema, mesh)
-    make = jax.jit(
-        lambda key: nn.unbox(_create(model, tx, use_ema, key)), out_shardings=shardings
-    )
+    make = jax.jit(lambda key: nn.unbox(_create(model, tx, use_ema, key)), out_shardings=shardings)
     return make(jax.random.key(seed))
 
 

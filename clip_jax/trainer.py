@@ -138,8 +138,7 @@ class Run:
         say(
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
             f"{self.tokenizer.vocab_size:,} entries, {self.tokenizer.context_length} tokens",
-            f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs "
-            f"({self.total_steps * c.train.batch_size / len(self.source):.1f} passes over the data)",
+            f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
         )
         if self.step:
             say(

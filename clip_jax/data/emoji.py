@@ -92,9 +92,7 @@ def package_files() -> list[tuple[str, Path]]:
     try:
         package = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise EmojiError(
-            f"data.source='emoji' needs the package {PACKAGE}: {install}"
-        ) from None
+        raise EmojiError(f"data.source='emoji' needs the package {PACKAGE}: {install}") from None
     if package.version != PACKAGE_VERSION:
         raise EmojiError(f"{PACKAGE} {package.version} is not {PACKAGE_VERSION}: {install}")
     root = Path(str(package.locate_file(f"{PACKAGE}/data")))
@@ -206,17 +204,20 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             key = concept(p.emoji)
             group, subgroup, keywords = table.get(key, ("", "", []))
             named = names(p.emoji)
-            yield f"{p.vendor}/{p.emoji}", {
-                "image": io.BytesIO(p.png),
-                "vendor": p.vendor,
-                "emoji": p.emoji,
-                "concept": key,
-                "name": named.pop("en"),
-                "translations": list(named.values()),
-                "keywords": keywords,
-                "group": group,
-                "subgroup": subgroup,
-            }
+            yield (
+                f"{p.vendor}/{p.emoji}",
+                {
+                    "image": io.BytesIO(p.png),
+                    "vendor": p.vendor,
+                    "emoji": p.emoji,
+                    "concept": key,
+                    "name": named.pop("en"),
+                    "translations": list(named.values()),
+                    "keywords": keywords,
+                    "group": group,
+                    "subgroup": subgroup,
+                },
+            )
 
 
 @contextlib.contextmanager

@@ -240,4 +240,3 @@ class Prefetcher:
         """Stops the thread; what it had prepared is dropped."""
         self._closed.set()
         self._thread.join(timeout=10)
-

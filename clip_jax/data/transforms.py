@@ -25,7 +25,8 @@ class BadImage(ValueError):
 def decode(data: bytes | np.ndarray) -> Image.Image:
     """Decodes a picture, in RGBA where it has transparency and in RGB otherwise.
 
-    Pixels, uint8[H, W, 3 or 4], are taken as they are. 16-bit grey is scaled to 8 bits (Pillow's own conversion clips it to white).
+    Pixels, uint8[H, W, 3 or 4], are taken as they are. 16-bit grey is scaled to 8 bits (Pillow's
+    own conversion clips it to white).
 
     Raises:
       BadImage: no known format, too many pixels, or damaged data.

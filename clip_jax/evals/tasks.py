@@ -53,7 +53,8 @@ class ZeroShotTask:
 @dataclasses.dataclass(frozen=True)
 class RetrievalTask:
     """Retrieval between pictures uint8[n, H, W, 3] and texts, text j belonging to picture
-    ``image_of_text[j]``."""
+    ``image_of_text[j]``.
+    """
 
     name: str
     images: np.ndarray

@@ -102,7 +102,10 @@ class Dense(nn.Module):
             # FSDP shards what is large; gathering a bias costs a collective and saves nothing.
             axes = tuple(None if a == "embed" else a for a in self.axes[self.contract :])
             bias = self.param(
-                "bias", nn.with_logical_partitioning(self.bias_init, axes), self.features, jnp.float32
+                "bias",
+                nn.with_logical_partitioning(self.bias_init, axes),
+                self.features,
+                jnp.float32,
             )
             y = y + bias.astype(self.dtype)
         return y
@@ -168,9 +171,7 @@ class Attention(nn.Module):
             (3, self.heads, head), ("embed", None, "heads", None), self.init.qkv,
             dtype=self.dtype, name="qkv",
         )(x)  # fmt: skip
-        q, k, v = (
-            constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3)
-        )
+        q, k, v = (constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3))
         y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return Dense(
             (width,), ("heads", None, "embed"), self.init.out, contract=2,
@@ -229,9 +230,7 @@ class Encoder(nn.Module):
         block = Block
         if self.remat != "none":
             # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
-            block = nn.remat(
-                Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
-            )
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},

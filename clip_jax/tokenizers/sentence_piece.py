@@ -109,8 +109,8 @@ def train_sentencepiece(
     """
     if vocab_size <= len(_SPECIAL_IDS) or max_captions < 1:
         raise ValueError(
-            f"tokenizer.vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids and "
-            f"max_captions={max_captions} at least 1"
+            f"tokenizer.vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids "
+            f"and max_captions={max_captions} at least 1"
         )
     sample = _sample(captions, max_captions, seed)
     cleaned = [text for text in map(clean, sample) if text]

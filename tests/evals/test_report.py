@@ -200,7 +200,7 @@ def test_own_matplotlib_settings_are_neither_used_nor_changed(data, written, tmp
         [{"step": 1, "examples": 1, "seconds": 1.0, "loss": None, "accuracy": "oops"}],
         [{"step": 1, "examples": 1, "seconds": 0.0, "loss": 0.0, "accuracy": 0.0}],
         [{"step": 1, "examples": math.nan, "loss": 1.0}, {"note": "no step at all"}],
-        [{"step": 1, "seconds": 9e5, f"eval/$_{i}\\bad_/top1": 0.5} for i in range(30)],
+        [{"step": 1, "seconds": 9e5, f"eval/$x_^$ {i}\\bad_/top1": 0.5} for i in range(30)],
         records(1500),
     ],
     ids=["none", "one", "train", "evals", "gaps", "junk", "zeros", "no_x", "many", "long"],
@@ -292,11 +292,28 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
 
 
 def test_a_resumed_run_is_one_line_in_order():
-    rows = [{"step": s, "examples": 10 * s, "loss": float(s)} for s in (1, 2, 3, 4)]
+    rows = [{"step": s, "examples": 10 * s, "loss": float(s)} for s in (2, 4, 6)]
     rows += [{"step": s, "examples": 10 * s, "loss": -float(s)} for s in (3, 4, 5)]
     x, y = report_curves.series(rows, "examples", "loss")
-    np.testing.assert_array_equal(x, [10, 20, 30, 40, 50])
-    np.testing.assert_array_equal(y, [1, 2, -3, -4, -5])
+    np.testing.assert_array_equal(x, [20, 30, 40, 50, 60])
+    np.testing.assert_array_equal(y, [2, -3, -4, -5, 6])
+
+
+def test_long_curves_are_averaged_down():
+    values = np.arange(10_000.0)
+    values[:25] = np.nan
+    thinned = report_curves.thinned(values)
+    assert len(thinned) == 400 and np.isnan(thinned[0])
+    np.testing.assert_allclose(thinned[1:], values[25:].reshape(-1, 25).mean(axis=1))
+
+
+def test_running_mean_keeps_gaps():
+    values = np.tile([0.0, 1.0], 50)
+    values[7] = np.nan
+    strong = report_curves.smoothed(values)
+    assert np.isnan(strong[7]) and np.isfinite(np.delete(strong, 7)).all()
+    assert np.ptp(strong[20:80]) < 0.25
+    np.testing.assert_array_equal(report_curves.smoothed(values[:30]), values[:30])
 
 
 def test_headline_metrics_of_evaluations():
