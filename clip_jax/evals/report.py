@@ -265,8 +265,8 @@ def _predictions(predictions: Sequence[Prediction]) -> str:
     for image, caption, guesses in (Prediction(*row) for row in predictions):
         right += len(guesses) > 0 and guesses[0][0] == caption
         rows = "".join(
-            f'<li{right_class(guess == caption)}><span dir="auto">{escaped(guess)}</span>'
-            f"<span>{percent(probability)}</span>"
+            f'<li{right_class(guess == caption)}><span dir="auto">{escaped(guess)}'
+            f"{'&nbsp;✓' if guess == caption else ''}</span><span>{percent(probability)}</span>"
             f'<span class="bar" aria-hidden="true"><i style="width:{clamped(probability):.1f}%">'
             "</i></span></li>"
             for guess, probability in guesses

@@ -65,7 +65,8 @@ def summary_png(
 
     panels = charts(records)[:3]
     with _own_settings():
-        figure = Figure((12.5, 7.4 if len(images) else 4.2), dpi=150, layout="constrained")
+        size = (12.5 if panels else 9.5, 7.4 if len(images) else 4.2)
+        figure = Figure(size, dpi=150, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
         figure.suptitle(
             _drawable(title, 90), x=0.012, ha="left", fontsize=15, weight="bold",

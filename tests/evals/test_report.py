@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.evals import report, report_curves, report_style
+from clip_jax.evals import report, report_curves
 from clip_jax.evals.report import (
     ImageQuery,
     Prediction,
@@ -289,66 +289,6 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             write_report(tmp_path, data)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_resumed_run_is_one_line_in_order():
-    rows = [{"step": s, "examples": 10 * s, "loss": float(s)} for s in (2, 4, 6)]
-    rows += [{"step": s, "examples": 10 * s, "loss": -float(s)} for s in (3, 4, 5)]
-    x, y = report_curves.series(rows, "examples", "loss")
-    np.testing.assert_array_equal(x, [20, 30, 40, 50, 60])
-    np.testing.assert_array_equal(y, [2, -3, -4, -5, 6])
-
-
-def test_long_curves_are_averaged_down():
-    values = np.arange(10_000.0)
-    values[:25] = np.nan
-    thinned = report_curves.thinned(values)
-    assert len(thinned) == 400 and np.isnan(thinned[0])
-    np.testing.assert_allclose(thinned[1:], values[25:].reshape(-1, 25).mean(axis=1))
-
-
-def test_running_mean_keeps_gaps():
-    values = np.tile([0.0, 1.0], 50)
-    values[7] = np.nan
-    strong = report_curves.smoothed(values)
-    assert np.isnan(strong[7]) and np.isfinite(np.delete(strong, 7)).all()
-    assert np.ptp(strong[20:80]) < 0.25
-    np.testing.assert_array_equal(report_curves.smoothed(values[:30]), values[:30])
-
-
-def test_headline_metrics_of_evaluations():
-    row = {"step": 1, "seconds": 1.0, "eval/a_b/top1": 0.5, "eval/a_b/top5": 0.9, "eval/a_b/n": 7}
-    row |= {"eval/r/text_to_image_r@1": 0.3, "eval/r/text_to_image_r@10": 0.8}
-    [chart] = report_curves.charts([row])
-    assert chart.lines == (("eval/a_b/top1", "a b"), ("eval/r/text_to_image_r@1", "r text→image"))
-    [chart] = report_curves.charts([{"step": 1, "seconds": 1.0, "eval/p/map": 0.4}])
-    assert chart.lines == (("eval/p/map", "p"),)
-
-
-def luminance(colour):
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one, other):
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_text_is_readable_on_every_background():
-    light, dark = re.findall(r":root \{(.*?)\}", report_style.STYLE, re.DOTALL)
-    for block, theme in ((light, report_style.LIGHT), (dark, report_style.DARK)):
-        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
-        assert colours["surface"] == theme.surface and colours["ink"] == theme.ink
-        for text in ("ink", "muted", "accent", "good", "bad"):
-            for background in ("page", "surface"):
-                assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
-        for position in np.linspace(-0.1, 1.1, 121):
-            assert contrast(*report_style.shade(position, theme.ramp)) >= 4.5
-        for line in theme.lines:
-            assert contrast(line, theme.surface) >= 3
-    assert report_style.shade(math.nan, report_style.LIGHT.ramp)[0] == report_style.LIGHT.ramp[0]
 
 
 def test_imports_are_lazy_and_never_include_pyplot_or_jax(tmp_path):

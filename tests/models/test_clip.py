@@ -1,0 +1,193 @@
+"""The model: sizes, contracts, and that options which must not change the numbers do not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from clip_jax import config as config_lib
+from clip_jax.models import clip
+
+# Reference counts: paper models, batch-norm statistics not counted.
+COUNTS = {
+    "ViT-B/32": 151_277_313,
+    "ViT-B/16": 149_620_737,
+    "ViT-L/14": 427_616_513,
+    "ViT-L/14@336": 427_944_193,
+}
+
+
+def model_config(**changes):
+    c = config_lib.defaults().model
+    c.variant, c.dtype, c.scan = "ViT-Test/8", "float32", False
+    c.update(changes)
+    return c
+
+
+def batch(n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 62, (n, 8)).astype(np.int32)
+    tokens[:, 5] = 63
+    return rng.integers(0, 256, (n, 16, 16, 3), np.uint8), tokens
+
+
+def init(model, seed=0):
+    return nn.unbox(model.init(jax.random.key(seed), *batch(1)))
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_parameter_counts(variant):
+    model = clip.build(model_config(variant=variant))
+    size = model.config.vision.image_size
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 77), jnp.int32)
+    )
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == COUNTS[variant]
+
+
+def test_outputs_keep_the_contract():
+    model = clip.build(model_config(dtype="bfloat16"))
+    images, tokens = batch()
+    image, text, scale = model.apply(init(model), images, tokens)
+    for x in (image, text):
+        assert x.shape == (4, 16)
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
+    assert float(scale) == pytest.approx(1 / 0.07, rel=1e-5)
+
+
+def test_uint8_images_are_normalised_on_the_device():
+    model = clip.build(model_config())
+    images, tokens = batch()
+    c = model.config
+    floats = (images / np.float32(255) - np.array(c.image_mean)) / np.array(c.image_std)
+    variables = init(model)
+    a = model.apply(variables, images, tokens)[0]
+    b = model.apply(variables, floats.astype(np.float32), tokens)[0]
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scan": True}, {"remat": "full"}, {"remat": "dots"}, {"scan": True, "remat": "full"},
+     {"scan": True, "remat": "dots"}],
+    ids=str,
+)  # fmt: skip
+def test_scan_and_remat_change_nothing(changes):
+    plain, other = clip.build(model_config()), clip.build(model_config(**changes))
+    variables = init(plain)
+    for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(init(other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    def loss(model):
+        def f(v):
+            image, text, scale = model.apply(v, *batch())
+            return (image * text).sum() * scale
+
+        return jax.jit(jax.value_and_grad(f))(variables)
+
+    for a, b in zip(jax.tree.leaves(loss(plain)), jax.tree.leaves(loss(other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_text_feature_is_taken_at_the_first_end_token_and_is_causal():
+    model = clip.build(model_config())
+    variables = init(model)
+    _, tokens = batch(1)
+    changed = tokens.copy()
+    changed[:, 6:] = [7, 63]  # after the end token, a second one included
+    embed = jax.jit(lambda t: model.apply(variables, t, method="embed_texts"))
+    np.testing.assert_array_equal(embed(tokens), embed(changed))
+    changed[:, 2] += 1
+    assert not np.allclose(embed(tokens), embed(changed))
+
+
+def test_patch_dropout_works_in_training_only():
+    model = clip.build(model_config(patch_dropout=0.5))
+    variables = init(model)
+    images, tokens = batch()
+
+    def embed(train, seed=0):
+        rngs = {"patch_dropout": jax.random.key(seed)}
+        return model.apply(variables, images, tokens, train=train, rngs=rngs)[0]
+
+    np.testing.assert_array_equal(embed(False, 0), embed(False, 1))
+    assert not np.allclose(embed(True, 0), embed(True, 1))
+    np.testing.assert_array_equal(embed(True, 3), embed(True, 3))
+
+
+def test_dropped_patches_leave_the_kept_ones_their_positions():
+    """With every patch alike, dropping some must not move a position: embeddings of the class
+    token then depend on which positions remain, and dropping none equals evaluation."""
+    model = clip.build(model_config(patch_dropout=0.2))  # of 4 patches, keeps round(3.2) = 3
+    none = clip.build(model_config(patch_dropout=0.01))  # keeps all 4
+    variables = init(model)
+    images, tokens = batch()
+    rngs = {"patch_dropout": jax.random.key(0)}
+    full = none.apply(variables, images, tokens)[0]
+    kept = none.apply(variables, images, tokens, train=True, rngs=rngs)[0]
+    np.testing.assert_allclose(full, kept, atol=1e-6)
+    dropped = model.apply(variables, images, tokens, train=True, rngs=rngs)[0]
+    assert not np.allclose(full, dropped, atol=1e-4)
+
+
+def test_initial_distributions_are_openais():
+    """Standard deviations and bounds as in the reference's ``initialize_parameters``."""
+    c = model_config(variant="ViT-B/32")
+    c.vision.layers = c.text.layers = 2
+    model = clip.build(c)
+    images, tokens = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 77), jnp.int32)
+    p = nn.unbox(model.init(jax.random.key(0), images, tokens))["params"]
+    image, text = p["image_tower"], p["text_tower"]
+    blocks, texts = image["encoder"]["blocks"], text["encoder"]["blocks"]
+
+    def is_normal(x, std):
+        assert float(x.std()) == pytest.approx(std, rel=0.05)
+        assert float(jnp.abs(x).max()) > 2.5 * std
+
+    def is_uniform(x, bound):
+        assert float(jnp.abs(x).max()) <= bound
+        assert float(x.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+    is_normal(text["token_embedding"], 0.02)
+    is_normal(text["position_embedding"], 0.01)
+    is_normal(texts["attention"]["qkv"]["kernel"], 512**-0.5)
+    is_normal(texts["attention"]["out"]["kernel"], 512**-0.5 * 4**-0.5)
+    is_normal(texts["proj"]["kernel"], 512**-0.5 * 4**-0.5)
+    is_normal(texts["fc"]["kernel"], 1024**-0.5)
+    is_normal(text["projection"]["kernel"], 512**-0.5)
+    is_normal(image["position_embedding"], 768**-0.5)
+    is_normal(image["projection"]["kernel"], 768**-0.5)
+    is_uniform(image["patch_embedding"]["kernel"], (3 * 32 * 32) ** -0.5)
+    is_uniform(blocks["attention"]["qkv"]["kernel"], (6 / (4 * 768)) ** 0.5)
+    is_uniform(blocks["attention"]["out"]["kernel"], 768**-0.5)
+    is_uniform(blocks["fc"]["kernel"], 768**-0.5)
+    is_uniform(blocks["fc"]["bias"], 768**-0.5)
+    is_uniform(blocks["proj"]["kernel"], 3072**-0.5)
+    is_uniform(texts["fc"]["bias"], 512**-0.5)
+    assert not blocks["attention"]["qkv"]["bias"].any()
+    assert not texts["attention"]["out"]["bias"].any()
+    assert not jnp.allclose(blocks["fc"]["kernel"][0], blocks["fc"]["kernel"][1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": "ViT-Z/1"}, r"model.variant='ViT-Z/1' is not one of"),
+        ({"activation": "relu"}, r"model.activation='relu'"),
+        ({"remat": "some"}, r"model.remat='some'"),
+        ({"vision": {"heads": 5}}, r"model.vision.width=32 is not divisible by model.vision.heads"),
+        ({"vision": {"image_size": 4}}, r"image_size=4 is smaller than"),
+    ],
+)
+def test_impossible_models_name_the_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        clip.build(model_config(**changes))
+
+
+def test_wrong_image_size_is_named():
+    model = clip.build(model_config())
+    _, tokens = batch()
+    with pytest.raises(ValueError, match="image_size=16"):
+        model.apply(init(model), np.zeros((4, 8, 8, 3), np.uint8), tokens)

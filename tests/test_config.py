@@ -1,0 +1,118 @@
+"""Config files, overrides and the errors a typo gets."""
+
+import json
+
+import pytest
+
+from clip_jax import config as config_lib
+from clip_jax.config import ConfigError, defaults, load
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(body, name="c.py"):
+        path = tmp_path / name
+        path.write_text(
+            "from clip_jax.config import defaults\n"
+            f"def get_config():\n  c = defaults()\n  c.train.epochs = 1.0\n  {body}\n  return c\n"
+        )
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("path", sorted(p.name for p in __import__("pathlib").Path(
+    __file__).resolve().parents[1].joinpath("configs").glob("*.py")))  # fmt: skip
+def test_every_config_file_resolves(root, path):
+    config = load(str(root / "configs" / path))
+    assert config.is_locked
+    assert json.loads(config_lib.to_json(config))["train"]["batch_size"] > 0
+
+
+def test_the_defaults_are_the_papers_recipe(root):
+    c = load(str(root / "configs" / "vit_b32.py"))
+    o = c.optim
+    assert (o.beta1, o.beta2, o.eps, o.weight_decay) == (0.9, 0.98, 1e-6, 0.2)
+    assert (o.learning_rate, o.warmup_examples) == (5e-4, 2000 * 32768)
+    assert (c.train.batch_size, c.train.epochs) == (32768, 32)
+    assert c.data.augmentation == "square_crop"
+    assert c.model.dtype == "bfloat16"
+
+
+def test_overrides_are_typed(write):
+    path = write("pass")
+    c = load(path, [
+        ("optim.learning_rate", "1e-3"), ("train.batch_size", "64"), ("optim.eps", "1"),
+        ("eval.tasks", "a,b"), ("model.vision.width", "96"), ("data.path", "/x/*.tar"),
+        ("model.scan", "False"), ("data.cache_dir", "123"),
+    ])  # fmt: skip
+    assert c.optim.learning_rate == 1e-3
+    assert c.train.batch_size == 64
+    assert isinstance(c.optim.eps, float)
+    assert list(c.eval.tasks) == ["a", "b"]
+    assert c.model.vision.width == 96
+    assert c.model.scan is False
+    assert c.data.cache_dir == "123"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optim.leraning_rate", "1", "did you mean 'optim.learning_rate'"),
+        ("train.batch_size", "many", "train.batch_size=many: expected int"),
+        ("train.batch_size", "0", "train.batch_size=0: must be positive"),
+        ("model.remat", "ful", "did you mean 'full'"),
+        ("optim.beta2", "1.5", r"optim.beta2=1.5: must be in \[0, 1\)"),
+        ("train.examples", "5", "set exactly one"),
+        ("data.source", "tar", "data.path is empty"),
+        ("optim.weight_decay", "-1", "0 or more"),
+    ],
+)
+def test_bad_overrides_name_key_and_fix(write, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write("pass"), [(key, value)])
+
+
+def test_unknown_key_in_a_file_names_the_nearest(write):
+    with pytest.raises(
+        ConfigError, match=r"optim.lerning_rate.*did you mean 'optim.learning_rate'"
+    ):
+        load(write("c.optim.lerning_rate = 1.0"))
+
+
+def test_missing_file_names_the_nearest(write):
+    path = write("pass", "vit_b32.py")
+    with pytest.raises(ConfigError, match=r"no such file; did you mean .*vit_b32\.py"):
+        load(path.replace("vit_b32", "vit_b23"))
+
+
+def test_file_without_get_config(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(ConfigError, match=r"no function get_config\(\)"):
+        load(str(path))
+
+
+def test_steps_follow_examples(write):
+    c = load(write("pass"), [("train.batch_size", "100")])
+    assert config_lib.total_steps(c, 1000) == 10
+    assert config_lib.total_steps(c, 1001) == 11
+    assert config_lib.steps(c, 50) == 1
+
+
+def test_differences_list_what_changes_a_run_and_nothing_else(write):
+    path = write("pass")
+    old = json.loads(config_lib.to_json(load(path)))
+    free = load(path, [("mesh.fsdp", "8"), ("data.threads", "9"), ("log.every_steps", "1"),
+                       ("checkpoint.keep", "9"), ("eval.every_examples", "7")])  # fmt: skip
+    assert config_lib.differences(old, free) == []
+    other = load(path, [("seed", "1"), ("optim.eps", "0.5")])
+    assert config_lib.differences(old, other) == [
+        "optim.eps: 1e-06 (this run) -> 0.5 (given)",
+        "seed: 0 (this run) -> 1 (given)",
+    ]
+
+
+def test_every_default_has_a_type_that_json_keeps():
+    c = defaults()
+    assert config_lib.differences(json.loads(config_lib.to_json(c)), c) == []

@@ -1,0 +1,65 @@
+"""Mesh sizes, batch rows, and the logical-to-mesh table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from clip_jax import mesh as mesh_lib
+
+
+def test_one_axis_takes_what_is_left():
+    mesh = mesh_lib.create_mesh({"data": -1, "fsdp": 2, "tensor": 2})
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert mesh_lib.batch_shards(mesh) == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"data": 3}, r"mesh.data=3.*needs 3 devices, but there are 8"),
+        ({"data": -1, "fsdp": 3}, "8 devices are not a multiple of 3"),
+        ({"data": -1, "fsdp": -1}, "at most one of them -1"),
+        ({"data": 0}, "must be positive"),
+    ],
+)
+def test_wrong_sizes_name_the_keys(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        mesh_lib.create_mesh(sizes)
+
+
+def test_indivisible_batch_names_the_key():
+    mesh = mesh_lib.create_mesh({"data": 8})
+    with pytest.raises(ValueError, match=r"train.batch_size=12 is not divisible by .* = 8"):
+        mesh_lib.local_rows(mesh, 12)
+
+
+def test_one_process_holds_all_rows():
+    assert mesh_lib.local_rows(mesh_lib.create_mesh({"data": 4, "tensor": 2}), 16) == (0, 16)
+
+
+def test_put_batch_keeps_the_rows_in_order():
+    mesh = mesh_lib.create_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    rows = np.arange(16).reshape(8, 2)
+    out = mesh_lib.put_batch(mesh, {"x": rows}, 8)["x"]
+    np.testing.assert_array_equal(out, rows)
+    assert out.sharding.spec == P(("data", "fsdp"))
+
+
+def test_logical_axes():
+    mesh = mesh_lib.create_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    assert mesh_lib.partition_spec(("embed", "mlp"), mesh) == P("fsdp", "tensor")
+    assert mesh_lib.partition_spec(("batch", None), mesh) == P(("data", "fsdp"), None)
+    assert mesh_lib.partition_spec(("vocab", "embed"), mesh, (77, 64)) == P(None, "fsdp")
+    with pytest.raises(ValueError, match="twice"):
+        mesh_lib.partition_spec(("mlp", "heads"), mesh)
+
+
+def test_constrain_needs_no_mesh_and_obeys_one():
+    x = jnp.ones((8, 4))
+    assert mesh_lib.constrain(x, "batch", None) is x
+    mesh = mesh_lib.create_mesh({"data": 8})
+    with jax.set_mesh(mesh):
+        out = jax.jit(lambda a: mesh_lib.constrain(a, "batch", None))(x)
+    assert out.sharding.spec in (P("data"), P(("data", "fsdp")), P(("data", "fsdp"), None))
