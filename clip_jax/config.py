@@ -77,12 +77,14 @@ def defaults() -> ConfigDict:
     c.loss.mask_groups = False  # pairs of one group are not each other's negatives
 
     c.optim = ConfigDict()
+    c.optim.name = "adamw"  # adamw | muon (the blocks' matrices by Muon, the rest by AdamW)
     c.optim.learning_rate = 5e-4
     c.optim.warmup_examples = 2000 * 32768
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.98
     c.optim.eps = 1e-6
     c.optim.weight_decay = 0.2
+    c.optim.muon_beta = 0.95
     c.optim.decay_rule = "paper"  # paper | open_clip (spares position embeddings too)
     c.optim.clip_norm = 0.0  # global gradient norm; 0: not clipped
     c.optim.ema_decay = 0.0  # moving average of the parameters for evaluation; 0: none
@@ -125,6 +127,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.captions": ("plain", "rich"),
     "data.sampling": ("uniform", "grouped"),
     "loss.implementation": ("all_gather", "dense"),
+    "optim.name": ("adamw", "muon"),
     "optim.decay_rule": ("paper", "open_clip"),
 }
 POSITIVE = (
@@ -137,7 +140,7 @@ NOT_NEGATIVE = (
     "eval.limit", "checkpoint.every_examples", "data.workers", "train.epochs", "train.examples",
 )  # fmt: skip
 FRACTIONS = (
-    "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay",
+    "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_beta",
     "data.max_bad_fraction",
 )  # fmt: skip
 

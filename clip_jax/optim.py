@@ -1,10 +1,12 @@
 """Learning-rate schedule, weight-decay mask and the optax chain (paper section 2.5, Table 18)."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
+from optax import contrib
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -61,18 +63,77 @@ def decay_mask(rule: str) -> Callable[[Any], Any]:
     return mask
 
 
+# Matrices that Muon orthogonalises: the blocks' weights, stacked [layers, inputs, outputs], by the
+# name of their layer. Queries, keys and values are matrices of their own.
+_MATRICES = {
+    "qkv": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(3, 4)),
+    "out": contrib.MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=(3,)),
+    "fc": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)),
+    "proj": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)),
+}
+
+
+def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
+    names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    if "blocks" not in names or names[-1] != "kernel":
+        return None
+    return _MATRICES[names[-2]]
+
+
+def _adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
+
+
+def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Muon for the blocks' matrices, Adam for the rest (Jordan et al. 2024; Liu et al. 2025,
+    arXiv 2502.16982, whose scaling lets the learning rates of AdamW carry over)."""
+
+    def label(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "adam" if _matrix(path) is None else "muon", params
+        )
+
+    def dimensions(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: _matrix(path) or optax.MaskedNode(), params
+        )
+
+    def like_adam(path, update):
+        """An orthogonal matrix scaled to the root mean square that Adam's updates have."""
+        axes = _matrix(path)
+        sides = [math.prod(update.shape[a] for a in side) for side in axes]
+        return update * (0.2 * max(sides) ** 0.5)
+
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=optim["muon_beta"], weight_dimension_numbers=dimensions),
+        optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(like_adam, u)),
+    )
+    return optax.partition({"muon": muon, "adam": _adam(optim)}, label)
+
+
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
+    "adamw": _adam,
+    "muon": _muon,
+}
+
+
 def build(
     optim: Mapping[str, Any], warmup_steps: int, total_steps: int
 ) -> tuple[optax.GradientTransformation, Schedule]:
-    """AdamW with decoupled, masked weight decay: the optax chain and its schedule.
+    """The optax chain, with decoupled, masked weight decay, and its schedule.
 
     Args:
       optim: ``config.optim``.
       warmup_steps, total_steps: the schedule's lengths in optimizer steps.
+
+    Raises:
+      ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
     """
+    if optim["name"] not in OPTIMIZERS:
+        raise ValueError(f"optim.name={optim['name']!r} is not one of {sorted(OPTIMIZERS)}")
     schedule = warmup_cosine(optim["learning_rate"], warmup_steps, total_steps)
     chain = [
-        optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"]),
+        OPTIMIZERS[optim["name"]](optim),
         optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
         optax.scale_by_learning_rate(schedule),
     ]

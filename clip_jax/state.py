@@ -70,6 +70,8 @@ def abstract(
     boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, k), jax.random.key(0))
 
     def sharding(x):
+        if _is_box(x) and isinstance(x.value, optax.MaskedNode):
+            return x.value  # a moment that this part of the optimizer does not keep
         if _is_box(x):
             return NamedSharding(mesh, partition_spec(x.names, mesh, x.value.shape))
         return NamedSharding(mesh, PartitionSpec())

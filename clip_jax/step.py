@@ -48,7 +48,7 @@ def train_step(
             return loss_fn(image_emb, text_emb, scale, groups)
 
         (loss, aux), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

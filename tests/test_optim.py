@@ -93,3 +93,51 @@ def test_clipping_bounds_the_gradient():
 def test_unknown_rule_is_named():
     with pytest.raises(ValueError, match=r"optim.decay_rule='papper'"):
         optim.decay_mask("papper")
+
+
+def newton_schulz(g):
+    """Five steps towards the nearest orthogonal matrix, in numpy."""
+    x = g.T if g.shape[0] > g.shape[1] else g
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x.T if g.shape[0] > g.shape[1] else x
+
+
+def test_muon_orthogonalises_each_layers_matrices_and_adam_does_the_rest():
+    rng = np.random.default_rng(0)
+    shapes = {"qkv": (2, 8, 3, 2, 4), "out": (2, 2, 4, 8), "fc": (2, 8, 32), "proj": (2, 32, 8)}
+    blocks = {
+        k: {"kernel": jnp.asarray(rng.normal(size=s), jnp.float32), "bias": jnp.ones(s[:1] + s[2:])}
+        for k, s in shapes.items()
+    }
+    params = {"encoder": {"blocks": blocks}, "projection": {"kernel": jnp.ones((8, 4))}}
+    grads = {
+        "encoder": {
+            "blocks": {
+                k: {n: jnp.asarray(rng.normal(size=x.shape), jnp.float32) for n, x in v.items()}
+                for k, v in blocks.items()
+            }
+        },
+        "projection": {"kernel": jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)},
+    }
+    config = config_lib.defaults().optim
+    config.update(name="muon", learning_rate=1.0, weight_decay=0.0)
+    tx, _ = optim.build(config, 0, 10**9)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    matrices = {
+        "qkv": lambda x: x[1, :, 2].reshape(8, 8),
+        "out": lambda x: x[1].reshape(8, 8),
+        "fc": lambda x: x[1],
+        "proj": lambda x: x[1],
+    }
+    for name, pick in matrices.items():
+        got = pick(np.asarray(updates["encoder"]["blocks"][name]["kernel"]))
+        want = newton_schulz(pick(np.asarray(grads["encoder"]["blocks"][name]["kernel"])))
+        np.testing.assert_allclose(got, -want * 0.2 * max(want.shape) ** 0.5, atol=2e-3)
+    for got, g in (
+        (updates["projection"]["kernel"], grads["projection"]["kernel"]),
+        (updates["encoder"]["blocks"]["fc"]["bias"], grads["encoder"]["blocks"]["fc"]["bias"]),
+    ):
+        np.testing.assert_allclose(got, -np.sign(g), atol=1e-4)  # Adam's first step

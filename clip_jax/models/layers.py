@@ -159,7 +159,7 @@ class Attention(nn.Module):
     """Multi-head self-attention with biases. [B, N, D] -> [B, N, D]."""
 
     heads: int
-    init: BlockInit
+    initial: BlockInit
     causal: bool = False
     dtype: Dtype = jnp.float32
 
@@ -168,13 +168,13 @@ class Attention(nn.Module):
         width = x.shape[-1]
         head = width // self.heads
         qkv = Dense(
-            (3, self.heads, head), ("embed", None, "heads", None), self.init.qkv,
+            (3, self.heads, head), ("embed", None, "heads", None), self.initial.qkv,
             dtype=self.dtype, name="qkv",
         )(x)  # fmt: skip
         q, k, v = (constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3))
         y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return Dense(
-            (width,), ("heads", None, "embed"), self.init.out, contract=2,
+            (width,), ("heads", None, "embed"), self.initial.out, contract=2,
             dtype=self.dtype, name="out",
         )(y)  # fmt: skip
 
@@ -185,23 +185,23 @@ class Block(nn.Module):
     heads: int
     mlp_width: int
     activation: str
-    init: BlockInit
+    initial: BlockInit
     causal: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, _=None) -> tuple[jax.Array, None]:
         x = constrain(x, "batch", None, None)
-        attention = Attention(self.heads, self.init, self.causal, self.dtype, name="attention")
+        attention = Attention(self.heads, self.initial, self.causal, self.dtype, name="attention")
         x = x + attention(LayerNorm(name="norm_1")(x))
         x = constrain(x, "batch", None, None)
         y = Dense(
-            (self.mlp_width,), ("embed", "mlp"), self.init.fc, self.init.fc_bias,
+            (self.mlp_width,), ("embed", "mlp"), self.initial.fc, self.initial.fc_bias,
             dtype=self.dtype, name="fc",
         )(LayerNorm(name="norm_2")(x))  # fmt: skip
         y = ACTIVATIONS[self.activation](constrain(y, "batch", None, "mlp"))
         y = Dense(
-            (x.shape[-1],), ("mlp", "embed"), self.init.proj, self.init.proj_bias,
+            (x.shape[-1],), ("mlp", "embed"), self.initial.proj, self.initial.proj_bias,
             dtype=self.dtype, name="proj",
         )(y)  # fmt: skip
         return constrain(x + y, "batch", None, None), None
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
     heads: int
     mlp_width: int
     activation: str
-    init: BlockInit
+    initial: BlockInit
     causal: bool = False
     dtype: Dtype = jnp.float32
     scan: bool = False
@@ -240,7 +240,7 @@ class Encoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, _ = stack(
-            self.heads, self.mlp_width, self.activation, self.init, self.causal, self.dtype,
+            self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.dtype,
             name="blocks",
         )(x, None)  # fmt: skip
         return x

@@ -55,7 +55,9 @@ class TextTransformer(nn.Module):
             (c.context_length, c.width),
             jnp.float32,
         )
-        x = table.astype(self.dtype)[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
+        # Looked up in the whole table: from a sharded one XLA would move activations instead.
+        table = constrain(table.astype(self.dtype), None, None)
+        x = table[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
         x = constrain(x, "batch", None, None)
         mlp_width = round(c.width * c.mlp_ratio)
         x = layers.Encoder(

@@ -39,7 +39,7 @@ def test_attention_equals_the_formula(causal):
     heads, width, n = 2, 8, 5
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, n, width)).astype(np.float32)
-    attention = layers.Attention(heads, layers.torch_block_init(width, 32), causal)
+    attention = layers.Attention(heads, layers.torch_block_init(width, 32), causal=causal)
     p = nn.unbox(attention.init(jax.random.key(0), x))
     got = attention.apply(p, x)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), p["params"])
