@@ -32,3 +32,13 @@ def goldens() -> pathlib.Path:
 def compile_cache(tmp_path_factory) -> pathlib.Path:
     """A compilation cache that the subprocesses of one test session share."""
     return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture(scope="session")
+def emoji_cache(tmp_path_factory) -> pathlib.Path:
+    """A cache folder with the emoji data set prepared in it."""
+    from clip_jax.data import emoji
+
+    cache = tmp_path_factory.mktemp("cache")
+    emoji.prepare(cache)
+    return cache

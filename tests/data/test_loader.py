@@ -1,0 +1,183 @@
+"""The input stream: the same rows at every step, whoever reads them."""
+
+import time
+
+import numpy as np
+import pytest
+
+from clip_jax import config as config_lib
+from clip_jax.data import loader, sources
+
+
+class Tokens:
+    """A stand-in tokenizer: the caption's length and hash."""
+
+    def __call__(self, texts, truncate=True):
+        return np.array([[len(t), sum(t.encode()) % 997, 0, 0] for t in texts], np.int32)
+
+
+class Broken:
+    """A source in which some records cannot be read."""
+
+    groups = None
+    fingerprint = "broken"
+
+    def __init__(self, bad, size=100):
+        self.bad, self.inner = set(bad), sources.SyntheticSource(size)
+
+    def __len__(self):
+        return len(self.inner)
+
+    def read(self, index, rng):
+        if index in self.bad:
+            raise OSError("disk on fire")
+        return self.inner.read(index, rng)
+
+    def describe(self, index):
+        return f"record {index}"
+
+
+def reader(source=None, seed=0, **changes):
+    data = config_lib.defaults().data
+    data.update(changes)
+    source = sources.SyntheticSource(200) if source is None else source
+    return loader.RowReader(source, Tokens(), data, 8, seed)
+
+
+def batches(r, rows=(0, 16), first_step=0, steps=6, **options):
+    return list(
+        loader.host_batches(r, batch=16, rows=rows, first_step=first_step, steps=steps, **options)
+    )
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            np.testing.assert_array_equal(x[key], y[key], err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return batches(reader())
+
+
+def test_shapes_and_types(whole):
+    kinds = {k: (v.shape, v.dtype) for k, v in whole[0].items()}
+    assert kinds == {
+        "images": ((16, 8, 8, 3), np.uint8), "tokens": ((16, 4), np.int32),
+        "groups": ((16,), np.int32), "bad": ((16,), np.int32), "index": ((16,), np.int64),
+    }  # fmt: skip
+
+
+def test_a_run_can_start_at_any_step(whole):
+    for first in (1, 3, 5):
+        assert_same(batches(reader(), first_step=first), whole[first:])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_do_not_matter(whole, threads):
+    assert_same(batches(reader(), threads=threads), whole)
+
+
+@pytest.mark.slow
+def test_worker_processes_do_not_matter(whole):
+    assert_same(batches(reader(), workers=2), whole)
+    assert_same(batches(reader(), workers=3, first_step=2), whole[2:])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_hold_adjacent_rows_of_the_same_batch(whole, processes):
+    size = 16 // processes
+    parts = [batches(reader(), rows=(p * size, (p + 1) * size)) for p in range(processes)]
+    joined = [
+        {k: np.concatenate([part[s][k] for part in parts]) for k in whole[0]} for s in range(6)
+    ]
+    assert_same(joined, whole)
+
+
+def test_every_pass_sees_every_record_once_in_a_new_order():
+    r = reader(sources.SyntheticSource(64))
+    indices = [int(r(i)["index"]) for i in range(128)]
+    assert sorted(indices[:64]) == sorted(indices[64:]) == list(range(64))
+    assert indices[:64] != indices[64:]
+
+
+def test_the_seed_decides_order_and_augmentation(whole):
+    other = batches(reader(seed=1))
+    assert not np.array_equal(other[0]["index"], whole[0]["index"])
+
+
+def test_grouped_sampling_draws_every_group_once_a_pass():
+    source = sources.SyntheticSource(200)  # 56 groups
+    r = reader(source, sampling="grouped")
+    rows = [r(i) for i in range(112)]
+    groups = [int(x["groups"]) for x in rows]
+    assert sorted(groups[:56]) == sorted(groups[56:]) == list(range(56))
+    assert len({int(x["index"]) for x in rows}) > 80  # other members in the second pass
+    assert all(source.groups[int(x["index"])] == int(x["groups"]) for x in rows)
+
+
+def test_grouped_sampling_needs_groups():
+    with pytest.raises(sources.DataError, match="data.sampling='grouped' needs a source"):
+        reader(Broken([]), sampling="grouped")
+
+
+def test_unreadable_records_are_replaced_and_counted_and_shift_nothing(caplog):
+    clean, broken = batches(reader(Broken([]))), batches(reader(Broken({3, 50, 51})))
+    replaced = 0
+    for a, b in zip(clean, broken, strict=True):
+        bad = np.isin(a["index"], [3, 50, 51])
+        np.testing.assert_array_equal(b["bad"] > 0, bad)
+        np.testing.assert_array_equal(a["index"][~bad], b["index"][~bad])
+        np.testing.assert_array_equal(a["images"][~bad], b["images"][~bad])
+        replaced += bad.sum()
+    assert replaced > 0
+    assert_same(batches(reader(Broken({3, 50, 51}))), broken)
+    assert "record" in caplog.text
+    assert "disk on fire" in caplog.text
+
+
+def test_nothing_readable_is_an_error_that_names_a_record():
+    with pytest.raises(sources.DataError, match=r"9 records in a row.*record \d+: disk on fire"):
+        reader(Broken(range(100)))(0)
+
+
+def test_an_empty_source_is_an_error():
+    with pytest.raises(sources.DataError, match="no records"):
+        reader(Broken([], size=0))
+
+
+def test_cached_pictures_are_the_same(whole):
+    r = reader(cache_decoded=True)
+    assert_same(batches(r), whole)
+    assert len(r.cache) > 50
+    assert_same(batches(r), whole)
+
+
+def test_prefetching_keeps_order_and_hands_over_errors():
+    def numbers():
+        yield from range(5)
+        raise OSError("cable")
+
+    items = loader.Prefetcher(numbers(), lambda x: x * 10, depth=2)
+    got = []
+    with pytest.raises(OSError, match="cable"):
+        for item in items:
+            got.append(item)
+    assert got == [0, 10, 20, 30, 40]
+
+
+def test_prefetching_counts_waiting_and_closes():
+    def slow():
+        while True:
+            time.sleep(0.05)
+            yield 1
+
+    items = loader.Prefetcher(slow(), lambda x: x, depth=1)
+    for _ in range(4):
+        next(items)
+    assert items.waited > 0.05
+    items.close()
+    assert not items._thread.is_alive()

@@ -1,0 +1,146 @@
+"""The sources: what they read, and how they speak of what they cannot."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from clip_jax import config as config_lib
+from clip_jax.data import sources
+
+RNG = np.random.default_rng(0)
+
+
+def data_config(**changes):
+    data = config_lib.defaults().data
+    data.update(changes)
+    return data
+
+
+def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"picture")
+    (tmp_path / "a.csv").write_text('image,caption\nx.png,"a, b"\n')
+    (tmp_path / "b.tsv").write_text("image\tcaption\nx.png\ta, b\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"image": "x.png", "caption": "a, b"}) + "\n")
+    for name in ("a.csv", "b.tsv", "c.jsonl"):
+        source = sources.build(data_config(source="table", path=str(tmp_path / name)))
+        assert len(source) == 1
+        example = source.read(0, RNG)
+        assert (example.image, example.caption) == (b"picture", "a, b")
+    both = sources.build(data_config(source="table", path=f"{tmp_path}/a.csv,{tmp_path}/*.tsv"))
+    assert len(both) == 2
+
+
+def test_one_of_several_captions_is_drawn(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    row = {"image": "x.png", "caption": ["one", "two"]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row))
+    source = sources.build(data_config(source="table", path=str(tmp_path / "c.jsonl")))
+    drawn = {source.read(0, np.random.default_rng(i)).caption for i in range(20)}
+    assert drawn == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "image,text\nx.png,b\n", r"a.csv:2: no 'caption'.*'image', 'text'.*caption_key"),
+        ("a.csv", "image,caption\n", "no rows"),
+        ("a.jsonl", "{not json\n", "a.jsonl: not JSON lines"),
+        ("a.txt", "x", "reads .csv, .tsv and .jsonl"),
+    ],
+)
+def test_bad_tables_name_file_row_and_key(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(sources.DataError, match=message):
+        sources.build(data_config(source="table", path=str(tmp_path / name)))
+
+
+def test_missing_files_name_the_key():
+    with pytest.raises(sources.DataError, match=r"data.path='/nowhere/\*.tar': no such file"):
+        sources.build(data_config(source="tar", path="/nowhere/*.tar"))
+
+
+def test_tar_shards_are_one_numbered_sequence(tmp_path):
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for i in range(shard + 1):
+                for ending in ("jpg", "txt"):
+                    data = f"{ending} {shard}/{i}".encode()
+                    info = tarfile.TarInfo(f"{i}.{ending}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    source = sources.build(
+        data_config(source="tar", path=f"{tmp_path}/*.tar", image_key="jpg", caption_key="txt")
+    )
+    assert len(source) == 6
+    got = [source.read(i, RNG) for i in range(6)]
+    want = ["0/0", "1/0", "1/1", "2/0", "2/1", "2/2"]
+    assert [g.caption for g in got] == [f"txt {w}" for w in want]
+    assert [g.image for g in got] == [f"jpg {w}".encode() for w in want]
+    assert "2.tar: 1" in source.describe(4)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(4, RNG) == got[4]
+    assert copy.fingerprint == source.fingerprint
+
+
+def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
+    source = sources.build(
+        data_config(
+            source="tfds",
+            path="emoji/all",
+            caption_key="name",
+            split="held_out",
+            cache_dir=str(emoji_cache / "emoji" / "all"),
+        )  # fmt: skip
+    )
+    assert len(source) == 1064
+    example = source.read(0, RNG)
+    assert example.image.startswith(b"\x89PNG")
+    assert example.caption
+    with pytest.raises(sources.DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
+        sources.build(data_config(source="tfds", path="no_such_set", cache_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        (b"a cat", "a cat"),
+        ("a\x00b\nc", "a b c"),
+        (b"caf\xe9", "caf\ufffd"),
+        ("  x  ", "x"),
+        ("y" * 10_000, "y" * 4096),
+    ],
+)
+def test_captions_are_cleaned(text, want):
+    assert sources.clean_caption(text) == want
+
+
+@pytest.mark.parametrize("text", [b"", "  \n", b"\x00\x01"])
+def test_empty_captions_are_refused(text):
+    with pytest.raises(sources.DataError, match="empty caption"):
+        sources.clean_caption(text)
+
+
+def test_synthetic_pairs_are_a_function_of_their_number():
+    a, b = sources.SyntheticSource(), sources.SyntheticSource()
+    for i in (0, 5, 4095):
+        x, y = a.read(i, RNG), b.read(i, np.random.default_rng(9))
+        np.testing.assert_array_equal(x.image, y.image)
+        assert (x.caption, x.group) == (y.caption, y.group)
+    assert len({a.read(i, RNG).caption for i in range(56)}) == 56
+
+
+def test_unknown_source_is_named():
+    with pytest.raises(sources.DataError, match="data.source='webdataset' is not one of"):
+        sources.build({"source": "webdataset"}, "x")
+
+
+def test_cache_dir_order(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "env"))
+    assert sources.cache_dir(str(tmp_path / "given")) == tmp_path / "given"
+    assert sources.cache_dir("") == tmp_path / "env"
+    monkeypatch.delenv("CLIP_JAX_CACHE")
+    assert sources.cache_dir("").parts[-2:] == (".cache", "clip_jax")
