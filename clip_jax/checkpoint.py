@@ -74,11 +74,14 @@ def combined(fingerprints: dict[str, str]) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that it is there whole or not at all, also after a power cut."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:
@@ -261,5 +264,10 @@ class Checkpoints:
     def close(self) -> bool:
         """Waits for what is under way and lets go of the folder. False if a save failed."""
         ok = self.finish()
-        self._orbax.close()
+        try:
+            self._orbax.close()
+        except Exception as error:  # the failure that finish has reported, raised once more
+            if ok:
+                raise
+            logging.debug("closing after a failed save: %s", error)
         return ok

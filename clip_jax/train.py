@@ -109,6 +109,9 @@ def exit_code(error: BaseException) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # Orbax logs the stacks of failed saves; checkpoint.py reports them in one line.
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     started = time.time()
     try:
         config, workdir = parse(sys.argv[1:] if arguments is None else arguments)

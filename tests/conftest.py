@@ -2,6 +2,11 @@
 
 import os
 import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -42,3 +47,74 @@ def emoji_cache(tmp_path_factory) -> pathlib.Path:
     cache = tmp_path_factory.mktemp("cache")
     emoji.prepare(cache)
     return cache
+
+
+class Trainer:
+    """Starts ``python -m clip_jax.train`` as users do, in processes of their own."""
+
+    def __init__(self, cache: pathlib.Path):
+        self.environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), **options):
+        """A running process; stdout and stderr come as one text."""
+        environment = self.environment | dict(env)
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
+             f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+        )  # fmt: skip
+
+    def run(self, workdir, *flags, timeout=300, **options):
+        """Exit code and output of a whole run."""
+        process = self.start(workdir, *flags, **options)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            pytest.fail(f"no end after {timeout} s:\n{output[-3000:]}")
+        return process.returncode, output
+
+    def start_group(self, workdir, count, *flags, devices=1, **options):
+        """``count`` processes of one run, on this machine."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        return [
+            self.start(
+                workdir, *flags, devices=devices, **options,
+                env={"CLIP_JAX_COORDINATOR": f"127.0.0.1:{port}",
+                     "CLIP_JAX_PROCESSES": str(count), "CLIP_JAX_PROCESS_ID": str(i)},
+            )
+            for i in range(count)
+        ]  # fmt: skip
+
+    @staticmethod
+    def wait_for_step(process, workdir, step, timeout=120):
+        """Waits until metrics.jsonl has the record of a step."""
+        deadline = time.time() + timeout
+        path = pathlib.Path(workdir) / "metrics.jsonl"
+        while not (path.is_file() and f'"step": {step},' in path.read_text()):
+            if process.poll() is not None or time.time() > deadline:
+                process.kill()
+                pytest.fail(f"step {step} not reached:\n{process.communicate()[0][-3000:]}")
+            time.sleep(0.01)
+
+    @staticmethod
+    def kill(process, number=signal.SIGKILL):
+        """Sends a signal and returns exit code and output."""
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+
+@pytest.fixture(scope="session")
+def trainer(compile_cache) -> Trainer:
+    """Starts training runs in subprocesses."""
+    return Trainer(compile_cache)

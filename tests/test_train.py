@@ -1,0 +1,205 @@
+"""The command line as users run it: exit codes, errors, killed and resumed runs."""
+
+import json
+import resource
+import signal
+
+import pytest
+
+from clip_jax import metrics
+
+# 120 steps, a checkpoint every 20, every step's loss on record.
+LONG = (
+    "train.examples=3840", "checkpoint.every_examples=640", "log.every_steps=1",
+    "eval.tasks=()", "log.report=False", "log.tensorboard=False",
+)  # fmt: skip
+TOTAL = 120
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer, tmp_path_factory):
+    """Workdir and output of a run that nothing happens to."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    code, output = trainer.run(workdir, *LONG)
+    assert code == 0, output
+    return workdir, output
+
+
+def result(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def losses(workdir):
+    records = [r for r in metrics.read(workdir / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == list(range(1, TOTAL + 1))
+    return [(r["loss"], r["accuracy"], r["grad_norm"]) for r in records]
+
+
+def assert_same_run(workdir, reference):
+    """Bit for bit: parameters, optimizer state, and every step's numbers."""
+    a, b = result(workdir), result(reference)
+    for key in ("step", "state_fingerprint", "data_fingerprint"):
+        assert a[key] == b[key], key
+    assert losses(workdir) == losses(reference)
+
+
+def test_a_run_says_what_it_is_and_does(undisturbed):
+    workdir, output = undisturbed
+    for text in ('"batch_size": 32', "image_tower/encoder/blocks", "total", "120 steps of 32"):
+        assert text in output
+    line = next(x for x in output.splitlines() if x.startswith("step  50/120"))
+    for word in ("examples", "loss", "accuracy", "scale", "lr", "images/s", "data wait", "left"):
+        assert word in line
+    assert losses(workdir)[-1][0] < 0.8 * losses(workdir)[0][0]
+    assert "Traceback" not in output
+
+
+def test_a_complete_run_is_only_evaluated_again(trainer, undisturbed):
+    workdir, _ = undisturbed
+    before = result(workdir)["state_fingerprint"]
+    code, output = trainer.run(workdir, *LONG)
+    assert code == 0, output
+    assert "is complete: evaluating it again" in output
+    assert result(workdir)["state_fingerprint"] == before
+
+
+def test_killed_and_resumed_equals_undisturbed(trainer, undisturbed, tmp_path):
+    process = trainer.start(tmp_path, *LONG)
+    trainer.wait_for_step(process, tmp_path, 47)
+    code, output = trainer.kill(process)
+    assert code == -signal.SIGKILL, output
+    code, output = trainer.run(tmp_path, *LONG)
+    assert code == 0, output
+    assert "resuming the run in" in output
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_path):
+    """Saves begin at multiples of 20: kills right after lie in the middle of them."""
+    for step in (20, 60):
+        process = trainer.start(tmp_path, *LONG)
+        trainer.wait_for_step(process, tmp_path, step)
+        code, output = trainer.kill(process)
+        assert code == -signal.SIGKILL, output
+    code, output = trainer.run(tmp_path, *LONG)
+    assert code == 0, output
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number):
+    process = trainer.start(tmp_path, *LONG)
+    trainer.wait_for_step(process, tmp_path, 33)
+    code, output = trainer.kill(process, number)
+    assert code == 75, output
+    assert "stopped, with a checkpoint" in output
+    stopped = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert 33 <= stopped < TOTAL
+    code, output = trainer.run(tmp_path, *LONG)
+    assert code == 0, output
+    assert f"at step {stopped} of {TOTAL}" in output
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+def test_a_stop_during_start_up_is_honoured(trainer, tmp_path):
+    process = trainer.start(tmp_path, *LONG)
+    line = process.stdout.readline()
+    assert "process(es)" in line
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code == 75, output
+
+
+def test_two_runs_in_one_workdir(trainer, tmp_path):
+    first = trainer.start(tmp_path, *LONG, "train.examples=320000")
+    trainer.wait_for_step(first, tmp_path, 1)
+    code, output = trainer.run(tmp_path, *LONG, "train.examples=320000", timeout=60)
+    assert code == 73, output
+    assert "is being used by another process" in output
+    trainer.kill(first)
+
+
+def test_a_workdir_of_another_config_is_refused(trainer, undisturbed):
+    workdir, _ = undisturbed
+    before = sorted(p.name for p in workdir.iterdir())
+    code, output = trainer.run(workdir, *LONG, "optim.learning_rate=0.5", "log.every_steps=9")
+    assert code == 78, output
+    assert "optim.learning_rate: 0.003 (this run) -> 0.5 (given)" in output
+    assert "log.every_steps" not in output
+    assert sorted(p.name for p in workdir.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["optim.leraning_rate=1"], 64, "did you mean 'optim.learning_rate'"),
+        (["train.batch_size=33"], 64, "train.batch_size=33 is not divisible"),
+        (["mesh.fsdp=3"], 64, "mesh.fsdp=3"),
+        (["model.variant=ViT-Z/1"], 64, "model.variant='ViT-Z/1' is not one of"),
+        (["data.source=tar", "data.path=/nowhere/*.tar"], 65, "data.path='/nowhere/*.tar'"),
+        (["eval.tasks=imagenet"], 64, "eval.tasks has 'imagenet'"),
+        (["data.augmentation=mixup"], 64, "data.augmentation='mixup' is not one of"),
+        (["tokenizer.model=/nowhere/x.model"], 64, "/nowhere/x.model"),
+        (["tokenizer.vocab_size=30000"], 64, "tokenizer.vocab_size=30000"),
+        (["optim.warmup_examples=100000"], 64, "lower optim.warmup_examples"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(trainer, tmp_path, flags, code, message):
+    got, output = trainer.run(tmp_path, *flags, devices=2)
+    assert got == code, output
+    assert message in output
+    assert output.count("error: ") == 1
+    assert "Traceback" not in output
+
+
+def test_command_line_errors(trainer, tmp_path):
+    code, output = trainer.run(tmp_path, config="configs/quickstrat.py")
+    assert code == 64
+    assert "no such file" in output
+    (tmp_path / "file").write_text("")
+    code, output = trainer.run(tmp_path / "file")
+    assert code == 1
+    assert output.count("error: ") == 1
+    assert "Traceback" not in output
+
+
+def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
+    from PIL import Image
+
+    rows = []
+    for i in range(40):
+        name = f"{i}.png"
+        if i % 10 == 0:
+            (tmp_path / name).write_bytes(b"<html>404</html>")
+        else:
+            Image.new("RGB", (20, 20), (i * 6, 0, 255 - i * 6)).save(tmp_path / name)
+        rows.append(json.dumps({"image": name, "caption": f"colour number {i}"}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    flags = (
+        "data.source=table", f"data.path={tmp_path}/pairs.jsonl", "tokenizer.vocab_size=26",
+        "eval.tasks=()", "log.report=False", "train.examples=640", "log.tensorboard=False",
+    )  # fmt: skip
+    code, output = trainer.run(tmp_path / "a", *flags, "data.max_bad_fraction=0.5")
+    assert code == 0, output
+    assert "unreadable record" in output
+    assert "0.png" in output
+    assert result(tmp_path / "a")["bad_records"] > 30
+    code, output = trainer.run(tmp_path / "b", *flags, "data.max_bad_fraction=0.01")
+    assert code == 65, output
+    assert "records could not be read, more than data.max_bad_fraction=0.01" in output
+
+
+def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path):
+    """Files cannot grow beyond 30 kB, as on a disk without room for a checkpoint."""
+    code, output = trainer.run(
+        tmp_path, *LONG, "train.examples=640", "checkpoint.every_examples=320",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
+    )  # fmt: skip
+    assert code == 1, output[-3000:]
+    assert "step 20/20" in output
+    assert "checkpoint at step 10 not written" in output
+    assert "the last checkpoint could not be written" in output
+    assert "Traceback" not in output
+    code, output = trainer.run(
+        tmp_path, *LONG, "train.examples=640", "checkpoint.every_examples=320"
+    )
+    assert code == 0, output
