@@ -82,7 +82,7 @@ def initialize(env: Mapping[str, str] | None = None) -> None:
     jax.distributed.initialize(
         **explicit,
         initialization_timeout=300,
-        heartbeat_timeout_seconds=30,
+        heartbeat_timeout_seconds=20,
         shutdown_timeout_seconds=30,
     )
 

@@ -1,0 +1,118 @@
+"""Tasks, the embedder they see, and the report's pictures."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax import config as config_lib
+from clip_jax.evals import embedder, gallery, report, tasks
+from clip_jax.mesh import create_mesh
+
+
+def simple_embedder(mesh_sizes, batch_size, calls=None):
+    """Embeds a picture or tokens by their first numbers; counts the shapes it is given."""
+    calls = [] if calls is None else calls
+
+    def embed(x):
+        calls.append(x.shape)
+        flat = x.reshape(x.shape[0], -1)[:, :4].astype(jnp.float32) + 1
+        return flat / jnp.linalg.norm(flat, axis=1, keepdims=True)
+
+    return embedder.sharded(
+        embed, embed, mesh=create_mesh(mesh_sizes), batch_size=batch_size, image_size=4,
+        embed_dim=4,
+    )  # fmt: skip
+
+
+def images(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("batch_size", [7, 8, 64])
+def test_batch_size_and_devices_change_nothing(sizes, batch_size):
+    want = simple_embedder({"data": 8}, 8).images(images(53))
+    got = simple_embedder(sizes, batch_size).images(images(53))
+    assert got.shape == (53, 4)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_odd_numbers_of_rows_use_one_shape():
+    calls = []
+    e = simple_embedder({"data": 8}, 16, calls)
+    for n in (0, 1, 15, 16, 17, 40):
+        assert e.images(images(n)).shape == (n, 4)
+    assert set(calls) == {(16, 4, 4, 3)}
+
+
+def tokenize(texts):
+    return np.array([[len(t), *t.encode()[:3]] for t in texts], np.int32)
+
+
+def zero_shot_task(n=20):
+    return tasks.ZeroShotTask(
+        "zero", images(n), np.arange(n) % 5, ["ant", "bear", "cat", "dog", "eel"], ("a {}",),
+        ("Google",) * n, {"top1": 0.2},
+    )  # fmt: skip
+
+
+def retrieval_task(n=12):
+    return tasks.RetrievalTask("pairs", images(n), [f"text {i}" for i in range(n)], np.arange(n))
+
+
+def test_tasks_return_their_metrics():
+    e = simple_embedder({"data": 8}, 8)
+    found = zero_shot_task().run(e, tokenize)
+    assert {"top1", "top5", "n"} <= found.keys()
+    assert found["top5"] == 1.0
+    found = retrieval_task().run(e, tokenize)
+    assert found["n"] == 12
+    assert 0 <= found["text_to_image_r@1"] <= found["text_to_image_r@5"] <= 1
+
+
+def test_the_gallery_fills_every_part_of_the_report(tmp_path):
+    e = simple_embedder({"data": 8}, 8)
+    both = [zero_shot_task(), retrieval_task()]
+    values = {t.name: t.run(e, tokenize) for t in both}
+    page = gallery.build("t", [("model", "x")], [], both, values, e, tokenize, 10.0)
+    assert page.similarity.matrix.shape == (10, 10)
+    np.testing.assert_array_equal(
+        page.similarity.matrix,
+        e.texts(tokenize(page.similarity.captions)) @ e.images(np.stack(page.similarity.images)).T,
+    )
+    assert len(page.predictions) == 12
+    assert all(len(p.guesses) == 5 for p in page.predictions)
+    assert [len(q.answers) for q in page.text_to_image] == [5] * 4
+    assert len(page.image_to_text) == 4
+    assert any(r.baseline == 0.2 for r in page.results)
+    paths = report.write_report(tmp_path, page)
+    assert all(p.stat().st_size > 10_000 for p in paths)
+
+
+def test_emoji_tasks(emoji_cache):
+    c = config_lib.defaults()
+    c.data.cache_dir = str(emoji_cache)
+    c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
+    unseen, held, pairs = tasks.prepare(c, 16)
+    assert unseen.images.shape == (1421, 16, 16, 3)
+    assert len(unseen.class_names) == 1807
+    assert held.images.shape[0] == 1064
+    assert len(held.class_names) == 181
+    assert unseen.baselines["top1"] == 0.236
+    assert 170 < len(pairs.texts) <= 181
+    assert len(set(pairs.texts)) == len(pairs.texts)
+
+
+def test_retrieval_needs_pairs_of_its_own():
+    c = config_lib.defaults()
+    c.data.source, c.eval.tasks = "table", ("retrieval",)
+    with pytest.raises(ValueError, match=r"data.validation_path is empty"):
+        tasks.prepare(c, 16)
+
+
+def test_unknown_tasks_are_named():
+    c = types.SimpleNamespace(eval=types.SimpleNamespace(tasks=("imagenet",)))
+    with pytest.raises(ValueError, match="eval.tasks has 'imagenet', which is not one of"):
+        tasks.prepare(c, 16)

@@ -1,0 +1,170 @@
+"""Several real processes on this machine train one run; and what happens when one is lost."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax import checkpoint, distributed, metrics, optim, state
+from clip_jax import config as config_lib
+from clip_jax.mesh import create_mesh
+from clip_jax.models import clip
+
+FLAGS = (
+    "train.examples=640", "log.every_steps=1", "eval.limit=30", "eval.every_examples=0",
+    "log.tensorboard=False", "checkpoint.every_examples=320", "mesh.data=2", "mesh.fsdp=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(trainer, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    code, output = trainer.run(workdir, *FLAGS, devices=4)
+    assert code == 0, output
+    return workdir
+
+
+def parameters(root, workdir):
+    """The final parameters of a run of configs/tiny.py."""
+    c = config_lib.load(str(root / "configs" / "tiny.py"))
+    mesh = create_mesh({"data": 8})
+
+    class Tokenizer:
+        vocab_size, context_length, eot_id = 32, 12, 2
+
+    model = clip.build(c.model, Tokenizer)
+    tx, _ = optim.build(c.optim, 0, 10)
+    shapes, _ = state.abstract(model, tx, False, mesh)
+    ck = checkpoint.Checkpoints(workdir / "checkpoints", keep=3)
+    restored, facts = ck.restore(shapes)
+    ck.close()
+    assert facts["step"] == 20
+    return jax.tree.map(np.asarray, restored.params)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp_path, count):
+    """Same mesh, same rows: what differs is the order in which gloo and the in-process
+    all-reduce add up gradients, hence the last bits. Twenty steps of Adam at rate 3e-3 move a
+    parameter by up to 6e-2; 1e-4 is a six-hundredth of that. (Key biases have no true gradient:
+    Adam turns their rounding noise into steps, and they are left out.)"""
+    group = trainer.start_group(tmp_path, count, *FLAGS, devices=4 // count)
+    outputs = [p.communicate(timeout=300)[0] for p in group]
+    assert [p.returncode for p in group] == [0] * count, outputs
+    assert f"{count} process(es), 4 cpu device(s)" in outputs[0]
+    assert all("step " not in o for o in outputs[1:])
+    got = jax.tree_util.tree_flatten_with_path(parameters(root, tmp_path))[0]
+    want = jax.tree.leaves(parameters(root, one_process))
+    for (path, a), b in zip(got, want, strict=True):
+        a, b = a.copy(), b.copy()
+        if jax.tree_util.keystr(path).endswith("['qkv']['bias']"):
+            a[:, 1] = b[:, 1] = 0
+        np.testing.assert_allclose(a, b, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+    results = [json.loads((w / "result.json").read_text()) for w in (tmp_path, one_process)]
+    assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
+    found, expected = (r["metrics"]["retrieval"] for r in results)
+    # Thirty texts: a cosine in the last bit may swap two neighbours in a ranking.
+    assert found == pytest.approx(expected, abs=0.07)
+    curves = [[r["loss"] for r in metrics.read(w / "metrics.jsonl") if "loss" in r]
+              for w in (tmp_path, one_process)]  # fmt: skip
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+@pytest.mark.multiprocess
+def test_other_processes_continue_a_run_of_one(trainer, root, one_process, tmp_path):
+    """One process stops half way; two processes take the run to its end."""
+    process = trainer.start(tmp_path, *FLAGS, devices=4)
+    trainer.wait_for_step(process, tmp_path, 12)
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code in (0, 75), output
+    group = trainer.start_group(tmp_path, 2, *FLAGS, devices=2)
+    outputs = [p.communicate(timeout=300)[0] for p in group]
+    assert [p.returncode for p in group] == [0, 0], outputs
+    for a, b in zip(
+        jax.tree.leaves(parameters(root, tmp_path)),
+        jax.tree.leaves(parameters(root, one_process)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+@pytest.mark.multiprocess
+def test_a_stop_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_path):
+    flags = (*FLAGS, "train.examples=64000", "eval.tasks=()")
+    group = trainer.start_group(tmp_path, 2, *flags, devices=2)
+    trainer.wait_for_step(group[0], tmp_path, 5)
+    group[1].send_signal(signal.SIGTERM)
+    outputs = [p.communicate(timeout=120)[0] for p in group]
+    assert [p.returncode for p in group] == [75, 75], outputs
+    assert "with a checkpoint" in outputs[0]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
+    flags = (*FLAGS, "train.examples=640000", "eval.tasks=()")
+    group = trainer.start_group(tmp_path, 2, *flags, devices=2)
+    trainer.wait_for_step(group[0], tmp_path, 5)
+    group[victim].kill()
+    started = time.time()
+    survivor = group[1 - victim]
+    output, _ = survivor.communicate(timeout=60)
+    assert time.time() - started < 45
+    assert survivor.returncode not in (0, None), output
+    group[victim].communicate()
+
+
+def test_explicit_addresses_must_be_complete():
+    with pytest.raises(ValueError, match="CLIP_JAX_COORDINATOR is set, but not"):
+        distributed.initialize({"CLIP_JAX_COORDINATOR": "localhost:1"})
+
+
+@pytest.mark.parametrize(
+    ("env", "several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "8"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ],
+)
+def test_launchers_are_recognised(env, several):
+    assert distributed._several_tasks(env) is several
+
+
+def test_one_process_needs_no_agreement():
+    assert distributed.agree(True)
+    assert not distributed.agree(False)
+    distributed.barrier("nothing to wait for")
+    assert distributed.is_lead()
+
+
+def test_the_watchdog_ends_a_process_that_hangs(trainer):
+    import subprocess
+    import sys
+
+    code = (
+        "import time; from clip_jax.distributed import Watchdog; w = Watchdog(0.5)\n"
+        "def a_hanging_collective(): time.sleep(30)\na_hanging_collective()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment,
+        timeout=20,
+    )  # fmt: skip
+    assert done.returncode == distributed.HANGING
+    assert "no step for" in done.stderr
+    assert "a_hanging_collective" in done.stderr
+
+
+def test_a_watchdog_that_hears_beats_lets_live():
+    dog = distributed.Watchdog(0.6)
+    for _ in range(8):
+        time.sleep(0.15)
+        dog.beat()
+    dog.close()

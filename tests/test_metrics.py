@@ -1,0 +1,69 @@
+"""Records, the clock, and the line a person reads."""
+
+import json
+
+import pytest
+
+from clip_jax import metrics
+
+RECORD = {
+    "step": 50, "examples": 12800, "seconds": 100.0, "seconds_per_step": 2.0, "loss": 1.25,
+    "accuracy": 0.5, "logit_scale": 14.5, "learning_rate": 5e-4, "images_per_second": 1234.0,
+    "data_wait": 0.25,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.4, "59s"), (61, "1m01s"), (3600, "1h00m"), (90061, "1d01h"),
+     (float("inf"), "?"), (-3, "0s")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert metrics.duration(seconds) == text
+
+
+def test_the_line_says_it_all():
+    line = metrics.progress_line(RECORD, 150)
+    for part in ("step  50/150", "12,800", "1.2500", "50.0%", "14.50", "5.00e-04",
+                 "1,234 images/s", "data wait 25%", "left 3m20s"):  # fmt: skip
+        assert part in line
+
+
+def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
+    writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+    for step in range(1, 6):
+        writer.write({"step": step, "loss": 1.0})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')  # cut short by a kill
+    writer = metrics.Writer(tmp_path, 3, tensorboard=False)
+    writer.write({"step": 4, "loss": 2.0})
+    writer.close()
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    writer = metrics.Writer(tmp_path, 0, tensorboard=True)
+    writer.write(RECORD)
+    writer.close()
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    assert len(events) == 1
+    data = events[0].read_bytes()
+    assert b"logit_scale" in data
+    assert b"images_per_second" in data
+
+
+def test_the_clock_goes_on_from_earlier_launches():
+    clock = metrics.Clock(100.0)
+    assert 100 <= clock.seconds() < 101
+    length, share = clock.lap(0.0)
+    assert length > 0
+    assert share == 0
+    assert clock.lap(1e9)[1] == 1.0
+
+
+def test_reading_what_is_not_there(tmp_path):
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
+    assert json.dumps(RECORD)
