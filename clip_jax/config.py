@@ -32,11 +32,14 @@ def defaults() -> ConfigDict:
     c.model.vision = ConfigDict()  # None: what the variant says
     for key in ("image_size", "patch_size", "width", "layers", "heads"):
         c.model.vision[key] = placeholder(int)
+    c.model.vision.position_init = placeholder(str)  # normal | sincos
     c.model.text = ConfigDict()  # vocabulary and context length come from the tokenizer
     for key in ("width", "layers", "heads"):
         c.model.text[key] = placeholder(int)
     c.model.embed_dim = placeholder(int)
     c.model.activation = placeholder(str)  # quick_gelu | gelu | gelu_tanh
+    c.model.image_mean = placeholder(tuple)  # of pixels in 0 to 1; None: what the variant says
+    c.model.image_std = placeholder(tuple)
     c.model.dtype = "bfloat16"  # compute; parameters, moments and the loss are float32
     c.model.scan = True  # compile one block and loop over it; False unrolls (faster on CPU)
     c.model.remat = "none"  # none | dots | full: what the backward pass recomputes

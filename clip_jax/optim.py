@@ -86,7 +86,8 @@ def _adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
 
 def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for the rest (Jordan et al. 2024; Liu et al. 2025,
-    arXiv 2502.16982, whose scaling lets the learning rates of AdamW carry over)."""
+    arXiv 2502.16982, whose scaling lets the learning rates of AdamW carry over).
+    """
 
     def label(params):
         return jax.tree_util.tree_map_with_path(

@@ -8,7 +8,7 @@ import pytest
 
 FLOORS = {
     0: ["config", "mesh", "distributed", "tokenizers", "data.sources", "data.tar",
-        "data.transforms", "data.emoji", "data.emoji_pairs", "metrics"],
+        "data.transforms", "data.drawing", "data.emoji", "data.emoji_pairs", "metrics"],
     1: ["models", "losses", "optim", "data.loader"],
     2: ["state", "interop"],
     3: ["step", "checkpoint", "workdir", "api"],

@@ -182,7 +182,7 @@ def test_paper_recipe_lowers_at_full_batch_without_allocating(root):
         seed=0, ema_decay=0.0, mask_groups=False,
     )  # fmt: skip
     rows = {"images": ((224, 224, 3), jnp.uint8), "tokens": ((77,), jnp.int32)}
-    rows |= {k: ((), jnp.int32) for k in ("groups", "bad", "stop")}
+    rows |= dict.fromkeys(("groups", "bad", "stop"), ((), jnp.int32))
     n = c.train.batch_size
     assert n == 32768
     shaped = {k: jax.ShapeDtypeStruct((n, *s), d) for k, (s, d) in rows.items()}

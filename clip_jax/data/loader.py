@@ -47,6 +47,8 @@ class Order:
             by_group = np.argsort(source.groups, kind="stable")
             cuts = np.flatnonzero(np.diff(source.groups[by_group])) + 1
             self.members = np.split(by_group, cuts)
+            weights = np.ones(count) if source.weights is None else source.weights
+            self.shares = [np.cumsum(weights[m]) / weights[m].sum() for m in self.members]
             count = len(self.members)
         self.count = count
         self._permutation = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
@@ -55,8 +57,8 @@ class Order:
         pick = int(self._permutation[position])
         if self.members is None:
             return pick
-        members = self.members[pick]
-        return int(members[_rng(self.seed, _MEMBER, position).integers(len(members))])
+        draw = _rng(self.seed, _MEMBER, position).random()
+        return int(self.members[pick][np.searchsorted(self.shares[pick], draw, "right")])
 
 
 def _rng(seed: int, stream: int, position: int) -> np.random.Generator:

@@ -36,10 +36,13 @@ class Source(Protocol):
       fingerprint: sha256 over what decides the pairs and their order.
       groups: int32[n], or None where they are not known before reading. Pairs of one group show
         the same thing and are not negatives of each other under ``loss.mask_groups``.
+      weights: float[n], how often a pair is drawn in comparison with others of its group under
+        ``data.sampling="grouped"``; None: equally often.
     """
 
     fingerprint: str
     groups: np.ndarray | None
+    weights: np.ndarray | None
 
     def __len__(self) -> int: ...
 
@@ -89,7 +92,7 @@ class TableSource:
     one of which is drawn at each reading.
     """
 
-    groups = None
+    groups = weights = None
 
     def __init__(self, pattern: str, image_key: str, caption_key: str):
         self.rows: list[tuple[str, str | list[str]]] = []
@@ -138,7 +141,7 @@ def _rows(path: Path, data: bytes) -> list[Mapping[str, Any]]:
 class TarSource:
     """Pairs in tar shards; see ``clip_jax.data.tar``."""
 
-    groups = None
+    groups = weights = None
 
     def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
         self.shards = [load_index(p, image_key, caption_key, cache_dir) for p in _files(pattern)]
@@ -172,7 +175,7 @@ class TarSource:
 class TfdsSource:
     """A TFDS data set in ArrayRecord (or another random-access) format, already prepared."""
 
-    groups = None
+    groups = weights = None
 
     def __init__(self, name: str, split: str, image_key: str, caption_key: str, data_dir: str):
         import tensorflow_datasets as tfds  # half a second: only when used
@@ -213,6 +216,8 @@ COLORS = {
 
 class SyntheticSource:
     """Two-colour pictures and their captions, made on the fly: for tests and benchmarks."""
+
+    weights = None
 
     def __init__(self, size: int = 4096, pixels: int = 32):
         self.size, self.pixels = size, pixels

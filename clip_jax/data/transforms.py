@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from clip_jax.data import drawing
+
 # Animated and multi-page files give their first frame. EPS is left out: Pillow would look for a
 # Ghostscript to run.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -105,6 +107,7 @@ def no_augmentation(image: Image.Image, size: int, rng: np.random.Generator) -> 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": no_augmentation,
     "square_crop": square_crop,
+    "drawing": drawing.augment,
 }
 
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from clip_jax.models import layers
 from clip_jax.models.text import TextConfig, TextTransformer
-from clip_jax.models.vit import ViT, ViTConfig
+from clip_jax.models.vit import POSITIONS, ViT, ViTConfig
 
 # Paper section 2.5: the temperature starts at 0.07, and its inverse is clipped at 100.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -36,7 +36,7 @@ VARIANTS: dict[str, ClipConfig] = {
     "ViT-B/16": ClipConfig(512, ViTConfig(224, 16, 768, 12, 12), TextConfig(512, 12, 8)),
     "ViT-L/14": ClipConfig(768, ViTConfig(224, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
     "ViT-L/14@336": ClipConfig(768, ViTConfig(336, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
-    "ViT-Mini/12": ClipConfig(128, ViTConfig(72, 12, 128, 4, 4), TextConfig(128, 2, 4, 24)),
+    "ViT-Mini/12": ClipConfig(128, ViTConfig(48, 12, 128, 3, 2), TextConfig(128, 1, 2, 16)),
     "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), TextConfig(32, 2, 4, 8, 64, 63)),
 }
 
@@ -117,7 +117,10 @@ def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:
             eot_id=tokenizer.eot_id,
         )
     config = dataclasses.replace(
-        base, vision=vision, text=text, **given({k: model[k] for k in ("embed_dim", "activation")})
+        base,
+        vision=vision,
+        text=text,
+        **given({k: model[k] for k in ("embed_dim", "activation", "image_mean", "image_std")}),
     )
     for key, tower in (("vision", vision), ("text", text)):
         if tower.width % tower.heads:
@@ -129,6 +132,10 @@ def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:
         raise ValueError(
             f"model.vision.image_size={vision.image_size} is smaller than "
             f"model.vision.patch_size={vision.patch_size}"
+        )
+    if vision.position_init not in POSITIONS:
+        raise ValueError(
+            f"model.vision.position_init={vision.position_init!r} is not one of {sorted(POSITIONS)}"
         )
     if config.activation not in layers.ACTIVATIONS:
         raise ValueError(

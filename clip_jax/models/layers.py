@@ -49,11 +49,17 @@ def uniform(bound: float) -> Initializer:
 def matmul(x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
     """Contracts the last ``contract`` axes of ``x`` with the first ones of ``kernel``.
 
-    The gradient is written out because XLA on CPU otherwise fuses the whole backward chain of the
-    residual stream into the transpose that the weight gradient needs, which runs a training step
-    at three quarters of its speed; on other platforms it is the gradient JAX would derive.
+    Batch axes are merged before the products, in the gradient too: left to itself, XLA on CPU
+    fuses the backward chain of the residual stream into a transpose that the weight gradient of
+    unmerged axes needs, and a step takes a sixth longer.
     """
-    return jnp.tensordot(x, kernel, contract)
+    lead = x.ndim - contract
+    y = jnp.tensordot(_merged(x, lead), kernel, contract)
+    return y.reshape(x.shape[:lead] + kernel.shape[contract:])
+
+
+def _merged(x: jax.Array, lead: int) -> jax.Array:
+    return x.reshape(-1, *x.shape[lead:])
 
 
 def _matmul_fwd(x, kernel, contract):
@@ -62,17 +68,14 @@ def _matmul_fwd(x, kernel, contract):
 
 def _matmul_bwd(contract, residuals, dy):
     x, kernel = residuals
-    dy = jax.lax.platform_dependent(dy, cpu=jax.lax.optimization_barrier, default=lambda a: a)
-    lead = tuple(range(x.ndim - contract))
-    out_axes = tuple(range(len(lead), dy.ndim))
-    dx = jnp.tensordot(dy, kernel, (out_axes, tuple(range(contract, kernel.ndim))))
-    # Sums over thousands of rows: accumulate in float32 whatever the compute dtype.
-    dkernel = jnp.tensordot(x, dy, (lead, lead), preferred_element_type=_at_least_float32(x.dtype))
-    return dx, dkernel.astype(kernel.dtype)
-
-
-def _at_least_float32(dtype):
-    return jnp.promote_types(dtype, jnp.float32)
+    lead = x.ndim - contract
+    rows, drows = _merged(x, lead), _merged(dy, lead)
+    outputs = tuple(range(1, drows.ndim))
+    dx = jnp.tensordot(drows, kernel, (outputs, tuple(range(contract, kernel.ndim))))
+    # A sum over thousands of rows: accumulated in float32 whatever the compute dtype.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    dkernel = jnp.tensordot(rows, drows, ((0,), (0,)), preferred_element_type=wide)
+    return dx.reshape(x.shape), dkernel.astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_fwd, _matmul_bwd)

@@ -1,11 +1,13 @@
 """Vision Transformer image tower (paper section 2.4; openai/CLIP ``VisionTransformer``)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 
 from clip_jax.mesh import constrain
 from clip_jax.models import layers
@@ -21,11 +23,41 @@ class ViTConfig:
     layers: int
     heads: int
     mlp_ratio: float = 4.0
+    position_init: str = "normal"
 
     @property
     def tokens(self) -> int:
         """Sequence length: patches plus the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
+
+
+def _normal_positions(c: ViTConfig) -> Initializer:
+    return nn.initializers.normal(c.width**-0.5)
+
+
+def _sincos_positions(c: ViTConfig) -> Initializer:
+    """Sines and cosines of rows and columns (He et al. 2021, arXiv 2111.06377), then learned:
+    neighbours start alike, which data sets of thousands of pictures are too small to teach.
+    """
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        side = c.image_size // c.patch_size
+        waves = 50.0 ** -(jnp.arange(c.width // 4) / (c.width // 4)) * 1.5
+        angles = jnp.arange(side)[:, None] * waves
+        one_axis = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        rows = jnp.repeat(one_axis, side, axis=0)
+        columns = jnp.tile(one_axis, (side, 1))
+        first = nn.initializers.normal(c.width**-0.5)(key, (1, shape[1]), dtype)
+        return jnp.concatenate([first, jnp.concatenate([rows, columns], axis=1).astype(dtype)])
+
+    return init
+
+
+# How the position embeddings start: "normal" is openai/CLIP's.
+POSITIONS: dict[str, Callable[[ViTConfig], Initializer]] = {
+    "normal": _normal_positions,
+    "sincos": _sincos_positions,
+}
 
 
 class ViT(nn.Module):
@@ -56,7 +88,7 @@ class ViT(nn.Module):
         )
         positions = self.param(
             "position_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(scale), (None, "embed")),
+            nn.with_logical_partitioning(POSITIONS[c.position_init](c), (None, "embed")),
             (c.tokens, c.width),
             jnp.float32,
         )

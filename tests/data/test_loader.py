@@ -19,7 +19,7 @@ class Tokens:
 class Broken:
     """A source in which some records cannot be read."""
 
-    groups = None
+    groups = weights = None
     fingerprint = "broken"
 
     def __init__(self, bad, size=100):
@@ -117,6 +117,14 @@ def test_grouped_sampling_draws_every_group_once_a_pass():
     assert sorted(groups[:56]) == sorted(groups[56:]) == list(range(56))
     assert len({int(x["index"]) for x in rows}) > 80  # other members in the second pass
     assert all(source.groups[int(x["index"])] == int(x["groups"]) for x in rows)
+
+
+def test_weights_decide_how_often_a_member_is_drawn():
+    source = sources.SyntheticSource(112)  # 56 groups of two
+    source.weights = np.where(np.arange(112) < 56, 3.0, 1.0)
+    r = loader.Order(source, "grouped", 0)
+    first = sum(r(i) < 56 for i in range(56 * 40))
+    assert first / (56 * 40) == pytest.approx(0.75, abs=0.03)
 
 
 def test_grouped_sampling_needs_groups():

@@ -94,7 +94,7 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
             caption_key="name",
             split="held_out",
             cache_dir=str(emoji_cache / "emoji" / "all"),
-        )  # fmt: skip
+        )
     )
     assert len(source) == 1064
     example = source.read(0, RNG)
