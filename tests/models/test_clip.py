@@ -190,9 +190,38 @@ def test_initial_distributions_are_openais():
     assert not jnp.allclose(blocks["fc"]["kernel"][0], blocks["fc"]["kernel"][1])
 
 
+def test_sincos_positions_make_neighbours_alike():
+    c = model_config(vision={"position_init": "sincos", "patch_size": 2})
+    positions = np.array(init(clip.build(c))["params"]["image_tower"]["position_embedding"])
+    assert positions.shape == (65, 32)
+    grid = positions[1:].reshape(8, 8, 32)
+    unit_rows = grid / np.linalg.norm(grid, axis=-1, keepdims=True)
+
+    def likeness(dy, dx):
+        return float((unit_rows[0, 0] * unit_rows[dy, dx]).sum())
+
+    assert likeness(0, 1) == pytest.approx(likeness(1, 0), rel=1e-5)
+    assert likeness(0, 1) > likeness(0, 4)
+    assert likeness(1, 0) > likeness(4, 0)
+    # Every position is its own.
+    assert len(np.unique(positions.round(4), axis=0)) == 65
+
+
+def test_pixel_statistics_come_from_the_config():
+    c = model_config(image_mean=(1.0, 1.0, 1.0), image_std=(0.5, 0.5, 0.5))
+    model = clip.build(c)
+    variables = init(model)
+    _, tokens = batch()
+    white, zeros = np.full((4, 16, 16, 3), 255, np.uint8), np.zeros((4, 16, 16, 3), np.float32)
+    np.testing.assert_array_equal(
+        apply(model, variables, white, tokens)[0], apply(model, variables, zeros, tokens)[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"vision": {"position_init": "rope"}}, r"model.vision.position_init='rope' is not one"),
         ({"variant": "ViT-Z/1"}, r"model.variant='ViT-Z/1' is not one of"),
         ({"activation": "relu"}, r"model.activation='relu'"),
         ({"remat": "some"}, r"model.remat='some'"),

@@ -1,0 +1,72 @@
+"""Measurements that anyone can repeat: python -m clip_jax.benchmark baselines
+
+baselines: what cheap methods reach on the quickstart's zero-shot tasks.
+"""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+
+from clip_jax import config as config_lib
+from clip_jax.data import emoji, emoji_pairs, sources
+from clip_jax.data.transforms import evaluation_images
+from clip_jax.evals import baselines, zero_shot
+
+SIZE = 72
+
+
+def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
+    """Prints and returns what nearest neighbour and ridge regression reach, by task."""
+    cache = sources.cache_dir(cache_dir)
+    source = emoji_pairs.EmojiSource(cache, "all", "train", "plain")
+    plain = [r for r in source.records if not set(r["emoji"]) & emoji.TONES]
+    pictures = evaluation_images([r["image"] for r in plain], SIZE)
+    found = {}
+    for split in ("unseen_vendor", "held_out"):
+        test = emoji_pairs.zero_shot_set(cache, "all", split)
+        images = evaluation_images(test.pictures, SIZE)
+        started = time.perf_counter()
+        number = {name: i for i, name in enumerate(test.class_names)}
+        if split == "unseen_vendor":  # held-out concepts have no training pictures to be near to
+            labels = np.array([number[r["name"]] for r in plain])
+            scores = baselines.nearest_neighbour(
+                baselines.pixel_features(pictures), labels,
+                baselines.pixel_features(images), len(number),
+            )  # fmt: skip
+            found[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
+        names = sorted({r["name"] for r in plain} | set(test.class_names))
+        row = {name: i for i, name in enumerate(names)}
+        text = baselines.text_features(names)
+        predicted = baselines.ridge(
+            baselines.shape_and_color_features(pictures),
+            text[[row[r["name"]] for r in plain]],
+            baselines.shape_and_color_features(images),
+        )
+        scores = zero_shot.scores(predicted, text[[row[n] for n in test.class_names]])
+        found[f"{split}/ridge regression"] = zero_shot.accuracy(scores, test.labels)
+        print(f"{split}: {len(images)} pictures, {len(number)} classes", end="")
+        print(f" ({time.perf_counter() - started:.0f} s)")
+        for name, values in found.items():
+            if name.startswith(split):
+                shown = "  ".join(f"{k} {v:.1%}" for k, v in values.items())
+                print(f"  {name.removeprefix(split + '/')}: {shown}")
+    return found
+
+
+BENCHMARKS = {"baselines": measure_baselines}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m clip_jax.benchmark", description=__doc__)
+    parser.add_argument("name", choices=sorted(BENCHMARKS))
+    parser.add_argument("--cache-dir", default=config_lib.defaults().data.cache_dir)
+    flags = parser.parse_args(arguments)
+    BENCHMARKS[flags.name](flags.cache_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What cheap methods reach on a zero-shot task: figures that a trained model has to beat.
+
+Both see the training pictures without augmentation, and neither learns features: a nearest
+neighbour on pixels, and ridge regression from hand-made image features to hand-made text features.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pixel_features(images: np.ndarray, side: int = 24) -> np.ndarray:
+    """Pictures uint8[n, S, S, 3] averaged down to ``side`` and centred: unit rows float32[n, F]."""
+    n, size = len(images), images.shape[1]
+    step = size // side
+    x = images[:, : side * step, : side * step].astype(np.float32) / 255
+    x = x.reshape(n, side, step, side, step, 3).mean(axis=(2, 4)).reshape(n, -1)
+    return _unit(x - x.mean(axis=1, keepdims=True))
+
+
+def nearest_neighbour(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, classes: int
+) -> np.ndarray:
+    """Class scores float32[n, K]: the likeness of the likeliest training picture of the class.
+
+    Args:
+      train, test: unit features of pictures.
+      train_labels: int[m]; a class without training pictures scores -1, the least there is.
+      classes: K.
+    """
+    scores = np.full((len(test), classes), -1, np.float32)
+    likeness = test @ train.T
+    for label in np.unique(train_labels):
+        scores[:, label] = likeness[:, train_labels == label].max(axis=1)
+    return scores
+
+
+def shape_and_color_features(images: np.ndarray, cell: int = 8, bins: int = 9) -> np.ndarray:
+    """Histograms of oriented gradients (Dalal and Triggs 2005) and mean colours of cells.
+
+    Args:
+      images: uint8[n, S, S, 3], S a multiple of ``cell``.
+    """
+    x = images.astype(np.float32) / 255
+    grey = x.mean(axis=-1)
+    dy, dx = np.gradient(grey, axis=(1, 2))
+    strength, angle = np.hypot(dx, dy), np.mod(np.arctan2(dy, dx), np.pi)
+    n, cells = len(images), images.shape[1] // cell
+    shape = (n, cells, cell, cells, cell)
+    number = np.minimum((angle / np.pi * bins).astype(int), bins - 1)
+    histogram = np.stack(
+        [np.where(number == b, strength, 0).reshape(shape).sum(axis=(2, 4)) for b in range(bins)],
+        axis=-1,
+    )
+    histogram /= np.linalg.norm(histogram, axis=-1, keepdims=True) + 0.1
+    color = x.reshape(*shape, 3).mean(axis=(2, 4))
+    flat = [histogram.reshape(n, -1), 3 * color.reshape(n, -1)]
+    return np.concatenate(flat, axis=1)
+
+
+def text_features(names: Sequence[str], dimensions: int = 200) -> np.ndarray:
+    """TF-IDF of words and character trigrams, reduced by SVD: unit rows float64[n, dimensions]."""
+    documents = []
+    for name in names:
+        words = name.lower().replace(":", " ").replace(",", " ").split()
+        grams = [f" {w} "[i : i + 3] for w in words for i in range(len(w))]
+        documents.append([f"word {w}" for w in words] * 2 + grams)
+    vocabulary = {t: i for i, t in enumerate(sorted({t for d in documents for t in d}))}
+    counts = np.zeros((len(names), len(vocabulary)))
+    for row, document in enumerate(documents):
+        for term in document:
+            counts[row, vocabulary[term]] += 1
+    rarity = np.log(len(names) / (counts > 0).sum(axis=0)) + 1
+    u, s, _ = np.linalg.svd(_unit(counts * rarity), full_matrices=False)
+    return _unit(u[:, :dimensions] * s[:dimensions])
+
+
+def ridge(x: np.ndarray, y: np.ndarray, test: np.ndarray, penalty: float = 30.0) -> np.ndarray:
+    """Predictions of ridge regression with standardised inputs and an intercept.
+
+    Args:
+      x, y: float[m, F] and float[m, D], training pairs.
+      test: float[n, F].
+    """
+    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
+    x, test = (x - mean) / std, (test - mean) / std
+    target = y.mean(axis=0)
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - target))
+    return test @ weights + target
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-12)

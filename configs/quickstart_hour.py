@@ -1,0 +1,20 @@
+"""The quickstart with an hour's patience: more patches, a deeper image tower, more pairs.
+
+python -m clip_jax.train --config=configs/quickstart_hour.py
+"""
+
+import runpy
+from pathlib import Path
+
+
+def get_config():
+    c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
+    c.model.vision.patch_size = 8  # 36 patches in place of 16
+    c.model.vision.layers = 4
+    c.train.examples = 1_000_000
+    c.optim.warmup_examples = 40_000
+    c.optim.weight_decay = 0.2
+    c.optim.ema_decay = 0.999
+    c.eval.every_examples = 100_000
+    c.checkpoint.every_examples = 100_000
+    return c
