@@ -33,7 +33,7 @@ def get_config():
     c.data.threads = 1
 
     c.train.batch_size = 128
-    c.train.examples = 400_000
+    c.train.examples = 330_000
 
     c.optim.name = "muon"
     c.optim.learning_rate = 1.5e-3
@@ -42,7 +42,7 @@ def get_config():
     c.optim.clip_norm = 1.0
 
     c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
-    c.eval.every_examples = 80_000
-    c.checkpoint.every_examples = 80_000
+    c.eval.every_examples = 66_000
+    c.checkpoint.every_examples = 66_000
     c.log.every_steps = 50
     return c

@@ -9,9 +9,10 @@ import sys
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+# Tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisations
+# would take most of the time.
+FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=8"
 
 import pytest
 
@@ -63,7 +64,7 @@ class Trainer:
     def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), **options):
         """A running process; stdout and stderr come as one text."""
         environment = self.environment | dict(env)
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
              f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],

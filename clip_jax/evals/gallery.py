@@ -67,8 +67,12 @@ def queries(
     return of_text, of_image
 
 
+# What a reader looks for first; the report's tiles show the first four results.
+_FIRST = ("top1", "image_to_text_r@1", "text_to_image_r@1")
+
+
 def results(tasks: Sequence[Task], values: dict[str, dict[str, float]]) -> list[report.Result]:
-    """The final numbers as rows of the report."""
+    """The final numbers as rows of the report, the ones a reader looks for first in front."""
     rows = []
     for task in tasks:
         found = values[task.name]
@@ -77,7 +81,7 @@ def results(tasks: Sequence[Task], values: dict[str, dict[str, float]]) -> list[
                 continue
             ci, baseline = found.get(f"{metric}_ci95"), task.baselines.get(metric)
             rows.append(report.Result(task.name, metric, value, int(found["n"]), ci, baseline))
-    return rows
+    return sorted(rows, key=lambda r: r.metric not in _FIRST)
 
 
 def build(
