@@ -100,7 +100,7 @@ def test_emoji_tasks(emoji_cache):
     assert len(unseen.class_names) == 1807
     assert held.images.shape[0] == 1064
     assert len(held.class_names) == 181
-    assert unseen.baselines["top1"] == 0.236
+    assert unseen.baselines.keys() == {"top1", "top5"}
     assert 170 < len(pairs.texts) <= 181
     assert len(set(pairs.texts)) == len(pairs.texts)
 
