@@ -72,6 +72,18 @@ def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
     )
 
 
+def evaluation_line(values: Mapping[str, float]) -> str:
+    """One line about an evaluation's numbers: shares in percent, counts whole."""
+    parts = []
+    for key, value in values.items():
+        if key == "n":
+            parts.append(f"n {int(value):,}")
+        elif not key.endswith("_ci95"):
+            margin = values.get(f"{key}_ci95")
+            parts.append(f"{key} {value:.1%}" + (f" ± {margin:.1%}" if margin else ""))
+    return "  ".join(parts)
+
+
 class Writer:
     """Appends records to metrics.jsonl and to TensorBoard event files in the workdir.
 

@@ -299,7 +299,7 @@ class Run:
             model = self.embedder()
             for task in self.tasks:
                 values[task.name] = task.run(model, self.tokenizer)
-                say(f"  {task.name}: {describe_metrics(values[task.name])}")
+                say(f"  {task.name}: {metrics.evaluation_line(values[task.name])}")
         return values
 
     def finish(self) -> dict[str, Any]:
@@ -356,15 +356,3 @@ class Run:
 def _sizes(tower: Any) -> str:
     d = dataclasses.asdict(tower)
     return f"width {d['width']}, {d['layers']} layers, {d['heads']} heads"
-
-
-def describe_metrics(values: dict[str, float]) -> str:
-    """One line about an evaluation's numbers: shares in percent, counts whole."""
-    parts = []
-    for key, value in values.items():
-        if key == "n":
-            parts.append(f"n {int(value):,}")
-        elif not key.endswith("_ci95"):
-            margin = values.get(f"{key}_ci95")
-            parts.append(f"{key} {value:.1%}" + (f" ± {margin:.1%}" if margin else ""))
-    return "  ".join(parts)

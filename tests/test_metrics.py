@@ -29,6 +29,11 @@ def test_the_line_says_it_all():
         assert part in line
 
 
+def test_an_evaluations_line_has_shares_and_counts():
+    values = {"top1": 0.2871, "top5": 0.53, "n": 1421, "top1_ci95": 0.0235}
+    assert metrics.evaluation_line(values) == "top1 28.7% ± 2.4%  top5 53.0%  n 1,421"
+
+
 def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
     writer = metrics.Writer(tmp_path, 0, tensorboard=False)
     for step in range(1, 6):
