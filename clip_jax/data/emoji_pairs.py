@@ -1,8 +1,7 @@
 """The emoji data set as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
 
 Captions of style ``plain`` are the English names. Style ``rich`` varies them with sentences,
-keywords and groups. (Names in 13 other languages are in the records too; in the minutes that the
-quickstart has, they cost more than they give.)
+keywords and groups. (Names in 13 other languages are in the records too, and are not drawn.)
 """
 
 import dataclasses
