@@ -63,19 +63,19 @@ def decay_mask(rule: str) -> Callable[[Any], Any]:
     return mask
 
 
-# Matrices that Muon orthogonalises: the blocks' weights, stacked [layers, inputs, outputs], by the
-# name of their layer. Queries, keys and values are matrices of their own.
+# Matrices that Muon orthogonalises: the blocks' weights, [inputs, outputs] or stacked, by the name
+# of their layer; axes from the end. Queries, keys and values are matrices of their own.
 _MATRICES = {
-    "qkv": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(3, 4)),
-    "out": contrib.MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=(3,)),
-    "fc": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)),
-    "proj": contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,)),
+    "qkv": contrib.MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
+    "out": contrib.MuonDimensionNumbers(reduction_axis=(-3, -2), output_axis=(-1,)),
+    "fc": contrib.MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
+    "proj": contrib.MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
 }
 
 
 def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    if "blocks" not in names or names[-1] != "kernel":
+    if "encoder" not in names or names[-1] != "kernel":
         return None
     return _MATRICES[names[-2]]
 

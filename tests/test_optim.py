@@ -1,5 +1,6 @@
 """The schedule at its corners, the decay mask by name, AdamW against a plain computation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -107,37 +108,40 @@ def newton_schulz(g):
 
 def test_muon_orthogonalises_each_layers_matrices_and_adam_does_the_rest():
     rng = np.random.default_rng(0)
-    shapes = {"qkv": (2, 8, 3, 2, 4), "out": (2, 2, 4, 8), "fc": (2, 8, 32), "proj": (2, 32, 8)}
-    blocks = {
-        k: {"kernel": jnp.asarray(rng.normal(size=s), jnp.float32), "bias": jnp.ones(s[:1] + s[2:])}
-        for k, s in shapes.items()
-    }
-    params = {"encoder": {"blocks": blocks}, "projection": {"kernel": jnp.ones((8, 4))}}
-    grads = {
-        "encoder": {
-            "blocks": {
-                k: {n: jnp.asarray(rng.normal(size=x.shape), jnp.float32) for n, x in v.items()}
-                for k, v in blocks.items()
+    shapes = {"qkv": (8, 3, 2, 4), "out": (2, 4, 8), "fc": (8, 32), "proj": (32, 8)}
+
+    def tree(make):
+        def block(*layers):
+            return {
+                k: {"kernel": make(*layers, *s), "bias": make(*layers, *s[1:])}
+                for k, s in shapes.items()
             }
-        },
-        "projection": {"kernel": jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)},
-    }
+
+        encoder = {"blocks": block(2), "last_block": block()}
+        return {"encoder": encoder, "projection": {"kernel": make(8, 4)}}
+
+    params = tree(lambda *s: jnp.ones(s))
+    grads = tree(lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32))
     config = config_lib.defaults().optim
     config.update(name="muon", learning_rate=1.0, weight_decay=0.0)
     tx, _ = optim.build(config, 0, 10**9)
     updates, _ = tx.update(grads, tx.init(params), params)
+    updates, grads = (jax.tree.map(np.asarray, t) for t in (updates, grads))
     matrices = {
-        "qkv": lambda x: x[1, :, 2].reshape(8, 8),
-        "out": lambda x: x[1].reshape(8, 8),
-        "fc": lambda x: x[1],
-        "proj": lambda x: x[1],
+        "qkv": lambda x: x[:, 2].reshape(8, 8),
+        "out": lambda x: x.reshape(8, 8),
+        "fc": lambda x: x,
+        "proj": lambda x: x,
     }
-    for name, pick in matrices.items():
-        got = pick(np.asarray(updates["encoder"]["blocks"][name]["kernel"]))
-        want = newton_schulz(pick(np.asarray(grads["encoder"]["blocks"][name]["kernel"])))
-        np.testing.assert_allclose(got, -want * 0.2 * max(want.shape) ** 0.5, atol=2e-3)
+    for name, matrix in matrices.items():
+        for block, pick in (("blocks", lambda x: x[1]), ("last_block", lambda x: x)):
+            got = matrix(pick(updates["encoder"][block][name]["kernel"]))
+            want = newton_schulz(matrix(pick(grads["encoder"][block][name]["kernel"])))
+            np.testing.assert_allclose(got, -want * 0.2 * max(want.shape) ** 0.5, atol=2e-3)
     for got, g in (
         (updates["projection"]["kernel"], grads["projection"]["kernel"]),
         (updates["encoder"]["blocks"]["fc"]["bias"], grads["encoder"]["blocks"]["fc"]["bias"]),
-    ):
+        (updates["encoder"]["last_block"]["qkv"]["bias"],
+         grads["encoder"]["last_block"]["qkv"]["bias"]),
+    ):  # fmt: skip
         np.testing.assert_allclose(got, -np.sign(g), atol=1e-4)  # Adam's first step

@@ -84,7 +84,8 @@ matmul.defvjp(_matmul_fwd, _matmul_bwd)
 class Dense(nn.Module):
     """Affine map of the last ``contract`` axes to ``features``, computed in ``dtype``.
 
-    ``axes`` names the logical axes of the kernel (inputs first, then outputs).
+    ``axes`` names the logical axes of the kernel (inputs first, then outputs). A call with a slice
+    computes those of the first output axis alone.
     """
 
     features: tuple[int, ...]
@@ -95,12 +96,13 @@ class Dense(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, part: slice = slice(None)) -> jax.Array:
         shape = x.shape[x.ndim - self.contract :] + self.features
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), shape, jnp.float32
         )
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.contract)
+        kernel = kernel[(slice(None),) * self.contract + (part,)].astype(self.dtype)
+        y = matmul(x.astype(self.dtype), kernel, self.contract)
         if self.bias_init is not None:
             # FSDP shards what is large; gathering a bias costs a collective and saves nothing.
             axes = tuple(None if a == "embed" else a for a in self.axes[self.contract :])
@@ -110,7 +112,7 @@ class Dense(nn.Module):
                 self.features,
                 jnp.float32,
             )
-            y = y + bias.astype(self.dtype)
+            y = y + bias[part].astype(self.dtype)
         return y
 
 
@@ -158,8 +160,18 @@ def gpt_block_init(width: int, mlp_width: int, layers: int) -> BlockInit:
     )  # fmt: skip
 
 
+def token_at(x: jax.Array, at: jax.Array | int) -> jax.Array:
+    """One token of each row: [B, N, D] -> [B, 1, D], ``at`` one position for all or int[B]."""
+    if isinstance(at, int):
+        return x[:, at : at + 1]
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with biases. [B, N, D] -> [B, N, D]."""
+    """Multi-head self-attention with biases. [B, N, D] -> [B, N, D], or [B, 1, D] with ``at``.
+
+    With ``at`` (a position for all rows, or int[B]) only that token asks; all are asked.
+    """
 
     heads: int
     initial: BlockInit
@@ -167,15 +179,24 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> jax.Array:
         width = x.shape[-1]
         head = width // self.heads
         qkv = Dense(
             (3, self.heads, head), ("embed", None, "heads", None), self.initial.qkv,
             dtype=self.dtype, name="qkv",
-        )(x)  # fmt: skip
-        q, k, v = (constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3))
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        )  # fmt: skip
+        if at is None:
+            parts, mask = qkv(x), None
+            q, k, v = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+        else:
+            parts, mask = qkv(x, slice(1, 3)), None
+            q, k, v = qkv(token_at(x, at), slice(0, 1))[:, :, 0], parts[:, :, 0], parts[:, :, 1]
+            if self.causal:
+                last = jnp.broadcast_to(at, x.shape[:1])
+                mask = (jnp.arange(x.shape[1]) <= last[:, None])[:, None, None]
+        q, k, v = (constrain(t, "batch", None, "heads", None) for t in (q, k, v))
+        y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal and at is None)
         return Dense(
             (width,), ("heads", None, "embed"), self.initial.out, contract=2,
             dtype=self.dtype, name="out",
@@ -183,7 +204,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then MLP. [B, N, D] -> [B, N, D]."""
+    """Pre-norm residual block: attention, then MLP. [B, N, D] -> [B, N, D].
+
+    With ``at`` it gives one token a row, [B, 1, D], and computes the others' keys and values only.
+    """
 
     heads: int
     mlp_width: int
@@ -193,11 +217,11 @@ class Block(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, _=None) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> tuple[jax.Array, None]:
         x = constrain(x, "batch", None, None)
         attention = Attention(self.heads, self.initial, self.causal, self.dtype, name="attention")
-        x = x + attention(LayerNorm(name="norm_1")(x))
-        x = constrain(x, "batch", None, None)
+        y = attention(LayerNorm(name="norm_1")(x), at)
+        x = constrain(y + (x if at is None else token_at(x, at)), "batch", None, None)
         y = Dense(
             (self.mlp_width,), ("embed", "mlp"), self.initial.fc, self.initial.fc_bias,
             dtype=self.dtype, name="fc",
@@ -211,7 +235,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks. Parameters are stacked [layers, ...] whether or not the loop is rolled.
+    """A stack of blocks, of whose output one token a row is wanted. [B, N, D] -> [B, D].
+
+    The last block computes that token alone, from the keys and values of all: the same numbers
+    for a sixth of its work. The parameters of the others are stacked [layers - 1, ...] whether or
+    not the loop is rolled.
 
     ``scan`` compiles one block and loops over it (quick to compile, slightly slower to run on
     CPU); without it the loop is unrolled. ``remat`` trades compute for memory. Neither changes
@@ -229,21 +257,25 @@ class Encoder(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        block = Block
-        if self.remat != "none":
-            # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.layers,
-            unroll=1 if self.scan else self.layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        x, _ = stack(
+    def __call__(self, x: jax.Array, at: jax.Array | int) -> jax.Array:
+        settings = (
             self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.dtype,
-            name="blocks",
-        )(x, None)  # fmt: skip
-        return x
+        )  # fmt: skip
+        if self.layers > 1:
+            block = Block
+            if self.remat != "none":
+                # In a scan the loop itself keeps XLA from undoing the rematerialisation.
+                block = nn.remat(
+                    Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
+                )
+            stack = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.layers - 1,
+                unroll=1 if self.scan else self.layers - 1,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            x, _ = stack(*settings, name="blocks")(x, None)
+        x, _ = Block(*settings, name="last_block")(x, at)
+        return x[:, 0]

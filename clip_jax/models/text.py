@@ -64,10 +64,8 @@ class TextTransformer(nn.Module):
             c.layers, c.heads, mlp_width, self.activation,
             layers.gpt_block_init(c.width, mlp_width, c.layers), causal=True,
             dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
-        )(x)  # fmt: skip
+        )(x, jnp.argmax(tokens == c.eot_id, axis=1))  # fmt: skip  # its first occurrence
         x = layers.LayerNorm(name="norm_final")(x)
-        end = jnp.argmax(tokens == c.eot_id, axis=1)  # first occurrence
-        x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
             bias_init=None, dtype=self.dtype, name="projection",

@@ -103,8 +103,8 @@ class ViT(nn.Module):
             c.layers, c.heads, mlp_width, self.activation,
             layers.torch_block_init(c.width, mlp_width),
             dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
-        )(x)  # fmt: skip
-        x = layers.LayerNorm(name="norm_post")(x[:, 0])
+        )(x, 0)  # fmt: skip
+        x = layers.LayerNorm(name="norm_post")(x)
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(scale), bias_init=None,
             dtype=self.dtype, name="projection",

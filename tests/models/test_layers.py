@@ -67,3 +67,26 @@ def test_activations():
     for name, expected in want.items():
         got = layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("at", [0, "each row its own"])
+def test_a_block_asked_for_one_token_gives_the_whole_blocks(causal, at):
+    heads, width, n = 2, 8, 5
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, n, width)), jnp.float32)
+    at = at if at == 0 else jnp.array([4, 0, 2])
+    block = layers.Block(heads, 32, "gelu", layers.torch_block_init(width, 32), causal)
+    p = nn.unbox(block.init(jax.random.key(0), x))
+
+    def value_and_grads(one):
+        def loss(p, x):
+            y = block.apply(p, x, at)[0] if one else layers.token_at(block.apply(p, x)[0], at)
+            return jnp.sin(y).sum(), y
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(p, x)
+
+    whole, alone = value_and_grads(False), value_and_grads(True)
+    assert alone[0][1].shape == (3, 1, width)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
