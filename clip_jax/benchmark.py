@@ -18,7 +18,7 @@ SIZE = 72
 
 
 def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
-    """Prints and returns what nearest neighbour and ridge regression reach, by task."""
+    """Prints and returns what nearest neighbour and kernel ridge regression reach, by task."""
     cache = sources.cache_dir(cache_dir)
     source = emoji_pairs.EmojiSource(cache, "all", "train", "plain")
     plain = [r for r in source.records if not set(r["emoji"]) & emoji.TONES]
@@ -36,16 +36,18 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
                 baselines.pixel_features(images), len(number),
             )  # fmt: skip
             found[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
-        names = sorted({r["name"] for r in plain} | set(test.class_names))
-        row = {name: i for i, name in enumerate(names)}
-        text = baselines.text_features(names)
-        predicted = baselines.ridge(
+        classes = {r["name"]: emoji_pairs.document(r) for r in plain} | dict(
+            zip(test.class_names, test.documents, strict=True)
+        )
+        row = {name: i for i, name in enumerate(classes)}
+        text = baselines.text_features(list(classes.values()))
+        predicted = baselines.kernel_ridge(
             baselines.shape_and_color_features(pictures),
             text[[row[r["name"]] for r in plain]],
             baselines.shape_and_color_features(images),
         )
         scores = zero_shot.scores(predicted, text[[row[n] for n in test.class_names]])
-        found[f"{split}/ridge regression"] = zero_shot.accuracy(scores, test.labels)
+        found[f"{split}/kernel ridge regression"] = zero_shot.accuracy(scores, test.labels)
         print(f"{split}: {len(images)} pictures, {len(number)} classes", end="")
         print(f" ({time.perf_counter() - started:.0f} s)")
         for name, values in found.items():

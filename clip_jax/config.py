@@ -78,6 +78,7 @@ def defaults() -> ConfigDict:
     c.loss = ConfigDict()
     c.loss.implementation = "all_gather"  # all_gather | dense
     c.loss.mask_groups = False  # pairs of one group are not each other's negatives
+    c.loss.soft_targets = 0.0  # share of a target that goes to pairs with related captions
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw | muon (the blocks' matrices by Muon, the rest by AdamW)
@@ -144,7 +145,7 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 FRACTIONS = (
     "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_beta",
-    "data.max_bad_fraction",
+    "data.max_bad_fraction", "loss.soft_targets",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clip_jax.losses import LossFn
+from clip_jax.losses import LossFn, caption_topics
 from clip_jax.mesh import batch_sharding, replicated
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
 from clip_jax.optim import Schedule
@@ -29,6 +29,7 @@ def train_step(
     seed: int,
     ema_decay: float,
     mask_groups: bool,
+    soft_targets: bool,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the pure function (state, batch) -> (state, metrics).
 
@@ -40,12 +41,15 @@ def train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = {"patch_dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
         groups = batch["groups"] if mask_groups else None
+        topics = None
+        if soft_targets:
+            topics = caption_topics(batch["tokens"], model.config.text.vocab_size)
 
         def compute_loss(params):
             image_emb, text_emb, scale = model.apply(
                 {"params": params}, batch["images"], batch["tokens"], train=True, rngs=rngs
             )
-            return loss_fn(image_emb, text_emb, scale, groups)
+            return loss_fn(image_emb, text_emb, scale, groups, topics)
 
         (loss, aux), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)

@@ -101,10 +101,11 @@ class Run:
             self.model,
             self.tx,
             self.schedule,
-            losses.build(c.loss.implementation, self.mesh),
+            losses.build(c.loss.implementation, self.mesh, c.loss.soft_targets),
             seed=c.seed,
             ema_decay=c.optim.ema_decay,
             mask_groups=c.loss.mask_groups,
+            soft_targets=c.loss.soft_targets > 0,
         )
         self.train_step = step.compile_train_step(pure, shardings, self.mesh)
         self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)

@@ -27,11 +27,11 @@ def make_mesh(name):
     return create_mesh(sizes, jax.devices()[:count])
 
 
-def value_and_grads(loss, image, text, scale, groups=None):
+def value_and_grads(loss, image, text, scale, groups=None, topics=None):
     """Loss and its gradients by both embeddings and by the logarithm of the scale."""
 
     def f(image, text, log_scale):
-        return loss(image, text, jnp.exp(log_scale), groups)[0]
+        return loss(image, text, jnp.exp(log_scale), groups, topics)[0]
 
     return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(image, text, jnp.log(scale))
 
@@ -92,8 +92,18 @@ def unit(rng, n, d):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def plain_softmax(image, text, log_scale, same):
-    """The textbook form, in float64 numpy: loss and gradients."""
+def plain_softmax(image, text, log_scale, same, related=None, soft=0.0):
+    """The textbook form, in float64 numpy: loss and gradients.
+
+    ``related`` [n, n]: how a share ``soft`` of each target is divided among the others.
+    """
+    eye = np.eye(len(same))
+    target = eye
+    if soft:
+        others = np.where(same, 0, related)
+        total = others.sum(1, keepdims=True)
+        shared = soft * others / np.where(total > 0, total, 1)
+        target = np.where(total > 0, (1 - soft) * eye + shared, eye)
     logits = np.exp(log_scale) * image @ text.T
     logits = np.where(same & ~np.eye(len(same), dtype=bool), -np.inf, logits)
     n = len(logits)
@@ -103,8 +113,10 @@ def plain_softmax(image, text, log_scale, same):
         return e / e.sum(1, keepdims=True)
 
     p, q = softmax(logits), softmax(logits.T)
-    loss = -(np.log(np.diag(p)).sum() + np.log(np.diag(q)).sum()) / (2 * n)
-    d = (p - np.eye(n) + (q - np.eye(n)).T) / (2 * n)
+    with np.errstate(divide="ignore"):
+        logs = [np.where(target > 0, np.log(x), 0) for x in (p, q)]
+    loss = -(target * (logs[0] + logs[1])).sum() / (2 * n)
+    d = (p - target + (q - target).T) / (2 * n)
     cosines = image @ text.T
     scale = np.exp(log_scale)
     return loss, scale * d @ text, scale * d.T @ image, scale * (d * cosines).sum()
@@ -123,6 +135,40 @@ def test_groups_are_left_out_of_the_softmax(mesh):
             np.testing.assert_allclose(value, want[0], rtol=1e-12)
             for got, expected in zip(grads, want[1:], strict=True):
                 np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("mesh", ["1", "4x2"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_soft_targets_move_a_share_to_related_captions(mesh, grouped):
+    rng = np.random.default_rng(0)
+    image, text = unit(rng, 16, 8), unit(rng, 16, 8)
+    topics = np.abs(unit(rng, 16, 5)) * (rng.random((16, 5)) < 0.5)
+    topics[3] = 0  # a caption of nothing but what all captions have
+    groups = np.arange(16, dtype=np.int32) // 3 if grouped else None
+    same = groups[:, None] == groups[None, :] if grouped else np.eye(16, dtype=bool)
+    want = plain_softmax(image, text, np.log(20.0), same, topics @ topics.T, 0.6)
+    hard = plain_softmax(image, text, np.log(20.0), same)
+    assert want[0] > 1.2 * hard[0]
+    with jax.enable_x64(True):
+        for name in losses.LOSSES:
+            loss = losses.build(name, make_mesh(mesh), 0.6)
+            value, grads = value_and_grads(loss, image, text, jnp.asarray(20.0), groups, topics)
+            np.testing.assert_allclose(value, want[0], rtol=1e-12)
+            for got, expected in zip(grads, want[1:], strict=True):
+                np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_caption_topics_are_tf_idf():
+    tokens = np.array(
+        [[1, 5, 6, 2, 0], [1, 5, 7, 2, 0], [1, 8, 8, 2, 0], [1, 2, 0, 0, 0]], np.int32
+    )
+    weights = np.zeros((4, 10))
+    weights[0, [5, 6]] = np.log([2, 4])
+    weights[1, [5, 7]] = np.log([2, 4])
+    weights[2, 8] = np.log(4)  # twice in one caption counts once
+    weights[:3] /= np.linalg.norm(weights[:3], axis=1, keepdims=True)
+    np.testing.assert_allclose(losses.caption_topics(tokens, 10), weights, atol=1e-6)
+    assert losses.caption_topics(tokens + 40_000, 49_408).shape == (4, losses.MAX_TOPICS)
 
 
 def test_groups_all_equal_leave_no_negatives():

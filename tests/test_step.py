@@ -37,7 +37,7 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer):
     _, shardings = state.abstract(model, tx, ema > 0, mesh)
     pure = step.train_step(
         model, tx, schedule, losses.build(implementation, mesh),
-        seed=0, ema_decay=ema, mask_groups=True,
+        seed=0, ema_decay=ema, mask_groups=True, soft_targets=False,
     )  # fmt: skip
     initial = jax.tree.map(np.array, state.create(model, tx, ema > 0, mesh, 0))
     return mesh, initial, shardings, step.compile_train_step(pure, shardings, mesh)
@@ -180,7 +180,7 @@ def test_paper_recipe_lowers_at_full_batch_without_allocating(root):
     assert sum(x.size for x in jax.tree.leaves(shapes.params)) == 151_277_313
     pure = step.train_step(
         model, tx, schedule, losses.build(c.loss.implementation, mesh),
-        seed=0, ema_decay=0.0, mask_groups=False,
+        seed=0, ema_decay=0.0, mask_groups=False, soft_targets=False,
     )  # fmt: skip
     rows = {"images": ((224, 224, 3), jnp.uint8), "tokens": ((77,), jnp.int32)}
     rows |= dict.fromkeys(("groups", "bad", "stop"), ((), jnp.int32))

@@ -1,7 +1,8 @@
 """The emoji data set as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
 
-Captions of style ``plain`` are the English names. Style ``rich`` varies them with sentences,
-keywords and groups. (Names in 13 other languages are in the records too, and are not drawn.)
+Captions of style ``plain`` are the English names. Style ``rich`` are mostly handfuls of words: of
+the name, the keywords and the groups. (Names in 13 other languages are in the records too, and
+are not drawn.)
 """
 
 import dataclasses
@@ -50,12 +51,16 @@ class ZeroShotSet:
       pictures: encoded PNG files.
       labels: int[n].
       class_names: the English names; class number = position.
+      descriptions: several texts a class, of its name, keywords and groups.
+      documents: one text a class, of all of them.
       vendors: who drew each picture.
     """
 
     pictures: list[bytes]
     labels: np.ndarray
     class_names: list[str]
+    descriptions: list[list[str]]
+    documents: list[str]
     vendors: list[str]
 
 
@@ -66,18 +71,20 @@ def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
     "all"), ``held_out`` among the held-out ones (181).
     """
     records = _records(cache_dir, preset, split)
-    names = {r["concept"]: r["name"] for r in records}
+    classes = {r["concept"]: r for r in records}
     if split == "unseen_vendor":
         for other in ("train", "held_out"):
             for r in _records(cache_dir, preset, other):
                 if not set(r["emoji"]) & emoji.TONES:
-                    names.setdefault(r["concept"], r["name"])
-    concepts = sorted(names)
+                    classes.setdefault(r["concept"], r)
+    concepts = sorted(classes)
     number = {c: i for i, c in enumerate(concepts)}
     return ZeroShotSet(
         [r["image"] for r in records],
         np.array([number[r["concept"]] for r in records], np.int32),
-        [names[c] for c in concepts],
+        [classes[c]["name"] for c in concepts],
+        [descriptions(classes[c]) for c in concepts],
+        [document(classes[c]) for c in concepts],
         [emoji.VENDORS[r["vendor"]] for r in records],
     )
 
@@ -121,20 +128,34 @@ def plain_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
 
 
 def rich_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
-    """The name alone or in a sentence, with keywords, keywords alone, or with its group.
+    """Mostly words of the name, the keywords and the groups, in any order; sometimes sentences.
 
-    Keywords and groups tie a concept to others that share them: what the text tower needs in
-    order to place a name that no drawing in the training split has.
+    A name that no drawing in the training split has is understood by its words alone: so words
+    are what is taught, each in ever changing company.
     """
     name, keywords, draw = record["name"], record["keywords"], rng.random()
-    if draw < 0.35:
+    if draw < 0.05:
         return name
-    if draw < 0.7:
+    if draw < 0.1:
         return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(name)
-    if draw < 0.75:
+    if draw < 0.15:
         return f"{record['group' if rng.random() < 0.5 else 'subgroup']} {name}"
-    if not keywords:
-        return name
-    if draw < 0.8:
-        return " ".join(rng.permutation(keywords)[:5])
-    return f"{name}, {' '.join(rng.permutation(keywords)[: int(rng.integers(1, 5))])}"
+    if draw < 0.4:
+        few = rng.permutation(keywords)[: int(rng.integers(1, 5))] if keywords else []
+        return ", ".join([name, " ".join(few)]) if keywords else name
+    words = document(record).replace(":", "").replace(",", "").split()
+    return " ".join(rng.permutation(words)[: int(rng.integers(2, 9))])
+
+
+def document(record: dict[str, Any]) -> str:
+    """All words about a concept in one text: its name, keywords and groups."""
+    return " ".join([record["name"], *record["keywords"], record["subgroup"], record["group"]])
+
+
+def descriptions(record: dict[str, Any], keywords: int = 4) -> list[str]:
+    """Texts that describe a concept: its name with some of its keywords, and with its groups."""
+    name, words = record["name"], record["keywords"]
+    around = words + words[: keywords - 1]
+    windows = [around[i : i + keywords] for i in range(0, len(words), 2)]
+    described = [f"{name}, {' '.join(dict.fromkeys(w))}" for w in windows] or [name]
+    return [*described, f"{record['subgroup']} {name}", f"{record['group']} {name}"]

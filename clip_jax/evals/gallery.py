@@ -19,7 +19,7 @@ def predictions(
 ) -> list[report.Prediction]:
     """The five most probable classes of some of a task's pictures."""
     rows = _spread(len(task.images), count)
-    weights = zero_shot.classifier(embedder.texts, tokenize, task.class_names, task.templates)
+    weights = task.class_weights(embedder, tokenize)
     best, probs = zero_shot.predict(
         embedder.images(task.images[rows]), weights, k=5, logit_scale=scale
     )

@@ -33,6 +33,8 @@ class ZeroShotTask:
       labels: int[n].
       class_names: K names.
       templates: prompts with ``{}`` for the name.
+      descriptions: texts of each class to be used instead of its name in the templates, whose
+        results are then reported beside the others as ``names_top1`` and ``names_top5``.
       makers: who made each picture, or empty.
     """
 
@@ -41,13 +43,26 @@ class ZeroShotTask:
     labels: np.ndarray
     class_names: Sequence[str]
     templates: Sequence[str]
+    descriptions: Sequence[Sequence[str]] = ()
     makers: Sequence[str] = ()
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def class_weights(self, embedder: Embedder, tokenize: Tokenize) -> np.ndarray:
+        """The classifier: float32[K, E], of the descriptions where there are any."""
+        if self.descriptions:
+            return zero_shot.classifier(embedder.texts, tokenize, self.descriptions, ("{}",))
+        return zero_shot.classifier(embedder.texts, tokenize, self.class_names, self.templates)
+
     def run(self, embedder: Embedder, tokenize: Tokenize) -> dict[str, float]:
-        return zero_shot.evaluate(
-            embedder, tokenize, self.images, self.labels, self.class_names, self.templates
-        )
+        images = zero_shot.embed_images(embedder, self.images)
+        found = zero_shot.measure(images, self.class_weights(embedder, tokenize), self.labels)
+        if self.descriptions:
+            names = dataclasses.replace(self, descriptions=())
+            by_name = zero_shot.measure(
+                images, names.class_weights(embedder, tokenize), self.labels
+            )
+            found |= {f"names_{k}": by_name[k] for k in ("top1", "top5")}
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +106,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, int], Task]:
             data.labels,
             data.class_names,
             emoji_pairs.TEMPLATES,
+            data.descriptions,
             data.vendors,
             _BASELINES[split] if preset == "all" else {},
         )

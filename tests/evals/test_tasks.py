@@ -1,5 +1,6 @@
 """Tasks, the embedder they see, and the report's pictures."""
 
+import dataclasses
 import types
 
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def tokenize(texts):
 def zero_shot_task(n=20):
     return tasks.ZeroShotTask(
         "zero", images(n), np.arange(n) % 5, ["ant", "bear", "cat", "dog", "eel"], ("a {}",),
-        ("Google",) * n, {"top1": 0.2},
+        makers=("Google",) * n, baselines={"top1": 0.2},
     )  # fmt: skip
 
 
@@ -70,6 +71,20 @@ def test_tasks_return_their_metrics():
     found = retrieval_task().run(e, tokenize)
     assert found["n"] == 12
     assert 0 <= found["text_to_image_r@1"] <= found["text_to_image_r@5"] <= 1
+
+
+def test_descriptions_replace_the_names_whose_result_stays_beside():
+    e = simple_embedder({"data": 8}, 8)
+    plain = zero_shot_task()
+    swapped = dataclasses.replace(plain, descriptions=[[n] for n in reversed(plain.class_names)])
+    found, names = swapped.run(e, tokenize), plain.run(e, tokenize)
+    assert found["names_top1"] == names["top1"]
+    assert found["names_top5"] == names["top5"]
+    mirrored = dataclasses.replace(
+        plain, class_names=plain.class_names[::-1], templates=("{}",)
+    ).run(e, tokenize)
+    assert found["top1"] == mirrored["top1"]
+    assert "names_top1" not in names
 
 
 def test_the_gallery_fills_every_part_of_the_report(tmp_path):
@@ -101,6 +116,10 @@ def test_emoji_tasks(emoji_cache):
     assert held.images.shape[0] == 1064
     assert len(held.class_names) == 181
     assert unseen.baselines.keys() == {"top1", "top5"}
+    assert len(held.descriptions) == 181
+    for name, texts in zip(held.class_names, held.descriptions, strict=True):
+        assert len(texts) >= 3
+        assert all(name in t for t in texts)
     assert 170 < len(pairs.texts) <= 181
     assert len(set(pairs.texts)) == len(pairs.texts)
 
