@@ -9,7 +9,7 @@ from pathlib import Path
 
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
-    c.model.vision.patch_size = 8  # 36 patches in place of 16
+    c.model.vision.patch_size = 8  # 36 patches in place of 9
     c.model.vision.layers = 4
     c.train.examples = 1_000_000
     c.optim.warmup_examples = 40_000

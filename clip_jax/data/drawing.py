@@ -1,9 +1,8 @@
 """Augmentation for small drawings with transparency, such as emoji and icons.
 
 The same thing drawn by other hands differs in pose and proportions, in palette, and in whether it
-has an outline: so these vary, and so does the background. All of it a little: drawings of one set
-are aligned to the pixel, which carries more than invariance to large changes would give. Left and
-right are kept: they are what tells some drawings apart ("left arrow").
+has an outline: so these vary, and so does the background. Left and right are kept: they are what
+tells some drawings apart ("left arrow").
 """
 
 import math
@@ -11,16 +10,16 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-ROTATION = math.radians(1.5)
-SCALE = (0.97, 1.02)
-STRETCH = 0.03  # logarithm of the largest ratio of width to height
-SHIFT = 0.01  # share of the side
-SHEAR = 0.01
-COLOR = 0.25  # share of pictures whose colours are changed
+ROTATION = math.radians(6)
+SCALE = (0.85, 1.05)
+STRETCH = 0.12  # logarithm of the largest ratio of width to height
+SHIFT = 0.06  # share of the side
+SHEAR = 0.08
+COLOR = 0.4  # share of pictures whose colours are changed
 GRAY = 0.1  # share of those that lose their colour
 SATURATION, CONTRAST, BRIGHTNESS, HUE = 0.5, 0.3, 0.3, 0.05
-OUTLINE = 0.2  # share of pictures that get a black outline
-WHITE = 0.95  # share of pictures on white; the others are on a random colour
+OUTLINE = 0.3  # share of pictures that get a black outline
+WHITE = 0.85  # share of pictures on white; the others are on a random colour
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _ACROSS_GREY = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)

@@ -36,7 +36,7 @@ VARIANTS: dict[str, ClipConfig] = {
     "ViT-B/16": ClipConfig(512, ViTConfig(224, 16, 768, 12, 12), TextConfig(512, 12, 8)),
     "ViT-L/14": ClipConfig(768, ViTConfig(224, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
     "ViT-L/14@336": ClipConfig(768, ViTConfig(336, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
-    "ViT-Mini/12": ClipConfig(256, ViTConfig(48, 12, 256, 2, 16), TextConfig(256, 1, 8, 20)),
+    "ViT-Mini/16": ClipConfig(256, ViTConfig(48, 16, 256, 2, 16), TextConfig(256, 1, 8, 20)),
     "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), TextConfig(32, 2, 4, 8, 64, 63)),
 }
 

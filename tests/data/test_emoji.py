@@ -104,7 +104,7 @@ def test_training_captions(emoji_cache, style):
     first = source.read(7, np.random.default_rng(0))
     again = source.read(7, np.random.default_rng(0))
     assert first == again
-    drawn = {source.read(7, np.random.default_rng(i)).caption for i in range(60)}
+    drawn = {source.read(7, np.random.default_rng(i)).caption for i in range(200)}
     assert (len(drawn) > 5) == (style == "rich")
     record = source.records[7]
     assert record["name"] in drawn
