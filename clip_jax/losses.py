@@ -12,8 +12,7 @@ negatives: their logits are left out of the softmax, and the pair itself stays.
 
 *Soft targets* give a share of each row's target to the other pairs of the batch, in proportion to
 how much their captions have in common (see ``caption_topics``; after Gao et al. 2023, arXiv
-2303.17561): what a picture of a leopard is to "tiger" is not what it is to "bus". In a small data
-set that is most of what can be learned about names that no picture has.
+2303.17561): a picture of a leopard is less wrong as "tiger" than as "bus".
 """
 
 import functools

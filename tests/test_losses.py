@@ -148,7 +148,7 @@ def test_soft_targets_move_a_share_to_related_captions(mesh, grouped):
     same = groups[:, None] == groups[None, :] if grouped else np.eye(16, dtype=bool)
     want = plain_softmax(image, text, np.log(20.0), same, topics @ topics.T, 0.6)
     hard = plain_softmax(image, text, np.log(20.0), same)
-    assert want[0] > 1.2 * hard[0]
+    assert abs(want[0] - hard[0]) > 0.1
     with jax.enable_x64(True):
         for name in losses.LOSSES:
             loss = losses.build(name, make_mesh(mesh), 0.6)

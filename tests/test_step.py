@@ -36,8 +36,8 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer):
     tx, schedule = optim.build(c.optim, 1, 10)
     _, shardings = state.abstract(model, tx, ema > 0, mesh)
     pure = step.train_step(
-        model, tx, schedule, losses.build(implementation, mesh),
-        seed=0, ema_decay=ema, mask_groups=True, soft_targets=False,
+        model, tx, schedule, losses.build(implementation, mesh, 0.3),
+        seed=0, ema_decay=ema, mask_groups=True, soft_targets=True,
     )  # fmt: skip
     initial = jax.tree.map(np.array, state.create(model, tx, ema > 0, mesh, 0))
     return mesh, initial, shardings, step.compile_train_step(pure, shardings, mesh)
