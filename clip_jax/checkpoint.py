@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,16 @@ from clip_jax import distributed
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be restored, or none can be written; the message says which and why."""
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Leaves out what the writes of a failed save say when they end after their event loop.
+
+    Orbax reports the first failure of a save and closes its loop under the other writes; each of
+    them would print a traceback of its own over the one line that says what happened.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _mix(x: jax.Array, multiplier: int) -> jax.Array:
@@ -113,6 +124,8 @@ class Checkpoints:
         )
         self._pending: tuple[int, Any] | None = None
         self._hashing: threading.Thread | None = None
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = _report_unraisable
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
         """Starts a save in the background; the state may be donated as soon as this returns.
