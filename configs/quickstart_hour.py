@@ -9,8 +9,8 @@ from pathlib import Path
 
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
-    c.model.vision.patch_size = 8  # 36 patches in place of 9
-    c.model.vision.layers = 4
+    c.model.vision.patch_size = 12  # 16 patches in place of 9
+    c.model.vision.layers = 3
     c.train.examples = 1_000_000
     c.optim.warmup_examples = 40_000
     c.optim.weight_decay = 0.2
