@@ -41,9 +41,8 @@ def train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = {"patch_dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
         groups = batch["groups"] if mask_groups else None
-        topics = None
-        if soft_targets:
-            topics = caption_topics(batch["tokens"], model.config.text.vocab_size)
+        vocab_size = model.config.text.vocab_size
+        topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
 
         def compute_loss(params):
             image_emb, text_emb, scale = model.apply(

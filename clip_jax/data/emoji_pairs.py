@@ -141,8 +141,9 @@ def rich_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
     if draw < 0.15:
         return f"{record['group' if rng.random() < 0.5 else 'subgroup']} {name}"
     if draw < 0.4:
-        few = rng.permutation(keywords)[: int(rng.integers(1, 5))] if keywords else []
-        return ", ".join([name, " ".join(few)]) if keywords else name
+        if not keywords:
+            return name
+        return f"{name}, {' '.join(rng.permutation(keywords)[: int(rng.integers(1, 5))])}"
     words = document(record).replace(":", "").replace(",", "").split()
     return " ".join(rng.permutation(words)[: int(rng.integers(2, 9))])
 

@@ -277,5 +277,6 @@ class Encoder(nn.Module):
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
             x, _ = stack(*settings, name="blocks")(x, None)
+        # Not rematerialised: the backward pass starts here, and needs what was just computed.
         x, _ = Block(*settings, name="last_block")(x, at)
         return x[:, 0]

@@ -59,12 +59,13 @@ class TextTransformer(nn.Module):
         table = constrain(table.astype(self.dtype), None, None)
         x = table[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
         x = constrain(x, "batch", None, None)
+        end = jnp.argmax(tokens == c.eot_id, axis=1)  # first occurrence
         mlp_width = round(c.width * c.mlp_ratio)
         x = layers.Encoder(
             c.layers, c.heads, mlp_width, self.activation,
             layers.gpt_block_init(c.width, mlp_width, c.layers), causal=True,
             dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
-        )(x, jnp.argmax(tokens == c.eot_id, axis=1))  # fmt: skip  # its first occurrence
+        )(x, end)  # fmt: skip
         x = layers.LayerNorm(name="norm_final")(x)
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
