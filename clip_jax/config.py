@@ -33,6 +33,7 @@ def defaults() -> ConfigDict:
     for key in ("image_size", "patch_size", "width", "layers", "heads"):
         c.model.vision[key] = placeholder(int)
     c.model.vision.position_init = placeholder(str)  # normal | sincos
+    c.model.vision.stem = placeholder(tuple)  # channels of convolutions before the patches
     c.model.text = ConfigDict()  # vocabulary and context length come from the tokenizer
     for key in ("width", "layers", "heads"):
         c.model.text[key] = placeholder(int)
@@ -89,6 +90,7 @@ def defaults() -> ConfigDict:
     c.optim.eps = 1e-6
     c.optim.weight_decay = 0.2
     c.optim.muon_beta = 0.95
+    c.optim.muon_steps = 5  # Newton-Schulz steps towards an orthogonal update
     c.optim.decay_rule = "paper"  # paper | open_clip (spares position embeddings too)
     c.optim.clip_norm = 0.0  # global gradient norm; 0: not clipped
     c.optim.ema_decay = 0.0  # moving average of the parameters for evaluation; 0: none
@@ -137,7 +139,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 POSITIVE = (
     "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",
     "data.threads", "tokenizer.context_length", "tokenizer.vocab_size", "optim.learning_rate",
-    "optim.eps", "train.max_skipped", "watchdog_seconds",
+    "optim.eps", "optim.muon_steps", "train.max_skipped", "watchdog_seconds",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",

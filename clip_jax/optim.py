@@ -63,8 +63,9 @@ def decay_mask(rule: str) -> Callable[[Any], Any]:
     return mask
 
 
-# Matrices that Muon orthogonalises: the blocks' weights, [inputs, outputs] or stacked, by the name
-# of their layer; axes from the end. Queries, keys and values are matrices of their own.
+# Matrices that Muon orthogonalises: the weights of the blocks, [inputs, outputs] or stacked, and
+# of convolutions, by the name of their layer; axes from the end. Queries, keys and values are
+# matrices of their own.
 _MATRICES = {
     "qkv": contrib.MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
     "out": contrib.MuonDimensionNumbers(reduction_axis=(-3, -2), output_axis=(-1,)),
@@ -72,12 +73,16 @@ _MATRICES = {
     "proj": contrib.MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
 }
 
+_CONVOLUTION = contrib.MuonDimensionNumbers(reduction_axis=(-4, -3, -2), output_axis=(-1,))
+
 
 def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    if "encoder" not in names or names[-1] != "kernel":
+    if names[-1] != "kernel":
         return None
-    return _MATRICES[names[-2]]
+    if "stem" in names:
+        return _CONVOLUTION
+    return _MATRICES[names[-2]] if "encoder" in names else None
 
 
 def _adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
@@ -106,7 +111,11 @@ def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
         return update * (0.2 * max(sides) ** 0.5)
 
     muon = optax.chain(
-        contrib.scale_by_muon(beta=optim["muon_beta"], weight_dimension_numbers=dimensions),
+        contrib.scale_by_muon(
+            beta=optim["muon_beta"],
+            ns_steps=optim["muon_steps"],
+            weight_dimension_numbers=dimensions,
+        ),
         optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(like_adam, u)),
     )
     return optax.partition({"muon": muon, "adam": _adam(optim)}, label)

@@ -8,8 +8,8 @@ from clip_jax.config import defaults
 
 def get_config():
     c = defaults()
-    # Shallow and wide: in this little time, pairs seen count for more than depth. Many narrow heads
-    # let the class token look at many places in its two layers.
+    # Shallow and wide: in this little time, pairs seen count for more than depth. Convolutions
+    # first, then one layer in which the class token looks at the picture with 16 narrow heads.
     c.model.variant = "ViT-Mini/16"
     c.model.dtype = "float32"  # CPUs gain nothing from bfloat16
     c.model.scan = False
@@ -20,7 +20,7 @@ def get_config():
     # A vocabulary for these captions: CLIP's 49,408 embeddings would be most of the parameters.
     c.tokenizer.name = "sentencepiece"
     c.tokenizer.vocab_size = 2000
-    c.tokenizer.context_length = 20
+    c.tokenizer.context_length = 24
 
     c.data.source = "emoji"
     c.data.captions = "rich"
@@ -35,16 +35,17 @@ def get_config():
     c.data.threads = 1
 
     c.train.batch_size = 256
-    c.train.examples = 256_000
+    c.train.examples = 352_000
 
     c.optim.name = "muon"
+    c.optim.muon_steps = 3  # of the usual 5: a step takes a seventh less time
     c.optim.learning_rate = 2e-3
-    c.optim.warmup_examples = 20_000
-    c.optim.weight_decay = 0.1
+    c.optim.warmup_examples = 35_200
+    c.optim.weight_decay = 1.0
     c.optim.clip_norm = 1.0
 
     c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
-    c.eval.every_examples = 64_000
-    c.checkpoint.every_examples = 64_000
+    c.eval.every_examples = 88_000
+    c.checkpoint.every_examples = 88_000
     c.log.every_steps = 25
     return c

@@ -118,7 +118,8 @@ def test_muon_orthogonalises_each_layers_matrices_and_adam_does_the_rest():
             }
 
         encoder = {"blocks": block(2), "last_block": block()}
-        return {"encoder": encoder, "projection": {"kernel": make(8, 4)}}
+        stem = {"conv_0": {"kernel": make(3, 3, 2, 8)}}
+        return {"encoder": encoder, "stem": stem, "projection": {"kernel": make(8, 4)}}
 
     params = tree(lambda *s: jnp.ones(s))
     grads = tree(lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32))
@@ -138,10 +139,13 @@ def test_muon_orthogonalises_each_layers_matrices_and_adam_does_the_rest():
             got = matrix(pick(updates["encoder"][block][name]["kernel"]))
             want = newton_schulz(matrix(pick(grads["encoder"][block][name]["kernel"])))
             np.testing.assert_allclose(got, -want * 0.2 * max(want.shape) ** 0.5, atol=2e-3)
+    got, g = (t["stem"]["conv_0"]["kernel"].reshape(18, 8) for t in (updates, grads))
+    np.testing.assert_allclose(got, -newton_schulz(g) * 0.2 * 18**0.5, atol=2e-3)
     for got, g in (
         (updates["projection"]["kernel"], grads["projection"]["kernel"]),
         (updates["encoder"]["blocks"]["fc"]["bias"], grads["encoder"]["blocks"]["fc"]["bias"]),
         (updates["encoder"]["last_block"]["qkv"]["bias"],
          grads["encoder"]["last_block"]["qkv"]["bias"]),
     ):  # fmt: skip
-        np.testing.assert_allclose(got, -np.sign(g), atol=1e-4)  # Adam's first step
+        # Adam's first step: both moments are the gradient's own.
+        np.testing.assert_allclose(got, -g / (np.abs(g) + config.eps), atol=1e-4)

@@ -1,7 +1,7 @@
 """The emoji data set as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
 
-Captions of style ``plain`` are the English names. Style ``rich`` are mostly handfuls of words: of
-the name, the keywords and the groups. (Names in 13 other languages are in the records too, and
+Captions of style ``plain`` are the English names. Style ``rich`` are mostly words of the name,
+the keywords and the groups, in any order. (Names in 13 other languages are in the records too, and
 are not drawn.)
 """
 
@@ -138,14 +138,14 @@ def rich_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
         return name
     if draw < 0.1:
         return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(name)
-    if draw < 0.15:
+    if draw < 0.2:
         return f"{record['group' if rng.random() < 0.5 else 'subgroup']} {name}"
-    if draw < 0.4:
+    if draw < 0.35:
         if not keywords:
             return name
         return f"{name}, {' '.join(rng.permutation(keywords)[: int(rng.integers(1, 5))])}"
-    words = document(record).replace(":", "").replace(",", "").split()
-    return " ".join(rng.permutation(words)[: int(rng.integers(2, 9))])
+    words = _words(record)
+    return " ".join(rng.permutation(words)[: int(rng.integers(2, len(words) + 1))])
 
 
 def document(record: dict[str, Any]) -> str:
@@ -153,10 +153,15 @@ def document(record: dict[str, Any]) -> str:
     return " ".join([record["name"], *record["keywords"], record["subgroup"], record["group"]])
 
 
-def descriptions(record: dict[str, Any], keywords: int = 4) -> list[str]:
-    """Texts that describe a concept: its name with some of its keywords, and with its groups."""
-    name, words = record["name"], record["keywords"]
-    around = words + words[: keywords - 1]
-    windows = [around[i : i + keywords] for i in range(0, len(words), 2)]
-    described = [f"{name}, {' '.join(dict.fromkeys(w))}" for w in windows] or [name]
-    return [*described, f"{record['subgroup']} {name}", f"{record['group']} {name}"]
+def _words(record: dict[str, Any]) -> list[str]:
+    return document(record).replace(":", "").replace(",", "").split()
+
+
+def descriptions(record: dict[str, Any]) -> list[str]:
+    """Texts that describe a concept: all its words, beginning at eight places (training captions
+    have them in any order), and its name with each of its groups.
+    """
+    words, name = _words(record), record["name"]
+    starts = dict.fromkeys(i * len(words) // 8 for i in range(8))
+    turned = [" ".join(words[s:] + words[:s]) for s in starts]
+    return [*turned, f"{record['subgroup']} {name}", f"{record['group']} {name}"]

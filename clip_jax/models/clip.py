@@ -36,7 +36,9 @@ VARIANTS: dict[str, ClipConfig] = {
     "ViT-B/16": ClipConfig(512, ViTConfig(224, 16, 768, 12, 12), TextConfig(512, 12, 8)),
     "ViT-L/14": ClipConfig(768, ViTConfig(224, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
     "ViT-L/14@336": ClipConfig(768, ViTConfig(336, 14, 1024, 24, 16), TextConfig(768, 12, 12)),
-    "ViT-Mini/16": ClipConfig(256, ViTConfig(48, 16, 256, 2, 16), TextConfig(256, 1, 8, 20)),
+    "ViT-Mini/16": ClipConfig(
+        256, ViTConfig(48, 16, 256, 1, 16, stem=(32, 64, 128)), TextConfig(256, 1, 8, 24)
+    ),
     "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), TextConfig(32, 2, 4, 8, 64, 63)),
 }
 
@@ -108,6 +110,7 @@ def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:
         return {k: v for k, v in dict(group).items() if v is not None}
 
     vision = dataclasses.replace(base.vision, **given(model["vision"]))
+    vision = dataclasses.replace(vision, stem=tuple(vision.stem))  # a list where JSON has been
     text = dataclasses.replace(base.text, **given(model["text"]))
     if tokenizer is not None:
         text = dataclasses.replace(
@@ -132,6 +135,13 @@ def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:
         raise ValueError(
             f"model.vision.image_size={vision.image_size} is smaller than "
             f"model.vision.patch_size={vision.patch_size}"
+        )
+    stride = 2 ** len(vision.stem)
+    if vision.patch_size % stride or vision.image_size % stride:
+        raise ValueError(
+            f"model.vision.stem has {len(vision.stem)} convolutions of stride 2, so that "
+            f"model.vision.patch_size={vision.patch_size} and "
+            f"model.vision.image_size={vision.image_size} must be multiples of {stride}"
         )
     if vision.position_init not in POSITIONS:
         raise ValueError(

@@ -15,7 +15,11 @@ from clip_jax.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """Sizes of a Vision Transformer: pixels for ``image_size`` and ``patch_size``."""
+    """Sizes of a Vision Transformer: pixels for ``image_size`` and ``patch_size``.
+
+    ``stem`` holds the channels of 3 x 3 convolutions of stride 2 between the pixels and the
+    patches (Xiao et al. 2021, arXiv 2106.14881). The paper's models have none.
+    """
 
     image_size: int
     patch_size: int
@@ -24,6 +28,7 @@ class ViTConfig:
     heads: int
     mlp_ratio: float = 4.0
     position_init: str = "normal"
+    stem: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -60,6 +65,33 @@ POSITIONS: dict[str, Callable[[ViTConfig], Initializer]] = {
 }
 
 
+class ConvStem(nn.Module):
+    """3 x 3 convolutions of stride 2, each followed by a ReLU. [B, H, W, 3] -> [B, H', W', C].
+
+    Neighbouring pixels belong together: convolutions begin with what patches have to learn.
+    """
+
+    channels: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, channels in enumerate(self.channels):
+            height, width = x.shape[1:3]
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            # Windows and one matmul: on CPU a tenth of a step faster than XLA's convolution.
+            rows = [x[:, r : r + height : 2] for r in range(3)]
+            windows = jnp.stack(
+                [row[:, :, c : c + width : 2] for row in rows for c in range(3)], axis=3
+            )
+            x = layers.Dense(
+                (channels,), (None, None, None, "embed"), nn.initializers.he_normal(),
+                contract=3, dtype=self.dtype, name=f"conv_{i}",
+            )(windows.reshape(*windows.shape[:3], 3, 3, x.shape[-1]))  # fmt: skip
+            x = constrain(nn.relu(x), "batch", None, None, None)
+        return x
+
+
 class ViT(nn.Module):
     """Images float[B, H, W, 3] (normalised) -> float32[B, E], not L2-normalised.
 
@@ -79,7 +111,12 @@ class ViT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
         scale = c.width**-0.5
-        x = constrain(self._patches(images), "batch", None, None)
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
+        x = images.astype(self.dtype)
+        if c.stem:
+            x = ConvStem(c.stem, self.dtype, name="stem")(x)
+        x = constrain(self._patches(x), "batch", None, None)
         cls = self.param(
             "class_embedding",
             nn.with_logical_partitioning(nn.initializers.normal(scale), ("embed",)),
@@ -111,16 +148,16 @@ class ViT(nn.Module):
         )(x)  # fmt: skip
         return x.astype(jnp.float32)
 
-    def _patches(self, images: jax.Array) -> jax.Array:
-        """[B, H, W, 3] -> [B, N, D]: a convolution of stride patch_size, as one matmul."""
+    def _patches(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, N, D]: a convolution of stride patch_size, as one matmul."""
         c = self.config
-        p, n = c.patch_size, c.image_size // c.patch_size
-        if images.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
+        n = c.image_size // c.patch_size
+        p = c.patch_size // 2 ** len(c.stem)
+        channels = x.shape[-1]
         # A convolution leaves out a remainder at the right and bottom edges, and so does this.
-        x = images[:, : n * p, : n * p].astype(self.dtype)
-        x = x.reshape(-1, n, p, n, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, p, p, 3)
-        bound = (3 * p * p) ** -0.5
+        x = x[:, : n * p, : n * p].reshape(-1, n, p, n, p, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, p, p, channels)
+        bound = (channels * p * p) ** -0.5
         return layers.Dense(
             (c.width,), (None, None, None, "embed"), layers.uniform(bound), bias_init=None,
             contract=3, dtype=self.dtype, name="patch_embedding",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy import signal
 
 from clip_jax import config as config_lib
 from clip_jax.models import clip
@@ -61,6 +62,36 @@ def test_outputs_keep_the_contract():
         assert x.dtype == jnp.float32
         np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
     assert float(scale) == pytest.approx(1 / 0.07, rel=1e-5)
+
+
+def test_a_stem_is_convolutions_of_stride_two_before_the_patches():
+    """Against scipy's correlation; what follows sees a picture of a quarter of the side."""
+    model = clip.build(model_config(vision={"stem": [5, 6]}))
+    images, tokens = batch(2)
+    variables = init(model)
+    tower = variables["params"]["image_tower"]
+    assert tower["patch_embedding"]["kernel"].shape == (2, 2, 6, 32)
+    _, seen = model.apply(variables, images, tokens, capture_intermediates=True)
+    x = np.asarray((images / np.float32(255) - model.config.image_mean) / model.config.image_std)
+    for i in range(2):
+        kernel, bias = (np.asarray(tower["stem"][f"conv_{i}"][k]) for k in ("kernel", "bias"))
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        maps = [
+            sum(
+                signal.correlate(padded[..., c], kernel[None, :, :, c, o], mode="valid")
+                for c in range(x.shape[-1])
+            )
+            for o in range(kernel.shape[-1])
+        ]
+        x = np.maximum(np.stack(maps, -1)[:, ::2, ::2] + bias, 0)
+    got = seen["intermediates"]["image_tower"]["stem"]["__call__"][0]
+    assert got.shape == (2, 4, 4, 6)
+    np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stem_must_fit_the_patches():
+    with pytest.raises(ValueError, match=r"model.vision.stem has 2 .* must be multiples of 4"):
+        clip.build(model_config(vision={"stem": (8, 8), "patch_size": 2}))
 
 
 def test_uint8_images_are_normalised_on_the_device():
