@@ -1,4 +1,4 @@
-"""The quickstart with an hour's patience: more patches, a deeper image tower, more pairs.
+"""The quickstart with an hour's patience: larger pictures, a deeper image tower, more pairs.
 
 python -m clip_jax.train --config=configs/quickstart_hour.py
 """
@@ -9,12 +9,11 @@ from pathlib import Path
 
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
-    c.model.vision.patch_size = 12  # 16 patches in place of 9
-    c.model.vision.layers = 3
-    c.train.examples = 1_000_000
-    c.optim.warmup_examples = 40_000
-    c.optim.weight_decay = 0.2
+    c.model.vision.image_size = 64  # 16 patches in place of 9
+    c.model.vision.layers = 2
+    c.train.examples = 1_250_000
+    c.optim.warmup_examples = 70_000
     c.optim.ema_decay = 0.999
-    c.eval.every_examples = 100_000
-    c.checkpoint.every_examples = 100_000
+    c.eval.every_examples = 125_000
+    c.checkpoint.every_examples = 125_000
     return c

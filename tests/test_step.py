@@ -28,6 +28,8 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer):
     mesh = mesh_lib.create_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
     c = config_lib.defaults()
     c.model.variant, c.model.dtype, c.model.patch_dropout = "ViT-Test/8", "float32", 0.25
+    if optimizer == "muon":  # and what the quickstart has besides
+        c.model.vision.stem = (8,)
     c.optim.learning_rate, c.optim.name = learning_rate, optimizer
     # Adam divides by the size of the gradient: where that is rounding noise (key biases, whose
     # true gradient is zero, and stray elements), a small epsilon would make full steps of it.
