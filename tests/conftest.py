@@ -61,14 +61,14 @@ class Trainer:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), **options):
-        """A running process; stdout and stderr come as one text."""
+    def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=()):
+        """A running process, its command after ``prefix``; stdout and stderr come as one text."""
         environment = self.environment | dict(env)
         environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
-            [sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
+            [*prefix, sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
              f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
     def run(self, workdir, *flags, timeout=300, **options):
