@@ -84,6 +84,7 @@ def defaults() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw | muon (the blocks' matrices by Muon, the rest by AdamW)
     c.optim.learning_rate = 5e-4
+    c.optim.text_rate = 1.0  # learning rate of the text tower, relative to learning_rate
     c.optim.warmup_examples = 2000 * 32768
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.98
@@ -139,7 +140,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 POSITIVE = (
     "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",
     "data.threads", "tokenizer.context_length", "tokenizer.vocab_size", "optim.learning_rate",
-    "optim.eps", "optim.muon_steps", "train.max_skipped", "watchdog_seconds",
+    "optim.text_rate", "optim.eps", "optim.muon_steps", "train.max_skipped", "watchdog_seconds",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",

@@ -121,6 +121,15 @@ def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adam": _adam(optim)}, label)
 
 
+def _scaled_text(rate: float) -> optax.GradientTransformation:
+    """Another learning rate for the text tower: its updates, decay included, times ``rate``."""
+
+    def scaled(path, update):
+        return update * rate if path[0].key == "text_tower" else update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
+
+
 OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
     "adamw": _adam,
     "muon": _muon,
@@ -147,6 +156,8 @@ def build(
         optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
         optax.scale_by_learning_rate(schedule),
     ]
+    if optim["text_rate"] != 1:
+        chain.insert(2, _scaled_text(optim["text_rate"]))
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
     return optax.chain(*chain), schedule

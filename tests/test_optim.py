@@ -91,6 +91,24 @@ def test_clipping_bounds_the_gradient():
     np.testing.assert_allclose(small["kernel"], large["kernel"], rtol=1e-5)
 
 
+def test_text_rate_scales_the_text_towers_whole_update():
+    config = config_lib.defaults().optim
+    config.update(learning_rate=0.01, weight_decay=0.5, warmup_examples=0)
+    kernel = {"encoder": {"fc": {"kernel": jnp.full((4, 8), 2.0)}}}
+    params = {"image_tower": kernel, "text_tower": kernel}
+    grads = jax.tree.map(lambda x: 0.3 * x, params)
+
+    def update(rate):
+        config.text_rate = rate
+        tx, _ = optim.build(config, 0, 100)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    plain, scaled = update(1.0), update(0.25)
+    for tower, rate in (("image_tower", 1.0), ("text_tower", 0.25)):
+        want = jax.tree.map(lambda u, rate=rate: rate * np.array(u), plain[tower])
+        jax.tree.map(np.testing.assert_array_equal, scaled[tower], want)
+
+
 def test_unknown_rule_is_named():
     with pytest.raises(ValueError, match=r"optim.decay_rule='papper'"):
         optim.decay_mask("papper")
