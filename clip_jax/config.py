@@ -51,6 +51,7 @@ def defaults() -> ConfigDict:
     c.tokenizer.context_length = 77
     c.tokenizer.model = ""  # sentencepiece: model file; empty: trained on the training captions
     c.tokenizer.vocab_size = 4096  # sentencepiece: size of the vocabulary to train
+    c.tokenizer.model_type = "unigram"  # of that vocabulary: unigram | bpe | word
 
     c.data = ConfigDict()
     c.data.source = "emoji"  # a name in clip_jax.data.sources.SOURCES
@@ -129,6 +130,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
     "model.remat": ("none", "dots", "full"),
     "tokenizer.name": ("clip", "sentencepiece"),
+    "tokenizer.model_type": ("unigram", "bpe", "word"),
     "data.source": ("emoji", "table", "tar", "tfds", "synthetic"),
     "data.emoji_preset": ("all", "free"),
     "data.captions": ("plain", "rich"),

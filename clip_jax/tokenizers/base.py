@@ -22,6 +22,7 @@ class Tokenizer(abc.ABC):
       pad_id: fills a row after the end of the text.
       sot_id: starts every row.
       eot_id: ends the text; a text tower pools at its first occurrence.
+      cleaning: names the rules by which texts are cleaned.
       fingerprint: sha256 (hex) over everything that decides the ids.
     """
 
@@ -30,6 +31,7 @@ class Tokenizer(abc.ABC):
     pad_id: int
     sot_id: int
     eot_id: int
+    cleaning: str = CLEANING
 
     def __init__(self, context_length: int, content: str):
         """Sets the length of a row and the fingerprint.
@@ -47,7 +49,7 @@ class Tokenizer(abc.ABC):
                 "a row needs room for the start and the end of the text"
             )
         self.context_length = context_length
-        facts = [self.name, content, CLEANING, context_length]
+        facts = [self.name, content, self.cleaning, context_length]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @abc.abstractmethod

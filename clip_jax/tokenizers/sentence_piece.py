@@ -12,8 +12,13 @@ from pathlib import Path
 import sentencepiece
 
 from clip_jax.tokenizers.base import Tokenizer
-from clip_jax.tokenizers.cleaning import clean
+from clip_jax.tokenizers.cleaning import CLEANING, clean
 
+# How a text is cut. "word" keeps whole words, and all it has not seen are one unknown: for small
+# sets of captions, in which the parts of a word mean nothing.
+MODEL_TYPES = ("unigram", "bpe", "word")
+
+_PUNCTUATION = re.compile(r"([^\w\s])")
 _SPECIAL_IDS = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
 _LOG_ERRORS_ONLY = 2
 _TOO_MANY = re.compile(r"Vocabulary size too high.*?<=\s*(\d+)", re.DOTALL)
@@ -24,6 +29,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model applied to cleaned text: pad 0, start 1, end 2, unknown 3."""
 
     name = "sentencepiece"
+    cleaning = f"{CLEANING}, punctuation apart"
     pad_id = _SPECIAL_IDS["pad_id"]
     sot_id = _SPECIAL_IDS["bos_id"]
     eot_id = _SPECIAL_IDS["eos_id"]
@@ -53,7 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Returns all ids of the cleaned `text`, without start, end and padding."""
-        return self._processor.encode(clean(text), out_type=int)
+        return self._processor.encode(_apart(text), out_type=int)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; start, end and padding add nothing to it.
@@ -62,6 +68,11 @@ class SentencePieceTokenizer(Tokenizer):
           ValueError: an id is outside the vocabulary.
         """
         return self._processor.decode(self._checked(ids))
+
+
+def _apart(text: str) -> str:
+    """Cleaned text whose punctuation stands between spaces: "fire," holds the word "fire"."""
+    return " ".join(_PUNCTUATION.sub(r" \1 ", clean(text)).split())
 
 
 def _load(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
@@ -85,17 +96,20 @@ def train_sentencepiece(
     vocab_size: int,
     path: str | os.PathLike,
     *,
+    model_type: str = "unigram",
     max_captions: int = 1_000_000,
     seed: int = 0,
 ) -> int:
-    """Trains a unigram model on `captions` and writes it to `path`.
+    """Trains a SentencePiece model on `captions` and writes it to `path`.
 
     The same captions and arguments give the same bytes. The file appears at once or not at all.
 
     Args:
       captions: texts; they are cleaned here, and the empty ones are left out.
-      vocab_size: number of ids, the four special ones included; met exactly.
+      vocab_size: number of ids, the four special ones included; met exactly, but for "word", of
+        which it is the most.
       path: where the model goes; an existing file is replaced, folders are made.
+      model_type: one of `MODEL_TYPES`.
       max_captions: learn from a random sample of this many captions when there are more; memory
         and time grow with it.
       seed: chooses that sample.
@@ -107,16 +121,18 @@ def train_sentencepiece(
       ValueError: there is no caption, or `vocab_size` does not suit the captions; the message
         gives the largest or smallest size that does.
     """
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"tokenizer.model_type={model_type!r} is not one of {MODEL_TYPES}")
     if vocab_size <= len(_SPECIAL_IDS) or max_captions < 1:
         raise ValueError(
             f"tokenizer.vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids "
             f"and max_captions={max_captions} at least 1"
         )
     sample = _sample(captions, max_captions, seed)
-    cleaned = [text for text in map(clean, sample) if text]
+    cleaned = [text for text in map(_apart, sample) if text]
     if not cleaned:
         raise ValueError("there is no caption with any text in it to train a tokenizer on")
-    _write_atomically(Path(path), _train(cleaned, vocab_size))
+    _write_atomically(Path(path), _train(cleaned, vocab_size, model_type))
     return len(cleaned)
 
 
@@ -132,14 +148,15 @@ def _sample(captions: Iterable[str], size: int, seed: int) -> list[str]:
     return sample
 
 
-def _train(captions: list[str], vocab_size: int) -> bytes:
+def _train(captions: list[str], vocab_size: int, model_type: str) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(captions),
             model_writer=model,
-            model_type="unigram",
+            model_type=model_type,
             vocab_size=vocab_size,
+            hard_vocab_limit=model_type != "word",
             character_coverage=1.0,
             # `clean` has normalised the text; a second normalisation could undo its choices.
             normalization_rule_name="identity",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from clip_jax.tokenizers.sentence_piece import train_sentencepiece
+from clip_jax.tokenizers.sentence_piece import MODEL_TYPES, train_sentencepiece
 
 EXIT_USAGE = 64
 EXIT_BAD_DATA = 65
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _read_lines(options.input),
             options.vocab_size,
             options.output,
+            model_type=options.model_type,
             max_captions=options.max_captions,
             seed=options.seed,
         )
@@ -64,6 +65,7 @@ def _parser() -> _Parser:
     add("--input", type=Path, required=True, help="UTF-8 text file, one caption a line")
     add("--output", type=Path, required=True, help="model file to write")
     add("--vocab-size", type=_count(5), required=True, help="number of ids, 4 of them special")
+    add("--model-type", choices=MODEL_TYPES, default="unigram", help="how texts are cut")
     add("--max-captions", type=_count(1), default=1_000_000, help="learn from a sample this large")
     add("--seed", type=int, default=0, help="chooses the sample")
     return parser

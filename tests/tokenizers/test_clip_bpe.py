@@ -217,7 +217,7 @@ def test_fingerprint_tells_context_lengths_apart():
 
 def test_fingerprint_covers_the_cleaning(monkeypatch):
     before = ClipTokenizer().fingerprint
-    monkeypatch.setattr("clip_jax.tokenizers.base.CLEANING", "none")
+    monkeypatch.setattr(ClipTokenizer, "cleaning", "none")
     assert ClipTokenizer().fingerprint != before
 
 
