@@ -61,12 +61,15 @@ class Trainer:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=()):
+    def start(
+        self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=(),
+        program=("-m", "clip_jax.train"),
+    ):  # fmt: skip
         """A running process, its command after ``prefix``; stdout and stderr come as one text."""
         environment = self.environment | dict(env)
         environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
-            [*prefix, sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
+            [*prefix, sys.executable, *program, f"--config={ROOT / config}",
              f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip

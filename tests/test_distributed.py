@@ -71,6 +71,43 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
 
+# The trainer on a mesh whose devices alternate between the processes.
+INTERLEAVED = """
+import sys
+from clip_jax import distributed, mesh, train
+
+create = mesh.create_mesh
+
+def interleaved(sizes):
+    import jax
+    count = jax.local_device_count()
+    return create(sizes, sorted(jax.devices(), key=lambda d: (d.id % count, d.process_index)))
+
+mesh.create_mesh = interleaved
+code = train.main(sys.argv[1:])
+print("rows", mesh.local_rows(interleaved({"data": -1}), 4))
+distributed.shut_down(code)
+"""
+
+
+@pytest.mark.multiprocess
+def test_processes_may_hold_rows_that_are_not_adjacent(trainer, root, one_process, tmp_path):
+    group = trainer.start_group(tmp_path, 2, *FLAGS, devices=2, program=("-c", INTERLEAVED))
+    outputs = [p.communicate(timeout=300)[0] for p in group]
+    assert [p.returncode for p in group] == [0, 0], outputs
+    assert "rows [0 2]" in outputs[0]
+    assert "rows [1 3]" in outputs[1]
+    got = jax.tree_util.tree_flatten_with_path(parameters(root, tmp_path))[0]
+    want = jax.tree.leaves(parameters(root, one_process))
+    for (path, a), b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+    found, expected = (
+        json.loads((w / "result.json").read_text())["metrics"]["retrieval"]
+        for w in (tmp_path, one_process)
+    )
+    assert found == pytest.approx(expected, abs=0.07)
+
+
 @pytest.mark.multiprocess
 def test_other_processes_continue_a_run_of_one(trainer, root, one_process, tmp_path):
     """One process stops half way; two processes take the run to its end."""

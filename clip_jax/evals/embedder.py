@@ -49,7 +49,7 @@ def sharded(
     """
     shards = batch_shards(mesh)
     size = -(-batch_size // shards) * shards
-    start, stop = local_rows(mesh, size)
+    local = local_rows(mesh, size)
 
     def over_batches(function):
         def embed(rows: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def sharded(
             for at in range(0, len(rows), size):
                 chunk = rows[at : at + size]
                 padding = [(0, size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
-                padded = np.pad(chunk, padding)[start:stop]
+                padded = np.pad(chunk, padding)[local]
                 out = function(put_batch(mesh, {"rows": padded}, size)["rows"])
                 parts.append(np.asarray(out)[: len(chunk)])
             return np.concatenate([np.zeros((0, embed_dim), np.float32), *parts])
