@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+
+from clip_jax import cluster
 
 # Exit codes of every command line (those of sysexits.h where one fits).
 OK, USAGE, BAD_DATA, PEER_LOST, HANGING, IN_USE, PREEMPTED, MISMATCH = (
@@ -45,46 +46,33 @@ def request_stop() -> None:
     _stop.set()
 
 
-def _several_tasks(env: Mapping[str, str]) -> bool:
-    """Whether a launcher that JAX knows how to read has started more than one process."""
-    counts = (env.get("SLURM_NTASKS"), env.get("OMPI_COMM_WORLD_SIZE"))
-    hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return any(c and int(c) > 1 for c in counts) or len(hosts) > 1
-
-
 def initialize(env: Mapping[str, str] | None = None) -> None:
-    """Joins the other processes of the run, if there are any; does nothing for a single one.
-
-    Explicit: CLIP_JAX_COORDINATOR (host:port), CLIP_JAX_PROCESSES and CLIP_JAX_PROCESS_ID. On a
-    TPU pod, under SLURM and under Open MPI, JAX finds out by itself.
+    """Joins the other processes of the run, if there are any (see ``cluster.decide``); says so.
 
     Raises:
-      ValueError: some but not all of the three variables are set.
+      ValueError: the others cannot be found with what the environment says.
     """
-    env = os.environ if env is None else env
-    keys = ("CLIP_JAX_COORDINATOR", "CLIP_JAX_PROCESSES", "CLIP_JAX_PROCESS_ID")
-    given = [k for k in keys if env.get(k)]
-    if not given and not _several_tasks(env):
+    decision = cluster.decide(os.environ if env is None else env)
+    if decision.why:
+        print(f"joining the run: {decision.why}" if decision.join else decision.why, flush=True)
+    if not decision.join:
         return
-    if given and len(given) < 3:
-        raise ValueError(f"{given[0]} is set, but not {', '.join(set(keys) - set(given))}")
     import jax
 
     # Orbax would poll JAX's preemption service, which loses signals; the train step carries ours.
     jax.config.update("jax_enable_preemption_service", False)
-    explicit: dict[str, Any] = {}
-    if given:
-        explicit = dict(
-            coordinator_address=env[keys[0]],
-            num_processes=int(env[keys[1]]),
-            process_id=int(env[keys[2]]),
+    try:
+        jax.distributed.initialize(
+            **decision.arguments,
+            initialization_timeout=300,
+            heartbeat_timeout_seconds=20,
+            shutdown_timeout_seconds=30,
         )
-    jax.distributed.initialize(
-        **explicit,
-        initialization_timeout=300,
-        heartbeat_timeout_seconds=20,
-        shutdown_timeout_seconds=30,
-    )
+    except (ValueError, ImportError, OSError) as error:
+        raise ValueError(
+            f"{decision.why}, but JAX cannot join it ({error}); set {', '.join(cluster.KEYS)} "
+            "on every process (see launch/README.md)"
+        ) from error
 
 
 def is_lead() -> bool:

@@ -152,26 +152,6 @@ def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
     group[victim].communicate()
 
 
-def test_explicit_addresses_must_be_complete():
-    with pytest.raises(ValueError, match="CLIP_JAX_COORDINATOR is set, but not"):
-        distributed.initialize({"CLIP_JAX_COORDINATOR": "localhost:1"})
-
-
-@pytest.mark.parametrize(
-    ("env", "several"),
-    [
-        ({}, False),
-        ({"SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "8"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
-    ],
-)
-def test_launchers_are_recognised(env, several):
-    assert distributed._several_tasks(env) is several
-
-
 def test_one_process_needs_no_agreement():
     assert distributed.agree(True)
     assert not distributed.agree(False)
