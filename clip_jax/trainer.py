@@ -13,9 +13,10 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
-from clip_jax.checkpoint import Checkpoints, combined, fingerprint
+from clip_jax.checkpoint import Checkpoints
 from clip_jax.data import loader, sources
 from clip_jax.evals import embedder, gallery, report, tasks
+from clip_jax.integrity import combined, fingerprint
 from clip_jax.models import clip
 
 

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax import config as config_lib
-from clip_jax.checkpoint import write_atomically
+from clip_jax.checkpoint import Mismatch
+from clip_jax.integrity import write_atomically
 
 
 class WorkdirInUse(RuntimeError):
     """Another launch is writing into the same workdir."""
-
-
-class Mismatch(ValueError):
-    """The workdir belongs to a run that this config, data or tokenizer would not continue."""
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_jax import checkpoint
+from clip_jax import checkpoint, integrity
 from clip_jax.mesh import create_mesh
 
 
@@ -36,7 +36,7 @@ MESHES = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
 
 
 def test_the_fingerprint_does_not_depend_on_the_mesh():
-    prints = [checkpoint.fingerprint(tree(create_mesh(m))) for m in MESHES]
+    prints = [integrity.fingerprint(tree(create_mesh(m))) for m in MESHES]
     assert prints[0] == prints[1] == prints[2]
     assert prints[0].keys() == {"['kernel']", "['half']", "['step']"}
 
@@ -44,20 +44,20 @@ def test_the_fingerprint_does_not_depend_on_the_mesh():
 def test_every_single_bit_changes_the_fingerprint():
     mesh = create_mesh(MESHES[0])
     clean = tree(mesh)
-    before = checkpoint.fingerprint(clean)
+    before = integrity.fingerprint(clean)
     rng = np.random.default_rng(0)
     for _ in range(60):
         bits = np.array(clean["kernel"]).view(np.uint32)
         flat = bits.reshape(-1)
         flat[rng.integers(flat.size)] ^= np.uint32(1) << np.uint32(rng.integers(32))
-        after = checkpoint.fingerprint(clean | {"kernel": jnp.asarray(bits.view(np.float32))})
+        after = integrity.fingerprint(clean | {"kernel": jnp.asarray(bits.view(np.float32))})
         assert after["['kernel']"] != before["['kernel']"]
         assert after["['half']"] == before["['half']"]
 
 
 def test_swapped_elements_change_the_fingerprint():
-    a = checkpoint.fingerprint({"x": jnp.array([1.0, 2.0, 3.0])})
-    b = checkpoint.fingerprint({"x": jnp.array([2.0, 1.0, 3.0])})
+    a = integrity.fingerprint({"x": jnp.array([1.0, 2.0, 3.0])})
+    b = integrity.fingerprint({"x": jnp.array([2.0, 1.0, 3.0])})
     assert a != b
 
 
@@ -215,14 +215,14 @@ def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, caplog, monk
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    checkpoint.write_atomically(path, b"old")
+    integrity.write_atomically(path, b"old")
 
     def fail(*_):
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="power cut"):
-        checkpoint.write_atomically(path, b"new")
+        integrity.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
