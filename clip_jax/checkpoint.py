@@ -3,10 +3,12 @@
 Orbax restores damaged files without a word: a flipped bit comes back as a wrong weight. So every
 save carries, inside its commit, an integer fingerprint of each leaf; a sha256 manifest of its
 files follows once they are written. A restore checks both, and falls back to the newest step that
-is whole. A step that is not is moved aside and named.
+is whole. A step that is proven damaged is moved aside and named; whatever else goes wrong while
+loading (another model, no memory, a lost process) leaves the files alone.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax import distributed
@@ -137,17 +140,17 @@ class Checkpoints:
         """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
 
         Raises:
-          CheckpointError: there are steps, and every one is damaged.
+          CheckpointError: there are steps, and every one is damaged; or one that is not damaged
+            cannot be loaded here.
+          Mismatch: a step holds another model's state.
         """
         found = self.steps()
         for step in found:
-            problem = self._damage(step)
-            if not distributed.agree(problem is None):
-                self._set_aside(step, problem or "another process found damage")
-                continue
-            state, facts, problem = self._load(step, abstract_state)
+            whole, problem = self._check_files(step)
             if distributed.agree(problem is None):
-                return state, facts
+                state, facts, problem = self._load(step, abstract_state, whole)
+                if distributed.agree(problem is None):
+                    return state, facts
             self._set_aside(step, problem or "another process found damage")
         if found:
             raise CheckpointError(
@@ -156,46 +159,90 @@ class Checkpoints:
             )
         return None
 
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with the files of a step, judged by its manifest where there is one.
+    def _check_files(self, step: int) -> tuple[bool, str | None]:
+        """Whether a manifest proves that a step is whole, and what is wrong if it proves damage.
 
-        Processes share the hashing; all see the same names and sizes.
+        A process hashes its share of the files; all see the same names.
+
+        Raises:
+          CheckpointError: the files are there and cannot be read, which says nothing about them.
         """
-        path = self.manifests / f"{step}.json"
-        if not path.is_file():
-            return None  # killed between commit and manifest: the fingerprint must do
+        folder = self.folder / str(step)
         try:
-            expected = json.loads(path.read_bytes())
-            present = file_digests(
-                self.folder / str(step), jax.process_index(), jax.process_count()
-            )
-        except (OSError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
-        names = sorted(str(p.relative_to(self.folder / str(step)))
-                       for p in (self.folder / str(step)).rglob("*") if p.is_file())  # fmt: skip
-        if names != sorted(expected):
-            return f"files missing or added: {sorted(set(names) ^ set(expected))[:3]}"
+            expected = json.loads((self.manifests / f"{step}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False, None  # killed between commit and manifest: the fingerprint must do
+        names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        if names != set(expected):
+            return False, f"files missing or added: {sorted(names ^ set(expected))[:3]}"
+        try:
+            present = file_digests(folder, jax.process_index(), jax.process_count())
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOENT):
+                return False, str(error)
+            raise self._left_alone(step, error) from error
         wrong = [n for n, d in present.items() if expected[n] != d]
-        return f"sha256 of {wrong[0]} differs" if wrong else None
+        return not wrong, f"sha256 of {wrong[0]} differs" if wrong else None
 
-    def _load(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any], str | None]:
+    def _load(
+        self, step: int, abstract_state: Any, whole: bool
+    ) -> tuple[Any, dict[str, Any], str | None]:
+        """State, facts and None; or nothing and the damage that loading has proven.
+
+        Raises:
+          CheckpointError, Mismatch: see ``restore``.
+        """
         try:
-            facts = dict(self._orbax.checkpointables_metadata(step).custom_metadata or {})
+            stored = self._orbax.checkpointables_metadata(step)
+            facts = dict(stored.custom_metadata or {})
             if "fingerprint" not in facts:
-                return None, {}, "no fingerprint in its metadata"
+                raise ValueError("no fingerprint in its metadata")
+            _check_tree(step, facts["fingerprint"], stored.metadata["state"], abstract_state)
             state = self._orbax.load_checkpointables(step, {"state": abstract_state})["state"]
             now = fingerprint(state)
+        except Mismatch:
+            raise
         except Exception as error:
-            if jax.process_count() > 1:
-                # The others wait inside the collective load: leave, and skip this step next time.
-                self._move_aside(step)
-                logging.error("step %d: %s; restart to fall back", step, error)
-                distributed.shut_down(distributed.PEER_LOST)
-            return None, {}, f"{type(error).__name__}: {error}"
+            return None, {}, self._damage(step, error, whole)
         wrong = [p for p, f in facts["fingerprint"].items() if now.get(p) != f]
         if wrong or now.keys() != facts["fingerprint"].keys():
             return None, {}, f"fingerprint of {(wrong or ['the tree'])[0]} differs"
         return state, facts, None
+
+    def _damage(self, step: int, error: Exception, whole: bool) -> str:
+        """The damage that an error while loading is proof of: what the system can read and Orbax
+        cannot, in a step that no manifest vouches for.
+
+        Raises:
+          CheckpointError: the error proves nothing about the step.
+          Exception: ``error`` itself, where another process is to blame.
+        """
+        several = jax.process_count() > 1
+        if several and distributed.is_peer_loss(error):
+            raise error
+        if whole or _is_out_of_memory(error):
+            raise self._left_alone(step, error) from error
+        try:
+            file_digests(self.folder / str(step))
+        except OSError as unreadable:
+            if unreadable.errno not in (errno.EIO, errno.ENOENT):
+                raise self._left_alone(step, unreadable) from error
+        if several:
+            # The others wait inside the collective load: leave, and skip this step next time.
+            logging.error("step %d: %s; restart to fall back", step, error)
+            self._move_aside(step)
+            distributed.shut_down(distributed.PEER_LOST)
+        return f"{type(error).__name__}: {error}"
+
+    def _left_alone(self, step: int, error: Exception) -> CheckpointError:
+        if _is_out_of_memory(error):
+            advice = "use more devices, or shard the state with mesh.fsdp"
+        else:
+            advice = "nothing says that it is damaged: start again once this is put right"
+        return CheckpointError(
+            f"the checkpoint of step {step} in {self.folder} cannot be loaded and is left as it "
+            f"is; {advice} ({type(error).__name__}: {error})"
+        )
 
     def _set_aside(self, step: int, problem: str) -> None:
         if distributed.is_lead():
@@ -207,7 +254,8 @@ class Checkpoints:
 
     def _move_aside(self, step: int) -> Path:
         target = self.folder.parent / f"damaged-{step}-{time.strftime('%Y%m%d-%H%M%S')}"
-        os.replace(self.folder / str(step), target)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(self.folder / str(step), target)
         (self.manifests / f"{step}.json").unlink(missing_ok=True)
         return target
 
@@ -221,3 +269,47 @@ class Checkpoints:
                 raise
             logging.debug("closing after a failed save: %s", error)
         return ok
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return any(
+        isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e)
+        for e in distributed.causes(error)
+    )
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Path of each array of a tree -> its type and shape."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(x.dtype)}{[*x.shape]}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }
+
+
+def _check_tree(step: int, fingerprints: dict[str, str], stored: Any, wanted: Any) -> None:
+    """Compares the arrays of a step with those of the present model.
+
+    Raises:
+      Mismatch: they differ; the message names the first paths.
+      ValueError: what the step says of itself does not fit together.
+    """
+    before, now = _described(stored), _described(wanted)
+    paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(wanted)[0]}
+    if len(before) != len(fingerprints) or (
+        paths == fingerprints.keys() and before.keys() != now.keys()
+    ):
+        raise ValueError("its metadata does not list the arrays that were saved")
+    lines = [
+        f"{path}: {before.get(path, 'absent')} (stored) -> {now.get(path, 'absent')} (this model)"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path)
+    ]
+    if lines:
+        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise Mismatch(
+            f"the checkpoint of step {step} holds another model or optimizer:\n  "
+            + "\n  ".join(lines[:8] + more)
+            + "\nGive another --workdir for a new run, or the config and version of the old one."
+        )

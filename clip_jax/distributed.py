@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from clip_jax import cluster
 
@@ -119,13 +119,25 @@ def shut_down(code: int) -> None:
     sys.exit(code)
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and the errors that it came from."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_peer_loss(error: BaseException) -> bool:
-    """Whether an error says that another process has gone."""
+    """Whether an error, or one that it came from, says that another process has gone."""
     import jax
 
-    signs = ("gloo", "connection", "peer", "heartbeat", "coordination", "unavailable", "socket")
-    text = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in signs)
+    signs = ("gloo", "connection", "peer", "heartbeat", "coordination", "unavailable", "socket",
+             "barrier", "deadline_exceeded")  # fmt: skip
+    return any(
+        isinstance(e, jax.errors.JaxRuntimeError) and any(s in str(e).lower() for s in signs)
+        for e in causes(error)
+    )
 
 
 class Watchdog:

@@ -181,6 +181,103 @@ def test_all_damaged_is_refused_and_nothing_is_deleted(saved):
     assert len(list(saved.parent.glob("damaged-*"))) == 3
 
 
+def listing(saved):
+    return sorted(str(p.relative_to(saved.parent)) for p in saved.parent.rglob("*"))
+
+
+@pytest.fixture(params=[True, False], ids=["manifest", "no manifest"])
+def opened(saved, request):
+    """Checkpoints whose newest step has a manifest or none; it must be as before at the end."""
+    if not request.param:
+        (saved.with_name("checkpoints_sha256") / "3.json").unlink()
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    before = listing(saved)
+    yield ck
+    assert listing(saved) == before
+    ck.close()
+
+
+def reshaped(shape):
+    mesh = create_mesh(MESHES[0])
+    return abstract(
+        tree(mesh) | {"kernel": jax.device_put(np.zeros(*shape), NamedSharding(mesh, P()))}
+    )
+
+
+def test_another_model_is_named_and_not_taken_for_damage(opened):
+    wanted = reshaped([(16, 8), np.float32]) | {
+        "new": abstract(tree(create_mesh(MESHES[0])))["step"]
+    }
+    with pytest.raises(checkpoint.Mismatch) as error:
+        opened.restore(wanted)
+    assert "kernel: float32[16, 32] (stored) -> float32[16, 8] (this model)" in str(error.value)
+    assert "new: absent (stored) -> int32[] (this model)" in str(error.value)
+    assert "half" not in str(error.value)
+
+
+def test_another_type_is_named_and_not_taken_for_damage(opened):
+    with pytest.raises(checkpoint.Mismatch, match=r"kernel: float32\[16, 32\] .* -> int32\["):
+        opened.restore(reshaped([(16, 32), np.int32]))
+
+
+def failing(error):
+    def fail(*_, **__):
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("cannot load") from cause
+
+    return fail
+
+
+def test_too_little_memory_is_not_damage(opened, monkeypatch):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
+    with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is; use more"):
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+
+
+def test_files_that_may_not_be_read_are_not_damaged(opened, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(ValueError("no")))
+    monkeypatch.setattr(checkpoint, "file_digests", denied)
+    with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is.*denied"):
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+
+
+def test_a_lost_process_is_not_damage(opened, monkeypatch):
+    error = jax.errors.JaxRuntimeError("UNAVAILABLE: Connection closed by peer")
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
+    monkeypatch.setattr(opened, "_check_files", lambda step: (False, None))
+    monkeypatch.setattr(checkpoint.distributed, "agree", lambda ok: ok)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="cannot load") as caught:
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+    monkeypatch.undo()
+    assert checkpoint.distributed.is_peer_loss(caught.value)
+
+
+def test_what_a_manifest_vouches_for_is_not_damaged(saved, monkeypatch):
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    before = listing(saved)
+    monkeypatch.setattr(ck._orbax, "load_checkpointables", failing(ValueError("a defect")))
+    with pytest.raises(checkpoint.CheckpointError, match=r"nothing says that it is damaged.*load"):
+        ck.restore(abstract(tree(create_mesh(MESHES[0]))))
+    assert listing(saved) == before
+    ck.close()
+
+
+def test_two_processes_may_move_the_same_step_aside(saved):
+    cks = [checkpoint.Checkpoints(saved, keep=3) for _ in range(2)]
+    for ck in cks:
+        ck._move_aside(3)
+    assert len(list(saved.parent.glob("damaged-3-*"))) == 1
+    for ck in cks:
+        ck.close()
+
+
 def test_only_the_newest_are_kept(tmp_path):
     mesh = create_mesh(MESHES[0])
     ck = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=2)
