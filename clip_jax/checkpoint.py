@@ -140,8 +140,8 @@ class Checkpoints:
         """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
 
         Raises:
-          CheckpointError: there are steps, and every one is damaged; or one that is not damaged
-            cannot be loaded here.
+          CheckpointError: there are steps, or have been, and every one is damaged; or one that is
+            not damaged cannot be loaded here.
           Mismatch: a step holds another model's state.
         """
         found = self.steps()
@@ -152,7 +152,8 @@ class Checkpoints:
                 if distributed.agree(problem is None):
                     return state, facts
             self._set_aside(step, problem or "another process found damage")
-        if found:
+        aside = sorted(p.name for p in self.folder.parent.glob("damaged-*"))
+        if aside:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged (steps {found}, moved to "
                 "damaged-*); nothing was restored. Start in another --workdir to begin anew"

@@ -88,7 +88,9 @@ class Writer:
     """Appends records to metrics.jsonl and to TensorBoard event files in the workdir.
 
     Opened at a step, it first drops the records beyond that step: those of steps that a killed
-    launch did after its last checkpoint, and that are about to be done again.
+    launch did after its last checkpoint, and that are about to be done again. Where that would be
+    all of them, the file is kept under another name instead: a run that begins anew in a used
+    folder has no checkpoint to show for what it replaces.
     """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
@@ -103,7 +105,11 @@ class Writer:
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def _keep_up_to(self, step: int) -> None:
-        kept = [r for r in read(self.path) if r["step"] <= step]
+        records = read(self.path)
+        kept = [r for r in records if r["step"] <= step]
+        if records and not kept:
+            stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+            os.replace(self.path, self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         os.replace(partial, self.path)

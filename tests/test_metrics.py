@@ -49,6 +49,17 @@ def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_beginning_anew_in_a_used_folder_keeps_the_old_records(tmp_path):
+    for loss in (1.0, 2.0, 3.0):  # twice within a second
+        writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+        for step in range(1, 6):
+            writer.write({"step": step, "loss": loss})
+        writer.close()
+    assert [r["loss"] for r in metrics.read(tmp_path / "metrics.jsonl")] == [3.0] * 5
+    old = [metrics.read(p)[0]["loss"] for p in tmp_path.glob("metrics-*.jsonl")]
+    assert sorted(old) == [1.0, 2.0]
+
+
 def test_tensorboard_events_are_written(tmp_path):
     writer = metrics.Writer(tmp_path, 0, tensorboard=True)
     writer.write(RECORD)
