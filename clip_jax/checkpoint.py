@@ -63,6 +63,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._pending: tuple[int, Any] | None = None
+        self._failed = False  # whether the newest save has failed
         self._hashing: threading.Thread | None = None
         if sys.unraisablehook is sys.__unraisablehook__:
             sys.unraisablehook = _report_unraisable
@@ -71,9 +72,10 @@ class Checkpoints:
         """Starts a save in the background; the state may be donated as soon as this returns.
 
         A save that fails (disk full, say) is reported and the run goes on: the step before it is
-        untouched and the next save tries again.
+        untouched and the next save tries again; ``finish`` and ``close`` tell.
         """
         self.finish()
+        self._failed = False
         metadata = facts | {"step": step, "fingerprint": fingerprint(state)}
         for attempt in range(2):
             try:
@@ -87,14 +89,15 @@ class Checkpoints:
                 failure = error
                 logging.warning("checkpoint at step %d: attempt %d: %s", step, attempt + 1, error)
         logging.error("checkpoint at step %d not written: %s", step, failure)
+        self._failed = True
 
-    def poll(self) -> bool:
+    def poll(self) -> None:
         """Completes a save that has been written meanwhile; cheap, for every step.
 
-        Returns False if the save failed. The step before it is intact then.
+        A save that failed is reported. The step before it is intact then.
         """
         if self._pending is None or self._orbax.is_saving_in_progress():
-            return True
+            return
         step, response = self._pending
         self._pending = None
         try:
@@ -104,22 +107,22 @@ class Checkpoints:
                 "checkpoint at step %d not written: %s: %s; the one before it is intact",
                 step, type(error).__name__, error,
             )  # fmt: skip
-            return False
+            self._failed = True
+            return
         if distributed.is_lead():
             self._hashing = threading.Thread(target=self._write_manifest, args=(step,))
             self._hashing.start()
-        return True
 
     def finish(self) -> bool:
-        """Waits for a save under way and for its manifest. False if the save failed."""
+        """Waits for a save under way and its manifest. False if the newest save has failed."""
         if self._pending is not None:
             with contextlib.suppress(Exception):  # poll reports it
                 self._pending[1].result()
-        ok = self.poll()
+        self.poll()
         if self._hashing is not None:
             self._hashing.join()
             self._hashing = None
-        return ok
+        return not self._failed
 
     def _write_manifest(self, step: int) -> None:
         try:
@@ -155,8 +158,9 @@ class Checkpoints:
         aside = sorted(p.name for p in self.folder.parent.glob("damaged-*"))
         if aside:
             raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged (steps {found}, moved to "
-                "damaged-*); nothing was restored. Start in another --workdir to begin anew"
+                f"all checkpoints in {self.folder} are damaged, and have been moved to "
+                f"{', '.join(aside)} beside it; nothing was begun or restored. To begin anew, give "
+                "another --workdir, or delete these folders"
             )
         return None
 
@@ -261,7 +265,7 @@ class Checkpoints:
         return target
 
     def close(self) -> bool:
-        """Waits for what is under way and lets go of the folder. False if a save failed."""
+        """Waits for what is under way and lets go of the folder; see ``finish``."""
         ok = self.finish()
         try:
             self._orbax.close()

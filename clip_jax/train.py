@@ -57,7 +57,8 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
     Raises:
-      Whatever ``exit_code`` knows, and Preempted where a stop was asked for.
+      Whatever ``exit_code`` knows; Preempted where a stop was asked for, and OSError whenever the
+      last checkpoint is not there.
     """
     import contextlib
 
@@ -71,13 +72,18 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         this.describe()
         if lead and not (workdir / "config.json").is_file():
             workdir_lib.write_json(workdir / "config.json", config.to_dict())
+        result, stopped = {}, None
         try:
             this.train()
             result = this.finish()
+        except trainer.Preempted as stop:
+            stopped = stop
         finally:
             saved = this.checkpoints.close()
-        if not saved:
+        if not distributed.agree(saved):
             raise OSError(f"the last checkpoint could not be written to {workdir}: see above")
+        if stopped is not None:
+            raise stopped
         return result
 
 

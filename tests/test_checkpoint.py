@@ -316,6 +316,24 @@ def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, caplog, monk
     assert ck.steps()[0] == 3
 
 
+def test_a_save_that_never_starts_is_remembered(tmp_path, caplog, monkeypatch):
+    mesh = create_mesh(MESHES[0])
+    ck = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=2)
+    ck.save(1, tree(mesh, 1), {})
+    working = ck._orbax.save_checkpointables_async
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", failing(OSError(28, "No space")))
+    with caplog.at_level(logging.ERROR):
+        ck.save(2, tree(mesh, 2), {})
+    assert "checkpoint at step 2 not written" in caplog.text
+    assert not ck.finish()
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", working)
+    ck.save(3, tree(mesh, 3), {})
+    assert ck.finish()
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", failing(OSError(28, "No space")))
+    ck.save(4, tree(mesh, 4), {})
+    assert not ck.close()
+
+
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     integrity.write_atomically(path, b"old")

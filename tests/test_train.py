@@ -202,3 +202,16 @@ def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path)
         tmp_path, *LONG, "train.examples=640", "checkpoint.every_examples=320"
     )
     assert code == 0, output
+
+
+def test_told_to_stop_on_a_full_disk_is_an_error(trainer, tmp_path):
+    process = trainer.start(
+        tmp_path, *LONG, "train.examples=320000", "checkpoint.every_examples=0",
+        prefix=("sh", "-c", 'ulimit -f 58; exec "$@"', "sh"),
+    )  # fmt: skip
+    trainer.wait_for_step(process, tmp_path, 3)
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code == 1, output[-3000:]
+    assert "the last checkpoint could not be written" in output
+    assert "stopped, with a checkpoint" not in output
+    assert "Traceback" not in output
