@@ -32,28 +32,31 @@ class Clock:
 
     def __init__(self, seconds_before: float = 0.0):
         self.seconds_before = seconds_before
-        self._start = self._mark = time.perf_counter()
-        self._waited = 0.0
+        self._start = time.perf_counter()
+        self.skip(0, 0.0)
 
     def seconds(self) -> float:
         """Training time so far, earlier launches included."""
         return self.seconds_before + time.perf_counter() - self._start
 
-    def lap(self, waited: float) -> tuple[float, float]:
-        """Seconds since the last lap, and the share of them spent waiting for data.
+    def lap(self, step: int, waited: float) -> tuple[float, float]:
+        """Seconds a step since the last mark, and the share spent waiting for data. Sets a mark.
 
         Args:
+          step: the step just done.
           waited: seconds spent waiting for data since the start, in all.
         """
-        now = time.perf_counter()
-        length = max(now - self._mark, 1e-9)
-        share = (waited - self._waited) / length
-        self._mark, self._waited = now, waited
-        return length, min(max(share, 0.0), 1.0)
+        seconds = max(time.perf_counter() - self._mark, 1e-9)
+        per_step = seconds / max(step - self._step, 1)
+        share = (waited - self._waited) / seconds
+        self.skip(step, waited)
+        return per_step, min(max(share, 0.0), 1.0)
 
-    def skip(self) -> None:
-        """Leaves what has passed since the last lap (an evaluation, say) out of the speed."""
-        self._mark = time.perf_counter()
+    def skip(self, step: int, waited: float) -> None:
+        """Sets a mark: what has passed (an evaluation, say) is left out of the speed, and so are
+        the steps done since the last mark.
+        """
+        self._mark, self._step, self._waited = time.perf_counter(), step, waited
 
 
 def progress_line(r: Mapping[str, Any], total_steps: int) -> str:

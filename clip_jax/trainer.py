@@ -197,6 +197,7 @@ class Run:
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step.
         pending: collections.deque = collections.deque()
+        self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
             for batch in batches:
                 self.state, scalars = self.train_step(self.state, batch)
@@ -214,7 +215,7 @@ class Run:
                 if not last and self._due(c.eval.every_examples):
                     self._record(writer, self.evaluate())
                     watchdog.beat()
-                    self.clock.skip()
+                    self.clock.skip(self.step, batches.waited)
                 if last or self._due(c.checkpoint.every_examples):
                     self.save()
             while pending:
@@ -246,14 +247,13 @@ class Run:
 
     def _log(self, scalars: dict[str, jax.Array], batches: Any, writer: Any) -> None:
         values = {k: float(v) for k, v in jax.device_get(scalars).items()}
-        seconds, wait = self.clock.lap(batches.waited)
-        steps = self.step % self.config.log.every_steps or self.config.log.every_steps
+        seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
             "step": self.step,
             "examples": self.step * self.config.train.batch_size,
             "seconds": self.clock.seconds(),
-            "seconds_per_step": seconds / steps,
-            "images_per_second": steps * self.config.train.batch_size / seconds,
+            "seconds_per_step": seconds_per_step,
+            "images_per_second": self.config.train.batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.bad,
             **{k: values[k] for k in ("loss", "accuracy", "logit_scale", "learning_rate",

@@ -74,10 +74,25 @@ def test_tensorboard_events_are_written(tmp_path):
 def test_the_clock_goes_on_from_earlier_launches():
     clock = metrics.Clock(100.0)
     assert 100 <= clock.seconds() < 101
-    length, share = clock.lap(0.0)
-    assert length > 0
+    per_step, share = clock.lap(1, 0.0)
+    assert per_step > 0
     assert share == 0
-    assert clock.lap(1e9)[1] == 1.0
+    assert clock.lap(2, 1e9)[1] == 1.0
+
+
+def test_speed_counts_the_steps_since_the_last_mark(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+    clock = metrics.Clock()
+    clock.skip(47, 0.0)  # resumed at step 47
+    now += 3 * 2.0
+    assert clock.lap(50, 1.5) == (2.0, 0.25)
+    now += 5 * 2.0 + 60.0
+    clock.skip(55, 1.5)  # an evaluation of a minute
+    now += 5 * 2.0
+    assert clock.lap(60, 1.5) == (2.0, 0.0)
+    now += 10 * 4.0
+    assert clock.lap(70, 21.5) == (4.0, 0.5)
 
 
 def test_reading_what_is_not_there(tmp_path):
