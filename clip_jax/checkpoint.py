@@ -139,6 +139,23 @@ class Checkpoints:
         """The steps there are, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
+    def _agreed_steps(self, patience: float = 10.0) -> list[int]:
+        """The steps there are, newest first; a network file system may take a while to show them.
+
+        Raises:
+          CheckpointError: processes see different ones. On all, so that none waits for the others.
+        """
+        deadline = time.monotonic() + patience
+        while not distributed.same(found := self.steps()):
+            if not distributed.agree(time.monotonic() < deadline):
+                raise CheckpointError(
+                    f"processes see different checkpoints in {self.folder} (this one: {found}); "
+                    "--workdir must be one folder that all of them share"
+                )
+            time.sleep(1)
+            self._orbax.reload()
+        return found
+
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
 
@@ -147,8 +164,7 @@ class Checkpoints:
             not damaged cannot be loaded here.
           Mismatch: a step holds another model's state.
         """
-        found = self.steps()
-        for step in found:
+        for step in self._agreed_steps():
             whole, problem = self._check_files(step)
             if distributed.agree(problem is None):
                 state, facts, problem = self._load(step, abstract_state, whole)

@@ -10,7 +10,9 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from clip_jax import cluster
 
@@ -92,6 +94,31 @@ def agree(ok: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def same(value: Any) -> bool:
+    """Whether ``value`` prints alike on all processes. All must call it."""
+    import jax
+
+    if jax.process_count() == 1:
+        return True
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(value).encode())))
+    return len(set(np.ravel(sums).tolist())) == 1
+
+
+def from_lead(number: int) -> int:
+    """The lead's 32-bit number, on every process. All must call it."""
+    import jax
+
+    if jax.process_count() == 1:
+        return number
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
 def barrier(name: str) -> None:

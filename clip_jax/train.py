@@ -50,6 +50,11 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
             )
         overrides.append((key, value))
     workdir = flags.workdir or f"runs/{Path(flags.config).stem}"
+    if "://" in workdir:
+        raise config_lib.ConfigError(
+            f"--workdir={workdir}: must be a folder, not an address; mount the bucket on every "
+            "host (for gs://, with gcsfuse) and give the folder where it is mounted"
+        )
     return config_lib.load(flags.config, overrides), Path(workdir).absolute()
 
 
@@ -67,6 +72,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
 
     lead = distributed.is_lead()
     with workdir_lib.locked(workdir) if lead else contextlib.nullcontext():
+        workdir_lib.check_shared(workdir)
         workdir_lib.check_config(workdir, config)
         this = trainer.Run(config, workdir)
         this.describe()

@@ -86,13 +86,14 @@ class Trainer:
         return process.returncode, output
 
     def start_group(self, workdir, count, *flags, devices=1, **options):
-        """``count`` processes of one run, on this machine."""
+        """``count`` processes of one run, on this machine; ``workdir`` may be one for each."""
+        workdirs = workdir if isinstance(workdir, tuple) else (workdir,) * count
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         return [
             self.start(
-                workdir, *flags, devices=devices, **options,
+                workdirs[i], *flags, devices=devices, **options,
                 env={"CLIP_JAX_COORDINATOR": f"127.0.0.1:{port}",
                      "CLIP_JAX_PROCESSES": str(count), "CLIP_JAX_PROCESS_ID": str(i)},
             )

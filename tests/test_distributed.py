@@ -152,7 +152,20 @@ def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
     group[victim].communicate()
 
 
+@pytest.mark.multiprocess
+def test_a_workdir_that_is_not_shared_is_one_clear_error(trainer, tmp_path):
+    group = trainer.start_group((tmp_path / "a", tmp_path / "b"), 2, *FLAGS)
+    outputs = [p.communicate(timeout=120)[0] for p in group]
+    assert [p.returncode for p in group] == [64, 64], outputs
+    for output in outputs:
+        assert "is not one folder for all 2 processes" in output
+        assert "Traceback" not in output
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / ".lock"]
+
+
 def test_one_process_needs_no_agreement():
+    assert distributed.same([1])
+    assert distributed.from_lead(5) == 5
     assert distributed.agree(True)
     assert not distributed.agree(False)
     distributed.barrier("nothing to wait for")

@@ -154,6 +154,9 @@ def test_command_line_errors(trainer, tmp_path):
     code, output = trainer.run(tmp_path, config="configs/quickstrat.py")
     assert code == 64
     assert "no such file" in output
+    code, output = trainer.run("gs://bucket/run")
+    assert code == 64
+    assert "error: --workdir=gs://bucket/run: must be a folder" in output
     (tmp_path / "file").write_text("")
     code, output = trainer.run(tmp_path / "file")
     assert code == 1
