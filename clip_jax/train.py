@@ -67,7 +67,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """
     import contextlib
 
-    from clip_jax import trainer
+    from clip_jax import results, trainer
     from clip_jax import workdir as workdir_lib
 
     lead = distributed.is_lead()
@@ -81,7 +81,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         result, stopped = {}, None
         try:
             this.train()
-            result = this.finish()
+            result = results.finish(this)
         except trainer.Preempted as stop:
             stopped = stop
         finally:

@@ -1,10 +1,8 @@
 """A training run: everything a config stands for, built in order, and the loop over its steps."""
 
 import collections
-import dataclasses
 import functools
 import importlib.metadata
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ from clip_jax import config as config_lib
 from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.data import loader, sources
-from clip_jax.evals import embedder, gallery, report, tasks
-from clip_jax.integrity import combined, fingerprint
+from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
 
 
@@ -303,58 +300,3 @@ class Run:
                 values[task.name] = task.run(model, self.tokenizer)
                 say(f"  {task.name}: {metrics.evaluation_line(values[task.name])}")
         return values
-
-    def finish(self) -> dict[str, Any]:
-        """Final evaluation, result.json, report.html and report.png. Returns the result."""
-        say("final evaluation:" if self.tasks else "no evaluation (eval.tasks is empty)")
-        started = time.perf_counter()
-        values = self.evaluate()
-        prints = fingerprint(self.state)
-        curves = metrics.read(self.workdir / "metrics.jsonl")
-        result = {
-            "step": self.step,
-            "examples": self.step * self.config.train.batch_size,
-            "seconds": self.clock.seconds(),
-            "metrics": values,
-            "state_fingerprint": combined(prints),
-            "data_fingerprint": self.source.fingerprint,
-            "bad_records": self.bad,
-        }
-        last = {"step": self.step, "seconds": self.clock.seconds()} | {
-            f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()
-        }
-        page = None
-        if self.config.log.report:
-            with jax.set_mesh(self.mesh):
-                page = gallery.build(
-                    f"clip_jax: {self.workdir.name}", self._summary(), [*curves, last],
-                    self.tasks, values, self.embedder(), self.tokenizer,
-                    float(np.exp(jax.device_get(self.state.eval_params["logit_scale"]))),
-                )  # fmt: skip
-        if distributed.is_lead():
-            workdir.write_json(self.workdir / "result.json", result)
-            if page is not None:
-                paths = report.write_report(self.workdir, page)
-                say(*(f"wrote {p}" for p in paths))
-        say(f"evaluation and report took {metrics.duration(time.perf_counter() - started)}")
-        return result
-
-    def _summary(self) -> list[tuple[str, Any]]:
-        c, m = self.config, self.model.config
-        count = sum(x.size for x in jax.tree.leaves(self.abstract.params))
-        return [
-            ("model", f"{c.model.variant}, {count:,} parameters"),
-            ("image tower", f"{m.vision.image_size} px, {_sizes(m.vision)}"),
-            ("text tower", f"{m.text.context_length} tokens, {_sizes(m.text)}"),
-            ("data", f"{c.data.source}, {len(self.source):,} pairs"),
-            ("tokenizer", f"{c.tokenizer.name}, {self.tokenizer.vocab_size:,} entries"),
-            ("training", f"{self.total_steps:,} steps of {c.train.batch_size:,} pairs"),
-            ("learning rate", c.optim.learning_rate),
-            ("devices", f"{jax.device_count()} {jax.default_backend()}"),
-            ("seed", c.seed),
-        ]
-
-
-def _sizes(tower: Any) -> str:
-    d = dataclasses.asdict(tower)
-    return f"width {d['width']}, {d['layers']} layers, {d['heads']} heads"

@@ -14,7 +14,7 @@ FLOORS = {
     2: ["state", "interop"],
     3: ["step", "checkpoint", "workdir", "api"],
     4: ["evals"],
-    5: ["trainer", "train", "evaluate", "aot", "convert", "benchmark"],
+    5: ["trainer", "results", "train", "evaluate", "aot", "convert", "benchmark"],
 }  # fmt: skip
 # Rooms without arrays on devices. (The loader is not among them: Grain imports jax itself.)
 WITHOUT_JAX = ["config", "cluster", "distributed", "tokenizers", "data.sources", "data.tar",
