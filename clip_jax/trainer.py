@@ -192,7 +192,8 @@ class Run:
     def _loop(self, batches: Any, writer: Any, watchdog: Any) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
-        # they are there. All processes read the same ones at the same step.
+        # they are there. All processes read the same ones at the same step. A record or a
+        # checkpoint waits for the device anyway, and its counters include the present step.
         pending: collections.deque = collections.deque()
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
@@ -200,31 +201,36 @@ class Run:
                 self.state, scalars = self.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
-                stop = self._check(pending.popleft()) if len(pending) > 2 else False
+                last = self.step == self.total_steps
+                logged = last or self.step % c.log.every_steps == 0
+                saved = last or self._due(c.checkpoint.every_examples)
+                stop = self._check(pending, lag=0 if logged or saved else 2)
                 watchdog.beat()
                 self.checkpoints.poll()
-                last = self.step == self.total_steps
-                if last or self.step % c.log.every_steps == 0:
+                if logged:
                     self._log(scalars, batches, writer)
                 if stop and not last:
+                    self._check(pending, lag=0)
                     self.save()
                     raise Preempted
                 if not last and self._due(c.eval.every_examples):
                     self._record(writer, self.evaluate())
                     watchdog.beat()
                     self.clock.skip(self.step, batches.waited)
-                if last or self._due(c.checkpoint.every_examples):
+                if saved:
                     self.save()
-            while pending:
-                self._check(pending.popleft())
 
     def _due(self, every_examples: int) -> bool:
         if not every_examples:
             return False
         return self.step % config_lib.steps(self.config, every_examples) == 0
 
-    def _check(self, scalars: dict[str, jax.Array]) -> bool:
-        """Looks at an earlier step's counters; True if a stop was asked for."""
+    def _check(self, pending: collections.deque, lag: int) -> bool:
+        """Takes in the counters of all steps but the last ``lag``; True if a stop was asked for."""
+        stops = [self._take_in(pending.popleft()) for _ in range(len(pending) - lag)]
+        return any(stops)
+
+    def _take_in(self, scalars: dict[str, jax.Array]) -> bool:
         bad, skipped, stop = (int(scalars[k]) for k in ("bad", "skipped", "stop"))
         self.bad += bad
         seen = self.step * self.config.train.batch_size

@@ -185,6 +185,17 @@ def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
     assert "unreadable record" in output
     assert "0.png" in output
     assert result(tmp_path / "a")["bad_records"] > 30
+    # The same count after a stop at any step, and when the complete run is evaluated again.
+    process = trainer.start(
+        tmp_path / "c", *flags, "data.max_bad_fraction=0.5", "log.every_steps=1"
+    )
+    trainer.wait_for_step(process, tmp_path / "c", 5)
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code == 75, output
+    for _ in range(2):
+        code, output = trainer.run(tmp_path / "c", *flags, "data.max_bad_fraction=0.5")
+        assert code == 0, output
+        assert result(tmp_path / "c")["bad_records"] == result(tmp_path / "a")["bad_records"]
     code, output = trainer.run(tmp_path / "b", *flags, "data.max_bad_fraction=0.01")
     assert code == 65, output
     assert "records could not be read, more than data.max_bad_fraction=0.01" in output
