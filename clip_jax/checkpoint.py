@@ -165,6 +165,7 @@ class Checkpoints:
           Mismatch: a step holds another model's state.
         """
         for step in self._agreed_steps():
+            distributed.beat(f"restoring step {step}")
             whole, problem = self._check_files(step)
             if distributed.agree(problem is None):
                 state, facts, problem = self._load(step, abstract_state, whole)

@@ -116,7 +116,7 @@ def defaults() -> ConfigDict:
     c.log.tensorboard = True
     c.log.report = True  # report.html and report.png at the end
 
-    c.watchdog_seconds = 1800.0  # no step for so long: dump all stacks and exit
+    c.watchdog_seconds = 1800.0  # no progress (step, batch of an evaluation) for so long: exit
     return c
 
 

@@ -25,14 +25,18 @@ _stop = threading.Event()
 
 
 def catch_stop_signals() -> None:
-    """Makes SIGTERM and the first SIGINT ask for a stop at the next step; a second SIGINT kills."""
+    """Makes SIGTERM and the first SIGINT ask for a stop; a second SIGINT kills.
+
+    The request travels with the batches, so that all processes stop at the same step: it takes
+    effect after those already prepared, and after an evaluation that is under way.
+    """
 
     def handler(number, frame):
         del frame
         if number == signal.SIGINT and _stop.is_set():
             os._exit(128 + number)
         _stop.set()
-        sys.stderr.write("\nstopping after this step, with a checkpoint\n")
+        sys.stderr.write("\nstopping within a few steps, with a checkpoint\n")
 
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
@@ -122,13 +126,15 @@ def from_lead(number: int) -> int:
 
 
 def barrier(name: str) -> None:
-    """Waits for all processes."""
+    """Waits for all processes; no longer than the watchdog, if there is one."""
     import jax
 
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
+        beat(f"waiting for the other processes ({name})")
         multihost_utils.sync_global_devices(name)
+        beat(f"past {name}")
 
 
 def shut_down(code: int) -> None:
@@ -170,29 +176,44 @@ def is_peer_loss(error: BaseException) -> bool:
 class Watchdog:
     """Ends the process with all stacks on stderr when ``beat`` is not called for ``seconds``.
 
-    A loader worker or a collective that hangs would otherwise hold an allocation for ever.
+    A loader worker or a collective that hangs would otherwise hold an allocation for ever. There
+    is one at a time.
     """
 
     def __init__(self, seconds: float):
+        global _watchdog
         self.seconds = seconds
-        self._last = time.monotonic()
+        self._last, self._what = time.monotonic(), "starting"
         self._done = threading.Event()
+        _watchdog = self
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self) -> None:
-        """Says that the run is alive."""
-        self._last = time.monotonic()
+    def beat(self, what: str) -> None:
+        """Says that the run is alive, and what it does now."""
+        self._last, self._what = time.monotonic(), what
 
     def close(self) -> None:
         """Stops watching."""
+        global _watchdog
+        _watchdog = None
         self._done.set()
 
     def _watch(self) -> None:
         while not self._done.wait(min(self.seconds / 4, 5.0)):
             if time.monotonic() - self._last > self.seconds:
                 sys.stderr.write(
-                    f"no step for {self.seconds:.0f} s (watchdog_seconds): giving up. Stacks:\n"
+                    f"no progress for {self.seconds:.0f} s (watchdog_seconds), the last being: "
+                    f"{self._what}. Giving up. Stacks:\n"
                 )
                 faulthandler.dump_traceback(file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(HANGING)
+
+
+_watchdog: Watchdog | None = None
+
+
+def beat(what: str) -> None:
+    """Tells the watchdog, where there is one, that the run is alive and what it does now."""
+    if _watchdog is not None:
+        _watchdog.beat(what)

@@ -71,7 +71,10 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     from clip_jax import workdir as workdir_lib
 
     lead = distributed.is_lead()
-    with workdir_lib.locked(workdir) if lead else contextlib.nullcontext():
+    with (
+        contextlib.closing(distributed.Watchdog(config.watchdog_seconds)),
+        workdir_lib.locked(workdir) if lead else contextlib.nullcontext(),
+    ):
         workdir_lib.check_shared(workdir)
         workdir_lib.check_config(workdir, config)
         this = trainer.Run(config, workdir)

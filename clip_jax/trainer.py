@@ -67,7 +67,7 @@ class Run:
             f"device(s), mesh {dict(self.mesh.shape)}"
         )
         self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
-        self.source = self._lead_first(lambda: sources.build(config.data))
+        self.source = self._lead_first("data", lambda: sources.build(config.data))
         self.tokenizer = build_tokenizer(config, folder, self.source)
         self.model = clip.build(config.model, self.tokenizer)
         self.image_size = self.model.config.vision.image_size
@@ -79,15 +79,18 @@ class Run:
             else 0,
             self.total_steps,
         )
-        self.tasks = self._lead_first(lambda: tasks.prepare(config, self.image_size))
+        self.tasks = self._lead_first(
+            "evaluation tasks", lambda: tasks.prepare(config, self.image_size)
+        )
         self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()
 
-    def _lead_first(self, make: Any) -> Any:
+    def _lead_first(self, what: str, make: Any) -> Any:
         """What the lead prepares on disk, the others find there."""
+        distributed.beat(f"preparing {what}")
         made = make() if distributed.is_lead() else None
-        distributed.barrier("prepared")
+        distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
 
     def _build_steps(self) -> None:
@@ -172,14 +175,12 @@ class Run:
             self._to_device,
             self.config.data.prefetch,
         )
-        watchdog = distributed.Watchdog(self.config.watchdog_seconds)
         writer = None
         if distributed.is_lead():
             writer = metrics.Writer(self.workdir, self.step, self.config.log.tensorboard)
         try:
-            self._loop(batches, writer, watchdog)
+            self._loop(batches, writer)
         finally:
-            watchdog.close()
             batches.close()
             if writer is not None:
                 writer.close()
@@ -189,7 +190,7 @@ class Run:
         rows["stop"] = np.full_like(batch["bad"], distributed.stop_requested())
         return mesh.put_batch(self.mesh, rows, self.config.train.batch_size)
 
-    def _loop(self, batches: Any, writer: Any, watchdog: Any) -> None:
+    def _loop(self, batches: Any, writer: Any) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
@@ -205,7 +206,7 @@ class Run:
                 logged = last or self.step % c.log.every_steps == 0
                 saved = last or self._due(c.checkpoint.every_examples)
                 stop = self._check(pending, lag=0 if logged or saved else 2)
-                watchdog.beat()
+                distributed.beat(f"step {self.step}")
                 self.checkpoints.poll()
                 if logged:
                     self._log(scalars, batches, writer)
@@ -215,7 +216,6 @@ class Run:
                     raise Preempted
                 if not last and self._due(c.eval.every_examples):
                     self._record(writer, self.evaluate())
-                    watchdog.beat()
                     self.clock.skip(self.step, batches.waited)
                 if saved:
                     self.save()
@@ -295,6 +295,7 @@ class Run:
             batch_size=self.config.eval.batch_size,
             image_size=self.image_size,
             embed_dim=self.model.config.embed_dim,
+            on_batch=functools.partial(distributed.beat, "evaluating"),
         )
 
     def evaluate(self) -> dict[str, dict[str, float]]:

@@ -185,7 +185,7 @@ def test_the_watchdog_ends_a_process_that_hangs(trainer):
         timeout=20,
     )  # fmt: skip
     assert done.returncode == distributed.HANGING
-    assert "no step for" in done.stderr
+    assert "no progress for" in done.stderr
     assert "a_hanging_collective" in done.stderr
 
 
@@ -193,5 +193,38 @@ def test_a_watchdog_that_hears_beats_lets_live():
     dog = distributed.Watchdog(0.6)
     for _ in range(8):
         time.sleep(0.15)
-        dog.beat()
+        distributed.beat("something")
     dog.close()
+    distributed.beat("nobody is listening")
+
+
+def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):
+    import subprocess
+    import sys
+
+    code = (
+        "import time, jax; from jax.experimental import multihost_utils\n"
+        "from clip_jax import distributed\n"
+        "jax.process_count = lambda: 2\n"
+        "multihost_utils.sync_global_devices = lambda name: time.sleep(30)\n"
+        "dog = distributed.Watchdog(1.0); distributed.barrier('tea')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment,
+        timeout=25,
+    )  # fmt: skip
+    assert done.returncode == distributed.HANGING
+    assert "waiting for the other processes (tea)" in done.stderr
+
+
+def test_a_start_up_that_hangs_is_ended(trainer, tmp_path):
+    hanging = (
+        "import sys, time; from clip_jax import distributed, train, trainer\n"
+        "trainer.Run.__init__ = lambda *_: time.sleep(60)\n"
+        "distributed.shut_down(train.main(sys.argv[1:]))"
+    )
+    code, output = trainer.run(
+        tmp_path, "watchdog_seconds=1.0", program=("-c", hanging), timeout=50
+    )
+    assert code == distributed.HANGING, output
+    assert "no progress for 1 s (watchdog_seconds)" in output
