@@ -96,9 +96,10 @@ class Writer:
     folder has no checkpoint to show for what it replaces.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+    def __init__(self, workdir: Path, step: int, tensorboard: bool, final: bool = False):
+        """``final``: only the evaluation of a complete run is to come, perhaps once more."""
         self.path = workdir / "metrics.jsonl"
-        self._keep_up_to(step)
+        self._keep_up_to(step, final)
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._events = None
         if tensorboard:
@@ -107,22 +108,25 @@ class Writer:
             # purge_step makes TensorBoard drop the same records.
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def _keep_up_to(self, step: int) -> None:
+    def _keep_up_to(self, step: int, final: bool) -> None:
+        def stays(r):
+            return r["step"] < step or (r["step"] == step and ("loss" in r or not final))
+
         records = read(self.path)
-        kept = [r for r in records if r["step"] <= step]
+        kept = [r for r in records if stays(r)]
         if records and not kept:
             stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
             os.replace(self.path, self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
         os.replace(partial, self.path)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it must have "step"."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         if self._events is not None:
             for key, value in record.items():
-                if key != "step" and isinstance(value, int | float):
+                if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._events.add_scalar(key, value, record["step"])
 
     def close(self) -> None:
@@ -132,13 +136,20 @@ class Writer:
             self._events.close()
 
 
+def _line(record: Mapping[str, Any]) -> str:
+    """A line of JSON. It has no word for NaN and infinity: they become null."""
+    wrong = {k: None for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({**record, **wrong}, allow_nan=False) + "\n"
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a line that a kill cut short is left out."""
+    """The records of a metrics.jsonl, null as NaN; a line that a kill cut short is left out."""
     records = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                found = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            records.append({k: math.nan if v is None else v for k, v in found.items()})
     return records

@@ -27,10 +27,11 @@ def finish(run: Run) -> dict[str, Any]:
         "data_fingerprint": run.source.fingerprint,
         "bad_records": run.bad,
     }
-    last = {"step": run.step, "seconds": run.clock.seconds()} | {
-        f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()
-    }
-    page = _page(run, values, last) if run.config.log.report else None
+    if distributed.is_lead():
+        writer = metrics.Writer(run.workdir, run.step, run.config.log.tensorboard, final=True)
+        run.record(writer, values)
+        writer.close()
+    page = _page(run, values) if run.config.log.report else None
     if distributed.is_lead():
         workdir.write_json(run.workdir / "result.json", result)
         if page is not None:
@@ -39,11 +40,11 @@ def finish(run: Run) -> dict[str, Any]:
     return result
 
 
-def _page(run: Run, values: dict[str, dict[str, float]], last: dict[str, Any]) -> Any:
+def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
     curves = metrics.read(run.workdir / "metrics.jsonl")
     with jax.set_mesh(run.mesh):
         return gallery.build(
-            f"clip_jax: {run.workdir.name}", _summary(run), [*curves, last],
+            f"clip_jax: {run.workdir.name}", _summary(run), curves,
             run.tasks, values, run.embedder(), run.tokenizer,
             float(np.exp(jax.device_get(run.state.eval_params["logit_scale"]))),
         )  # fmt: skip

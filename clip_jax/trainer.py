@@ -215,7 +215,7 @@ class Run:
                     self.save()
                     raise Preempted
                 if not last and self._due(c.eval.every_examples):
-                    self._record(writer, self.evaluate())
+                    self.record(writer, self.evaluate())
                     self.clock.skip(self.step, batches.waited)
                 if saved:
                     self.save()
@@ -266,7 +266,8 @@ class Run:
             writer.write(record)
             say(metrics.progress_line(record, self.total_steps))
 
-    def _record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
+    def record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
+        """Writes the values of an evaluation at the present step; ``writer`` may be None."""
         flat = {f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()}
         if writer is not None:
             writer.write({"step": self.step, "seconds": self.clock.seconds(), **flat})

@@ -64,6 +64,9 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
     results = [json.loads((w / "result.json").read_text()) for w in (tmp_path, one_process)]
     assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
     found, expected = (r["metrics"]["retrieval"] for r in results)
+    (final,) = [r for r in metrics.read(tmp_path / "metrics.jsonl") if "eval/retrieval/n" in r]
+    assert final["step"] == 20
+    assert {f"eval/retrieval/{k}": v for k, v in found.items()}.items() <= final.items()
     # Thirty texts: a cosine in the last bit may swap two neighbours in a ranking.
     assert found == pytest.approx(expected, abs=0.07)
     curves = [[r["loss"] for r in metrics.read(w / "metrics.jsonl") if "loss" in r]
