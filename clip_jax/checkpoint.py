@@ -3,11 +3,12 @@
 Orbax restores damaged files without a word: a flipped bit comes back as a wrong weight. So every
 save carries, inside its commit, an integer fingerprint of each leaf; a sha256 manifest of its
 files follows once they are written. A restore checks both, and falls back to the newest step that
-is whole. A step that is not is moved aside and named.
+is whole. A step that is proven damaged is moved aside and named; whatever else goes wrong while
+loading (another model, no memory, a lost process) leaves the files alone.
 """
 
 import contextlib
-import hashlib
+import errno
 import json
 import logging
 import os
@@ -18,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax import distributed
+from clip_jax.integrity import file_digests, fingerprint, write_atomically
 
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be restored, or none can be written; the message says which and why."""
+
+
+class Mismatch(ValueError):
+    """What is stored belongs to a run that this config, data or model cannot continue."""
 
 
 def _report_unraisable(unraisable: Any) -> None:
@@ -36,72 +42,6 @@ def _report_unraisable(unraisable: Any) -> None:
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _mix(x: jax.Array, multiplier: int) -> jax.Array:
-    """A bijection of 32-bit integers (the finaliser of MurmurHash3, with a varying factor)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(multiplier)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
-
-
-def _leaf_fingerprint(x: jax.Array) -> jax.Array:
-    """uint32[2]: changes whenever one element changes, whatever the sharding.
-
-    Two sums over bijective mixes of (bits, position): integer addition does not depend on order,
-    so that no device count and no layout changes the result.
-    """
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        width = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-    else:
-        bits = x.astype(jnp.uint32)
-    position = jnp.zeros(x.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(x.ndim)):
-        position += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
-        stride = stride * x.shape[axis] % 2**32
-    keyed = bits ^ _mix(position, 0x9E3779B1)
-    return jnp.stack([_mix(keyed, m).sum(dtype=jnp.uint32) for m in (0x85EBCA6B, 0x27D4EB2F)])
-
-
-@jax.jit
-def _fingerprints(tree: Any) -> list[jax.Array]:
-    return [_leaf_fingerprint(x) for x in jax.tree.leaves(tree)]
-
-
-def fingerprint(tree: Any) -> dict[str, str]:
-    """Path of each leaf -> 16 hex digits that identify its contents on any mesh."""
-    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    sums = jax.device_get(_fingerprints(tree))
-    return {p: f"{int(a):08x}{int(b):08x}" for p, (a, b) in zip(paths, sums, strict=True)}
-
-
-def combined(fingerprints: dict[str, str]) -> str:
-    """One hex string for a whole tree."""
-    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:
-    """Relative path -> sha256 of every ``of``-th file of a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in files[share::of]
-    }
 
 
 class Checkpoints:
@@ -123,6 +63,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._pending: tuple[int, Any] | None = None
+        self._failed = False  # whether the newest save has failed
         self._hashing: threading.Thread | None = None
         if sys.unraisablehook is sys.__unraisablehook__:
             sys.unraisablehook = _report_unraisable
@@ -131,9 +72,10 @@ class Checkpoints:
         """Starts a save in the background; the state may be donated as soon as this returns.
 
         A save that fails (disk full, say) is reported and the run goes on: the step before it is
-        untouched and the next save tries again.
+        untouched and the next save tries again; ``finish`` and ``close`` tell.
         """
         self.finish()
+        self._failed = False
         metadata = facts | {"step": step, "fingerprint": fingerprint(state)}
         for attempt in range(2):
             try:
@@ -147,14 +89,15 @@ class Checkpoints:
                 failure = error
                 logging.warning("checkpoint at step %d: attempt %d: %s", step, attempt + 1, error)
         logging.error("checkpoint at step %d not written: %s", step, failure)
+        self._failed = True
 
-    def poll(self) -> bool:
+    def poll(self) -> None:
         """Completes a save that has been written meanwhile; cheap, for every step.
 
-        Returns False if the save failed. The step before it is intact then.
+        A save that failed is reported. The step before it is intact then.
         """
         if self._pending is None or self._orbax.is_saving_in_progress():
-            return True
+            return
         step, response = self._pending
         self._pending = None
         try:
@@ -164,26 +107,26 @@ class Checkpoints:
                 "checkpoint at step %d not written: %s: %s; the one before it is intact",
                 step, type(error).__name__, error,
             )  # fmt: skip
-            return False
+            self._failed = True
+            return
         if distributed.is_lead():
             self._hashing = threading.Thread(target=self._write_manifest, args=(step,))
             self._hashing.start()
-        return True
 
     def finish(self) -> bool:
-        """Waits for a save under way and for its manifest. False if the save failed."""
+        """Waits for a save under way and its manifest. False if the newest save has failed."""
         if self._pending is not None:
             with contextlib.suppress(Exception):  # poll reports it
                 self._pending[1].result()
-        ok = self.poll()
+        self.poll()
         if self._hashing is not None:
             self._hashing.join()
             self._hashing = None
-        return ok
+        return not self._failed
 
     def _write_manifest(self, step: int) -> None:
         try:
-            digests = _file_digests(self.folder / str(step))
+            digests = file_digests(self.folder / str(step))
             write_atomically(self.manifests / f"{step}.json", json.dumps(digests).encode())
             kept = {c.step for c in self._orbax.checkpoints}
             for path in self.manifests.glob("*.json"):
@@ -196,69 +139,132 @@ class Checkpoints:
         """The steps there are, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
+    def _agreed_steps(self, patience: float = 10.0) -> list[int]:
+        """The steps there are, newest first; a network file system may take a while to show them.
+
+        Raises:
+          CheckpointError: processes see different ones. On all, so that none waits for the others.
+        """
+        deadline = time.monotonic() + patience
+        while not distributed.same(found := self.steps()):
+            if not distributed.agree(time.monotonic() < deadline):
+                raise CheckpointError(
+                    f"processes see different checkpoints in {self.folder} (this one: {found}); "
+                    "--workdir must be one folder that all of them share"
+                )
+            time.sleep(1)
+            self._orbax.reload()
+        return found
+
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
 
         Raises:
-          CheckpointError: there are steps, and every one is damaged.
+          CheckpointError: there are steps, or have been, and every one is damaged; or one that is
+            not damaged cannot be loaded here.
+          Mismatch: a step holds another model's state.
         """
-        found = self.steps()
-        for step in found:
-            problem = self._damage(step)
-            if not distributed.agree(problem is None):
-                self._set_aside(step, problem or "another process found damage")
-                continue
-            state, facts, problem = self._load(step, abstract_state)
+        for step in self._agreed_steps():
+            distributed.beat(f"restoring step {step}")
+            whole, problem = self._check_files(step)
             if distributed.agree(problem is None):
-                return state, facts
+                state, facts, problem = self._load(step, abstract_state, whole)
+                if distributed.agree(problem is None):
+                    return state, facts
             self._set_aside(step, problem or "another process found damage")
-        if found:
+        aside = sorted(p.name for p in self.folder.parent.glob("damaged-*"))
+        if aside:
             raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged (steps {found}, moved to "
-                "damaged-*); nothing was restored. Start in another --workdir to begin anew"
+                f"all checkpoints in {self.folder} are damaged, and have been moved to "
+                f"{', '.join(aside)} beside it; nothing was begun or restored. To begin anew, give "
+                "another --workdir, or delete these folders"
             )
         return None
 
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with the files of a step, judged by its manifest where there is one.
+    def _check_files(self, step: int) -> tuple[bool, str | None]:
+        """Whether a manifest proves that a step is whole, and what is wrong if it proves damage.
 
-        Processes share the hashing; all see the same names and sizes.
+        A process hashes its share of the files; all see the same names.
+
+        Raises:
+          CheckpointError: the files are there and cannot be read, which says nothing about them.
         """
-        path = self.manifests / f"{step}.json"
-        if not path.is_file():
-            return None  # killed between commit and manifest: the fingerprint must do
+        folder = self.folder / str(step)
         try:
-            expected = json.loads(path.read_bytes())
-            present = _file_digests(
-                self.folder / str(step), jax.process_index(), jax.process_count()
-            )
-        except (OSError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
-        names = sorted(str(p.relative_to(self.folder / str(step)))
-                       for p in (self.folder / str(step)).rglob("*") if p.is_file())  # fmt: skip
-        if names != sorted(expected):
-            return f"files missing or added: {sorted(set(names) ^ set(expected))[:3]}"
+            expected = json.loads((self.manifests / f"{step}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False, None  # killed between commit and manifest: the fingerprint must do
+        names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        if names != set(expected):
+            return False, f"files missing or added: {sorted(names ^ set(expected))[:3]}"
+        try:
+            present = file_digests(folder, jax.process_index(), jax.process_count())
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOENT):
+                return False, str(error)
+            raise self._left_alone(step, error) from error
         wrong = [n for n, d in present.items() if expected[n] != d]
-        return f"sha256 of {wrong[0]} differs" if wrong else None
+        return not wrong, f"sha256 of {wrong[0]} differs" if wrong else None
 
-    def _load(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any], str | None]:
+    def _load(
+        self, step: int, abstract_state: Any, whole: bool
+    ) -> tuple[Any, dict[str, Any], str | None]:
+        """State, facts and None; or nothing and the damage that loading has proven.
+
+        Raises:
+          CheckpointError, Mismatch: see ``restore``.
+        """
         try:
-            facts = dict(self._orbax.checkpointables_metadata(step).custom_metadata or {})
+            stored = self._orbax.checkpointables_metadata(step)
+            facts = dict(stored.custom_metadata or {})
             if "fingerprint" not in facts:
-                return None, {}, "no fingerprint in its metadata"
+                raise ValueError("no fingerprint in its metadata")
+            _check_tree(step, facts["fingerprint"], stored.metadata["state"], abstract_state)
             state = self._orbax.load_checkpointables(step, {"state": abstract_state})["state"]
             now = fingerprint(state)
+        except Mismatch:
+            raise
         except Exception as error:
-            if jax.process_count() > 1:
-                # The others wait inside the collective load: leave, and skip this step next time.
-                self._move_aside(step)
-                logging.error("step %d: %s; restart to fall back", step, error)
-                distributed.shut_down(distributed.PEER_LOST)
-            return None, {}, f"{type(error).__name__}: {error}"
+            return None, {}, self._damage(step, error, whole)
         wrong = [p for p, f in facts["fingerprint"].items() if now.get(p) != f]
         if wrong or now.keys() != facts["fingerprint"].keys():
             return None, {}, f"fingerprint of {(wrong or ['the tree'])[0]} differs"
         return state, facts, None
+
+    def _damage(self, step: int, error: Exception, whole: bool) -> str:
+        """The damage that an error while loading is proof of: what the system can read and Orbax
+        cannot, in a step that no manifest vouches for.
+
+        Raises:
+          CheckpointError: the error proves nothing about the step.
+          Exception: ``error`` itself, where another process is to blame.
+        """
+        several = jax.process_count() > 1
+        if several and distributed.is_peer_loss(error):
+            raise error
+        if whole or _is_out_of_memory(error):
+            raise self._left_alone(step, error) from error
+        try:
+            file_digests(self.folder / str(step))
+        except OSError as unreadable:
+            if unreadable.errno not in (errno.EIO, errno.ENOENT):
+                raise self._left_alone(step, unreadable) from error
+        if several:
+            # The others wait inside the collective load: leave, and skip this step next time.
+            logging.error("step %d: %s; restart to fall back", step, error)
+            self._move_aside(step)
+            distributed.shut_down(distributed.PEER_LOST)
+        return f"{type(error).__name__}: {error}"
+
+    def _left_alone(self, step: int, error: Exception) -> CheckpointError:
+        if _is_out_of_memory(error):
+            advice = "use more devices, or shard the state with mesh.fsdp"
+        else:
+            advice = "nothing says that it is damaged: start again once this is put right"
+        return CheckpointError(
+            f"the checkpoint of step {step} in {self.folder} cannot be loaded and is left as it "
+            f"is; {advice} ({type(error).__name__}: {error})"
+        )
 
     def _set_aside(self, step: int, problem: str) -> None:
         if distributed.is_lead():
@@ -270,12 +276,13 @@ class Checkpoints:
 
     def _move_aside(self, step: int) -> Path:
         target = self.folder.parent / f"damaged-{step}-{time.strftime('%Y%m%d-%H%M%S')}"
-        os.replace(self.folder / str(step), target)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(self.folder / str(step), target)
         (self.manifests / f"{step}.json").unlink(missing_ok=True)
         return target
 
     def close(self) -> bool:
-        """Waits for what is under way and lets go of the folder. False if a save failed."""
+        """Waits for what is under way and lets go of the folder; see ``finish``."""
         ok = self.finish()
         try:
             self._orbax.close()
@@ -284,3 +291,47 @@ class Checkpoints:
                 raise
             logging.debug("closing after a failed save: %s", error)
         return ok
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return any(
+        isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e)
+        for e in distributed.causes(error)
+    )
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Path of each array of a tree -> its type and shape."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(x.dtype)}{[*x.shape]}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }
+
+
+def _check_tree(step: int, fingerprints: dict[str, str], stored: Any, wanted: Any) -> None:
+    """Compares the arrays of a step with those of the present model.
+
+    Raises:
+      Mismatch: they differ; the message names the first paths.
+      ValueError: what the step says of itself does not fit together.
+    """
+    before, now = _described(stored), _described(wanted)
+    paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(wanted)[0]}
+    if len(before) != len(fingerprints) or (
+        paths == fingerprints.keys() and before.keys() != now.keys()
+    ):
+        raise ValueError("its metadata does not list the arrays that were saved")
+    lines = [
+        f"{path}: {before.get(path, 'absent')} (stored) -> {now.get(path, 'absent')} (this model)"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path)
+    ]
+    if lines:
+        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise Mismatch(
+            f"the checkpoint of step {step} holds another model or optimizer:\n  "
+            + "\n  ".join(lines[:8] + more)
+            + "\nGive another --workdir for a new run, or the config and version of the old one."
+        )

@@ -117,14 +117,15 @@ def defaults() -> ConfigDict:
     c.log.tensorboard = True
     c.log.report = True  # report.html and report.png at the end
 
-    c.watchdog_seconds = 1800.0  # no step for so long: dump all stacks and exit
+    c.watchdog_seconds = 1800.0  # no progress (step, batch of an evaluation) for so long: exit
     return c
 
 
-# What may differ between a run and its resumption: nothing here changes the parameters.
-FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds")
-FREE_DATA_KEYS = ("cache_dir", "threads", "workers", "prefetch", "max_bad_fraction",
-                  "cache_decoded")  # fmt: skip
+# What may differ between a run and its resumption: nothing here changes the parameters. (Data may
+# move to another path; the data fingerprint in the checkpoint guards what is there.)
+FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped")
+FREE_DATA_KEYS = ("path", "validation_path", "cache_dir", "threads", "workers", "prefetch",
+                  "max_bad_fraction", "cache_decoded")  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -292,10 +293,13 @@ def to_json(config: ConfigDict) -> str:
 def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     """Keys in which a run's stored config and the present one differ and may not.
 
+    A key that did not exist when the run began had the effect of what is now its default: new
+    keys begin with the value that keeps what was done before.
+
     Returns lines such as "optim.learning_rate: 0.0005 (this run) -> 0.001 (given)".
     """
     free = FREE_ON_RESUME + tuple(f"data.{k}" for k in FREE_DATA_KEYS)
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(defaults()) | flatten(old), flatten(new)
     missing = object()
     lines = []
     for key in sorted(before.keys() | after.keys()):

@@ -10,8 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from clip_jax import cluster
 
 # Exit codes of every command line (those of sysexits.h where one fits).
 OK, USAGE, BAD_DATA, PEER_LOST, HANGING, IN_USE, PREEMPTED, MISMATCH = (
@@ -22,14 +25,18 @@ _stop = threading.Event()
 
 
 def catch_stop_signals() -> None:
-    """Makes SIGTERM and the first SIGINT ask for a stop at the next step; a second SIGINT kills."""
+    """Makes SIGTERM and the first SIGINT ask for a stop; a second SIGINT kills.
+
+    The request travels with the batches, so that all processes stop at the same step: it takes
+    effect after those already prepared, and after an evaluation that is under way.
+    """
 
     def handler(number, frame):
         del frame
         if number == signal.SIGINT and _stop.is_set():
             os._exit(128 + number)
         _stop.set()
-        sys.stderr.write("\nstopping after this step, with a checkpoint\n")
+        sys.stderr.write("\nstopping within a few steps, with a checkpoint\n")
 
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
@@ -45,46 +52,33 @@ def request_stop() -> None:
     _stop.set()
 
 
-def _several_tasks(env: Mapping[str, str]) -> bool:
-    """Whether a launcher that JAX knows how to read has started more than one process."""
-    counts = (env.get("SLURM_NTASKS"), env.get("OMPI_COMM_WORLD_SIZE"))
-    hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return any(c and int(c) > 1 for c in counts) or len(hosts) > 1
-
-
 def initialize(env: Mapping[str, str] | None = None) -> None:
-    """Joins the other processes of the run, if there are any; does nothing for a single one.
-
-    Explicit: CLIP_JAX_COORDINATOR (host:port), CLIP_JAX_PROCESSES and CLIP_JAX_PROCESS_ID. On a
-    TPU pod, under SLURM and under Open MPI, JAX finds out by itself.
+    """Joins the other processes of the run, if there are any (see ``cluster.decide``); says so.
 
     Raises:
-      ValueError: some but not all of the three variables are set.
+      ValueError: the others cannot be found with what the environment says.
     """
-    env = os.environ if env is None else env
-    keys = ("CLIP_JAX_COORDINATOR", "CLIP_JAX_PROCESSES", "CLIP_JAX_PROCESS_ID")
-    given = [k for k in keys if env.get(k)]
-    if not given and not _several_tasks(env):
+    decision = cluster.decide(os.environ if env is None else env)
+    if decision.why:
+        print(f"joining the run: {decision.why}" if decision.join else decision.why, flush=True)
+    if not decision.join:
         return
-    if given and len(given) < 3:
-        raise ValueError(f"{given[0]} is set, but not {', '.join(set(keys) - set(given))}")
     import jax
 
     # Orbax would poll JAX's preemption service, which loses signals; the train step carries ours.
     jax.config.update("jax_enable_preemption_service", False)
-    explicit: dict[str, Any] = {}
-    if given:
-        explicit = dict(
-            coordinator_address=env[keys[0]],
-            num_processes=int(env[keys[1]]),
-            process_id=int(env[keys[2]]),
+    try:
+        jax.distributed.initialize(
+            **decision.arguments,
+            initialization_timeout=300,
+            heartbeat_timeout_seconds=20,
+            shutdown_timeout_seconds=30,
         )
-    jax.distributed.initialize(
-        **explicit,
-        initialization_timeout=300,
-        heartbeat_timeout_seconds=20,
-        shutdown_timeout_seconds=30,
-    )
+    except (ValueError, ImportError, OSError) as error:
+        raise ValueError(
+            f"{decision.why}, but JAX cannot join it ({error}); set {', '.join(cluster.KEYS)} "
+            "on every process (see launch/README.md)"
+        ) from error
 
 
 def is_lead() -> bool:
@@ -106,14 +100,41 @@ def agree(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
 
 
+def same(value: Any) -> bool:
+    """Whether ``value`` prints alike on all processes. All must call it."""
+    import jax
+
+    if jax.process_count() == 1:
+        return True
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(value).encode())))
+    return len(set(np.ravel(sums).tolist())) == 1
+
+
+def from_lead(number: int) -> int:
+    """The lead's 32-bit number, on every process. All must call it."""
+    import jax
+
+    if jax.process_count() == 1:
+        return number
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+
+
 def barrier(name: str) -> None:
-    """Waits for all processes."""
+    """Waits for all processes; no longer than the watchdog, if there is one."""
     import jax
 
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
+        beat(f"waiting for the other processes ({name})")
         multihost_utils.sync_global_devices(name)
+        beat(f"past {name}")
 
 
 def shut_down(code: int) -> None:
@@ -131,41 +152,68 @@ def shut_down(code: int) -> None:
     sys.exit(code)
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and the errors that it came from."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_peer_loss(error: BaseException) -> bool:
-    """Whether an error says that another process has gone."""
+    """Whether an error, or one that it came from, says that another process has gone."""
     import jax
 
-    signs = ("gloo", "connection", "peer", "heartbeat", "coordination", "unavailable", "socket")
-    text = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in signs)
+    signs = ("gloo", "connection", "peer", "heartbeat", "coordination", "unavailable", "socket",
+             "barrier", "deadline_exceeded")  # fmt: skip
+    return any(
+        isinstance(e, jax.errors.JaxRuntimeError) and any(s in str(e).lower() for s in signs)
+        for e in causes(error)
+    )
 
 
 class Watchdog:
     """Ends the process with all stacks on stderr when ``beat`` is not called for ``seconds``.
 
-    A loader worker or a collective that hangs would otherwise hold an allocation for ever.
+    A loader worker or a collective that hangs would otherwise hold an allocation for ever. There
+    is one at a time.
     """
 
     def __init__(self, seconds: float):
+        global _watchdog
         self.seconds = seconds
-        self._last = time.monotonic()
+        self._last, self._what = time.monotonic(), "starting"
         self._done = threading.Event()
+        _watchdog = self
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self) -> None:
-        """Says that the run is alive."""
-        self._last = time.monotonic()
+    def beat(self, what: str) -> None:
+        """Says that the run is alive, and what it does now."""
+        self._last, self._what = time.monotonic(), what
 
     def close(self) -> None:
         """Stops watching."""
+        global _watchdog
+        _watchdog = None
         self._done.set()
 
     def _watch(self) -> None:
         while not self._done.wait(min(self.seconds / 4, 5.0)):
             if time.monotonic() - self._last > self.seconds:
                 sys.stderr.write(
-                    f"no step for {self.seconds:.0f} s (watchdog_seconds): giving up. Stacks:\n"
+                    f"no progress for {self.seconds:.0f} s (watchdog_seconds), the last being: "
+                    f"{self._what}. Giving up. Stacks:\n"
                 )
                 faulthandler.dump_traceback(file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(HANGING)
+
+
+_watchdog: Watchdog | None = None
+
+
+def beat(what: str) -> None:
+    """Tells the watchdog, where there is one, that the run is alive and what it does now."""
+    if _watchdog is not None:
+        _watchdog.beat(what)

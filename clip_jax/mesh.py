@@ -68,25 +68,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def local_rows(mesh: Mesh, batch: int) -> tuple[int, int]:
-    """The half-open range of global batch rows that this process's devices hold.
+def local_rows(mesh: Mesh, batch: int, process: int | None = None) -> np.ndarray:
+    """The rows of a global batch that a process's devices hold: int64[b], ascending.
 
-    Several processes hold the same rows where the ``tensor`` axis crosses processes.
+    They need not be adjacent: a mesh follows the wiring of the chips, and a TPU host is a square
+    of them, so that its shards lie in several stretches of the batch. Several processes hold the
+    same rows where the ``tensor`` axis crosses processes.
+
+    Args:
+      mesh: the mesh of the batch.
+      batch: its number of rows.
+      process: index of the process, this one by default.
 
     Raises:
-      ValueError: ``batch`` is not divisible by the batch shards, or this process's rows have gaps.
+      ValueError: ``batch`` is not divisible by the batch shards.
     """
     if batch % batch_shards(mesh):
         raise ValueError(
             f"train.batch_size={batch} is not divisible by mesh.data * mesh.fsdp = "
             f"{batch_shards(mesh)}; use a multiple of it"
         )
-    indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
-    spans = sorted({i[0].indices(batch)[:2] for i in indices})
-    for (_, stop), (start, _) in zip(spans, spans[1:], strict=False):
-        if stop != start:
-            raise ValueError(f"mesh {dict(mesh.shape)}: this process's batch rows are not adjacent")
-    return spans[0][0], spans[-1][1]
+    process = jax.process_index() if process is None else process
+    indices = batch_sharding(mesh).devices_indices_map((batch,))
+    spans = {i[0].indices(batch)[:2] for d, i in indices.items() if d.process_index == process}
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(*s) for s in sorted(spans))])
 
 
 def partition_spec(
@@ -133,7 +138,11 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def put_batch(mesh: Mesh, local: Mapping[str, np.ndarray], batch: int) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows (see ``local_rows``) of each array."""
+    """Makes global arrays from this process's rows of each array.
+
+    JAX wants the rows of a process in ascending order of their place in the batch, each once:
+    the order of ``local_rows``.
+    """
     sharding = batch_sharding(mesh)
     return {
         k: jax.make_array_from_process_local_data(sharding, v, (batch, *v.shape[1:]))

@@ -32,28 +32,31 @@ class Clock:
 
     def __init__(self, seconds_before: float = 0.0):
         self.seconds_before = seconds_before
-        self._start = self._mark = time.perf_counter()
-        self._waited = 0.0
+        self._start = time.perf_counter()
+        self.skip(0, 0.0)
 
     def seconds(self) -> float:
         """Training time so far, earlier launches included."""
         return self.seconds_before + time.perf_counter() - self._start
 
-    def lap(self, waited: float) -> tuple[float, float]:
-        """Seconds since the last lap, and the share of them spent waiting for data.
+    def lap(self, step: int, waited: float) -> tuple[float, float]:
+        """Seconds a step since the last mark, and the share spent waiting for data. Sets a mark.
 
         Args:
+          step: the step just done.
           waited: seconds spent waiting for data since the start, in all.
         """
-        now = time.perf_counter()
-        length = max(now - self._mark, 1e-9)
-        share = (waited - self._waited) / length
-        self._mark, self._waited = now, waited
-        return length, min(max(share, 0.0), 1.0)
+        seconds = max(time.perf_counter() - self._mark, 1e-9)
+        per_step = seconds / max(step - self._step, 1)
+        share = (waited - self._waited) / seconds
+        self.skip(step, waited)
+        return per_step, min(max(share, 0.0), 1.0)
 
-    def skip(self) -> None:
-        """Leaves what has passed since the last lap (an evaluation, say) out of the speed."""
-        self._mark = time.perf_counter()
+    def skip(self, step: int, waited: float) -> None:
+        """Sets a mark: what has passed (an evaluation, say) is left out of the speed, and so are
+        the steps done since the last mark.
+        """
+        self._mark, self._step, self._waited = time.perf_counter(), step, waited
 
 
 def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
@@ -88,12 +91,15 @@ class Writer:
     """Appends records to metrics.jsonl and to TensorBoard event files in the workdir.
 
     Opened at a step, it first drops the records beyond that step: those of steps that a killed
-    launch did after its last checkpoint, and that are about to be done again.
+    launch did after its last checkpoint, and that are about to be done again. Where that would be
+    all of them, the file is kept under another name instead: a run that begins anew in a used
+    folder has no checkpoint to show for what it replaces.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+    def __init__(self, workdir: Path, step: int, tensorboard: bool, final: bool = False):
+        """``final``: only the evaluation of a complete run is to come, perhaps once more."""
         self.path = workdir / "metrics.jsonl"
-        self._keep_up_to(step)
+        self._keep_up_to(step, final)
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._events = None
         if tensorboard:
@@ -102,18 +108,25 @@ class Writer:
             # purge_step makes TensorBoard drop the same records.
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def _keep_up_to(self, step: int) -> None:
-        kept = [r for r in read(self.path) if r["step"] <= step]
+    def _keep_up_to(self, step: int, final: bool) -> None:
+        def stays(r):
+            return r["step"] < step or (r["step"] == step and ("loss" in r or not final))
+
+        records = read(self.path)
+        kept = [r for r in records if stays(r)]
+        if records and not kept:
+            stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+            os.replace(self.path, self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
         os.replace(partial, self.path)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it must have "step"."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         if self._events is not None:
             for key, value in record.items():
-                if key != "step" and isinstance(value, int | float):
+                if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._events.add_scalar(key, value, record["step"])
 
     def close(self) -> None:
@@ -123,13 +136,20 @@ class Writer:
             self._events.close()
 
 
+def _line(record: Mapping[str, Any]) -> str:
+    """A line of JSON. It has no word for NaN and infinity: they become null."""
+    wrong = {k: None for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({**record, **wrong}, allow_nan=False) + "\n"
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a line that a kill cut short is left out."""
+    """The records of a metrics.jsonl, null as NaN; a line that a kill cut short is left out."""
     records = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                found = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            records.append({k: math.nan if v is None else v for k, v in found.items()})
     return records

@@ -161,3 +161,14 @@ def build(
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
     return optax.chain(*chain), schedule
+
+
+def rate(schedule: Schedule, opt_state: Any) -> jax.Array:
+    """The learning rate of the next update: that of the updates made, not of the steps done.
+
+    The two differ by the steps that were left out because something was not finite.
+    """
+    kind = optax.ScaleByScheduleState
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
+    (count,) = (x.count for x in leaves if isinstance(x, kind))
+    return schedule(count)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.mesh import batch_sharding, replicated
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
-from clip_jax.optim import Schedule
+from clip_jax.optim import Schedule, rate
 from clip_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -74,7 +74,7 @@ def train_step(
             "accuracy": aux["accuracy"],
             "logit_scale": jnp.exp(new_state.params["logit_scale"]),
             "grad_norm": grad_norm,
-            "learning_rate": schedule(state.step),
+            "learning_rate": rate(schedule, state.opt_state),
             "skipped": new_state.skipped,
             "bad": batch["bad"].sum(),
             "stop": batch["stop"].max(),

@@ -50,6 +50,11 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
             )
         overrides.append((key, value))
     workdir = flags.workdir or f"runs/{Path(flags.config).stem}"
+    if "://" in workdir:
+        raise config_lib.ConfigError(
+            f"--workdir={workdir}: must be a folder, not an address; mount the bucket on every "
+            "host (for gs://, with gcsfuse) and give the folder where it is mounted"
+        )
     return config_lib.load(flags.config, overrides), Path(workdir).absolute()
 
 
@@ -57,27 +62,37 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
     Raises:
-      Whatever ``exit_code`` knows, and Preempted where a stop was asked for.
+      Whatever ``exit_code`` knows; Preempted where a stop was asked for, and OSError whenever the
+      last checkpoint is not there.
     """
     import contextlib
 
-    from clip_jax import trainer
+    from clip_jax import results, trainer
     from clip_jax import workdir as workdir_lib
 
     lead = distributed.is_lead()
-    with workdir_lib.locked(workdir) if lead else contextlib.nullcontext():
+    with (
+        contextlib.closing(distributed.Watchdog(config.watchdog_seconds)),
+        workdir_lib.locked(workdir) if lead else contextlib.nullcontext(),
+    ):
+        workdir_lib.check_shared(workdir)
         workdir_lib.check_config(workdir, config)
         this = trainer.Run(config, workdir)
         this.describe()
         if lead and not (workdir / "config.json").is_file():
             workdir_lib.write_json(workdir / "config.json", config.to_dict())
+        result, stopped = {}, None
         try:
             this.train()
-            result = this.finish()
+            result = results.finish(this)
+        except trainer.Preempted as stop:
+            stopped = stop
         finally:
             saved = this.checkpoints.close()
-        if not saved:
+        if not distributed.agree(saved):
             raise OSError(f"the last checkpoint could not be written to {workdir}: see above")
+        if stopped is not None:
+            raise stopped
         return result
 
 

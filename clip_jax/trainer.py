@@ -1,10 +1,8 @@
 """A training run: everything a config stands for, built in order, and the loop over its steps."""
 
 import collections
-import dataclasses
 import functools
 import importlib.metadata
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
-from clip_jax.checkpoint import Checkpoints, combined, fingerprint
+from clip_jax.checkpoint import Checkpoints
 from clip_jax.data import loader, sources
-from clip_jax.evals import embedder, gallery, report, tasks
+from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
 
 
@@ -70,7 +68,7 @@ class Run:
             f"device(s), mesh {dict(self.mesh.shape)}"
         )
         self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
-        self.source = self._lead_first(lambda: sources.build(config.data))
+        self.source = self._lead_first("data", lambda: sources.build(config.data))
         self.tokenizer = build_tokenizer(config, folder, self.source)
         self.model = clip.build(config.model, self.tokenizer)
         self.image_size = self.model.config.vision.image_size
@@ -82,15 +80,18 @@ class Run:
             else 0,
             self.total_steps,
         )
-        self.tasks = self._lead_first(lambda: tasks.prepare(config, self.image_size))
+        self.tasks = self._lead_first(
+            "evaluation tasks", lambda: tasks.prepare(config, self.image_size)
+        )
         self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()
 
-    def _lead_first(self, make: Any) -> Any:
+    def _lead_first(self, what: str, make: Any) -> Any:
         """What the lead prepares on disk, the others find there."""
+        distributed.beat(f"preparing {what}")
         made = make() if distributed.is_lead() else None
-        distributed.barrier("prepared")
+        distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
 
     def _build_steps(self) -> None:
@@ -175,14 +176,12 @@ class Run:
             self._to_device,
             self.config.data.prefetch,
         )
-        watchdog = distributed.Watchdog(self.config.watchdog_seconds)
         writer = None
         if distributed.is_lead():
             writer = metrics.Writer(self.workdir, self.step, self.config.log.tensorboard)
         try:
-            self._loop(batches, writer, watchdog)
+            self._loop(batches, writer)
         finally:
-            watchdog.close()
             batches.close()
             if writer is not None:
                 writer.close()
@@ -192,41 +191,47 @@ class Run:
         rows["stop"] = np.full_like(batch["bad"], distributed.stop_requested())
         return mesh.put_batch(self.mesh, rows, self.config.train.batch_size)
 
-    def _loop(self, batches: Any, writer: Any, watchdog: Any) -> None:
+    def _loop(self, batches: Any, writer: Any) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
-        # they are there. All processes read the same ones at the same step.
+        # they are there. All processes read the same ones at the same step. A record or a
+        # checkpoint waits for the device anyway, and its counters include the present step.
         pending: collections.deque = collections.deque()
+        self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
             for batch in batches:
                 self.state, scalars = self.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
-                stop = self._check(pending.popleft()) if len(pending) > 2 else False
-                watchdog.beat()
-                self.checkpoints.poll()
                 last = self.step == self.total_steps
-                if last or self.step % c.log.every_steps == 0:
+                logged = last or self.step % c.log.every_steps == 0
+                saved = last or self._due(c.checkpoint.every_examples)
+                stop = self._check(pending, lag=0 if logged or saved else 2)
+                distributed.beat(f"step {self.step}")
+                self.checkpoints.poll()
+                if logged:
                     self._log(scalars, batches, writer)
                 if stop and not last:
+                    self._check(pending, lag=0)
                     self.save()
                     raise Preempted
                 if not last and self._due(c.eval.every_examples):
-                    self._record(writer, self.evaluate())
-                    watchdog.beat()
-                    self.clock.skip()
-                if last or self._due(c.checkpoint.every_examples):
+                    self.record(writer, self.evaluate())
+                    self.clock.skip(self.step, batches.waited)
+                if saved:
                     self.save()
-            while pending:
-                self._check(pending.popleft())
 
     def _due(self, every_examples: int) -> bool:
         if not every_examples:
             return False
         return self.step % config_lib.steps(self.config, every_examples) == 0
 
-    def _check(self, scalars: dict[str, jax.Array]) -> bool:
-        """Looks at an earlier step's counters; True if a stop was asked for."""
+    def _check(self, pending: collections.deque, lag: int) -> bool:
+        """Takes in the counters of all steps but the last ``lag``; True if a stop was asked for."""
+        stops = [self._take_in(pending.popleft()) for _ in range(len(pending) - lag)]
+        return any(stops)
+
+    def _take_in(self, scalars: dict[str, jax.Array]) -> bool:
         bad, skipped, stop = (int(scalars[k]) for k in ("bad", "skipped", "stop"))
         self.bad += bad
         seen = self.step * self.config.train.batch_size
@@ -246,14 +251,13 @@ class Run:
 
     def _log(self, scalars: dict[str, jax.Array], batches: Any, writer: Any) -> None:
         values = {k: float(v) for k, v in jax.device_get(scalars).items()}
-        seconds, wait = self.clock.lap(batches.waited)
-        steps = self.step % self.config.log.every_steps or self.config.log.every_steps
+        seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
             "step": self.step,
             "examples": self.step * self.config.train.batch_size,
             "seconds": self.clock.seconds(),
-            "seconds_per_step": seconds / steps,
-            "images_per_second": steps * self.config.train.batch_size / seconds,
+            "seconds_per_step": seconds_per_step,
+            "images_per_second": self.config.train.batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.bad,
             **{k: values[k] for k in ("loss", "accuracy", "logit_scale", "learning_rate",
@@ -263,7 +267,8 @@ class Run:
             writer.write(record)
             say(metrics.progress_line(record, self.total_steps))
 
-    def _record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
+    def record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
+        """Writes the values of an evaluation at the present step; ``writer`` may be None."""
         flat = {f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()}
         if writer is not None:
             writer.write({"step": self.step, "seconds": self.clock.seconds(), **flat})
@@ -292,6 +297,7 @@ class Run:
             batch_size=self.config.eval.batch_size,
             image_size=self.image_size,
             embed_dim=self.model.config.embed_dim,
+            on_batch=functools.partial(distributed.beat, "evaluating"),
         )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -303,58 +309,3 @@ class Run:
                 values[task.name] = task.run(model, self.tokenizer)
                 say(f"  {task.name}: {metrics.evaluation_line(values[task.name])}")
         return values
-
-    def finish(self) -> dict[str, Any]:
-        """Final evaluation, result.json, report.html and report.png. Returns the result."""
-        say("final evaluation:" if self.tasks else "no evaluation (eval.tasks is empty)")
-        started = time.perf_counter()
-        values = self.evaluate()
-        prints = fingerprint(self.state)
-        curves = metrics.read(self.workdir / "metrics.jsonl")
-        result = {
-            "step": self.step,
-            "examples": self.step * self.config.train.batch_size,
-            "seconds": self.clock.seconds(),
-            "metrics": values,
-            "state_fingerprint": combined(prints),
-            "data_fingerprint": self.source.fingerprint,
-            "bad_records": self.bad,
-        }
-        last = {"step": self.step, "seconds": self.clock.seconds()} | {
-            f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()
-        }
-        page = None
-        if self.config.log.report:
-            with jax.set_mesh(self.mesh):
-                page = gallery.build(
-                    f"clip_jax: {self.workdir.name}", self._summary(), [*curves, last],
-                    self.tasks, values, self.embedder(), self.tokenizer,
-                    float(np.exp(jax.device_get(self.state.eval_params["logit_scale"]))),
-                )  # fmt: skip
-        if distributed.is_lead():
-            workdir.write_json(self.workdir / "result.json", result)
-            if page is not None:
-                paths = report.write_report(self.workdir, page)
-                say(*(f"wrote {p}" for p in paths))
-        say(f"evaluation and report took {metrics.duration(time.perf_counter() - started)}")
-        return result
-
-    def _summary(self) -> list[tuple[str, Any]]:
-        c, m = self.config, self.model.config
-        count = sum(x.size for x in jax.tree.leaves(self.abstract.params))
-        return [
-            ("model", f"{c.model.variant}, {count:,} parameters"),
-            ("image tower", f"{m.vision.image_size} px, {_sizes(m.vision)}"),
-            ("text tower", f"{m.text.context_length} tokens, {_sizes(m.text)}"),
-            ("data", f"{c.data.source}, {len(self.source):,} pairs"),
-            ("tokenizer", f"{c.tokenizer.name}, {self.tokenizer.vocab_size:,} entries"),
-            ("training", f"{self.total_steps:,} steps of {c.train.batch_size:,} pairs"),
-            ("learning rate", c.optim.learning_rate),
-            ("devices", f"{jax.device_count()} {jax.default_backend()}"),
-            ("seed", c.seed),
-        ]
-
-
-def _sizes(tower: Any) -> str:
-    d = dataclasses.asdict(tower)
-    return f"width {d['width']}, {d['layers']} layers, {d['heads']} heads"

@@ -3,20 +3,22 @@
 import contextlib
 import fcntl
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from clip_jax import config as config_lib
-from clip_jax.checkpoint import write_atomically
+from clip_jax import distributed
+from clip_jax.checkpoint import Mismatch
+from clip_jax.integrity import write_atomically
 
 
 class WorkdirInUse(RuntimeError):
     """Another launch is writing into the same workdir."""
-
-
-class Mismatch(ValueError):
-    """The workdir belongs to a run that this config, data or tokenizer would not continue."""
 
 
 @contextlib.contextmanager
@@ -37,6 +39,36 @@ def locked(workdir: Path) -> Iterator[None]:
                 "another --workdir"
             ) from None
         yield
+
+
+def check_shared(workdir: Path, patience: float = 10.0) -> None:
+    """Makes sure that all processes see the same folder, by a file that the lead leaves in it.
+
+    Args:
+      workdir: the folder; the lead's exists.
+      patience: seconds that a network file system may take to show the file.
+
+    Raises:
+      ValueError: they do not. On all processes, so that none waits for the others.
+    """
+    if jax.process_count() == 1:
+        return
+    token = workdir / f".shared-{distributed.from_lead(int.from_bytes(os.urandom(4)))}"
+    if distributed.is_lead():
+        token.touch()
+    distributed.barrier("workdir")
+    deadline = time.monotonic() + patience
+    while not (seen := token.is_file()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    shared = distributed.agree(seen)
+    if distributed.is_lead():
+        token.unlink(missing_ok=True)
+    if not shared:
+        raise ValueError(
+            f"--workdir={workdir} is not one folder for all {jax.process_count()} processes: "
+            f"{'another process does' if seen else 'this process does'} not see what the first "
+            "one wrote there; give a folder on a file system that all of them share"
+        )
 
 
 def check_config(workdir: Path, config: Any) -> None:

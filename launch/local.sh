@@ -2,7 +2,8 @@
 # Trains with several processes on this machine, as a pod does with several hosts.
 #   launch/local.sh [--dry-run] PROCESSES [flags of clip_jax.train ...]
 # Output of process i goes to <workdir or .>/process-i.log; process 0 is shown too. When one fails,
-# the others are ended, and the first failure's exit code is returned.
+# the others are ended, and the first failure's exit code is returned. SIGTERM and SIGINT are passed
+# on, and the processes take the time they need to save; a second one kills them.
 set -euo pipefail
 
 dry_run=false
@@ -13,36 +14,58 @@ if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
 fi
 processes=$1; shift
 logs=.
-for flag in "$@"; do [[ "$flag" == --workdir=* ]] && logs=${flag#--workdir=}; done
+previous=
+for flag in "$@"; do
+  if [[ "$flag" == --workdir=* ]]; then logs=${flag#--workdir=}; fi
+  if [[ "$previous" == --workdir ]]; then logs=$flag; fi
+  previous=$flag
+done
 port=${CLIP_JAX_PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 
 if $dry_run; then
   for ((i = 0; i < processes; i++)); do
     echo "CLIP_JAX_COORDINATOR=127.0.0.1:$port CLIP_JAX_PROCESSES=$processes CLIP_JAX_PROCESS_ID=$i" \
-      "python -m clip_jax.train $* > $logs/process-$i.log 2>&1 &"
+      "python -m clip_jax.train$(printf ' %q' "$@") > $(printf '%q' "$logs/process-$i.log") 2>&1 &"
   done
   exit 0
 fi
 
 mkdir -p "$logs"
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
+stopping=false
+# shellcheck disable=SC2329 # called by the trap
+stop() {
+  if $stopping; then kill -KILL "${pids[@]}"; else kill -TERM "${pids[@]}"; fi 2>/dev/null || true
+  stopping=true
+}
+trap stop INT TERM
 for ((i = 0; i < processes; i++)); do
   CLIP_JAX_COORDINATOR=127.0.0.1:$port CLIP_JAX_PROCESSES=$processes CLIP_JAX_PROCESS_ID=$i \
     python -m clip_jax.train "$@" > "$logs/process-$i.log" 2>&1 &
   pids+=($!)
 done
 tail -n +1 -f --pid="${pids[0]}" "$logs/process-0.log" &
+tail=$!
 
+# Looks instead of waiting: a signal ends bash's `wait` with a status like that of a killed child.
 code=0
-for ((i = 0; i < processes; i++)); do
-  status=0
-  wait -n "${pids[@]}" || status=$?
-  if ((status != 0 && code == 0)); then
-    code=$status
-    sleep 5 # the others notice by themselves, and say why in their logs
-    ((code == 75)) || kill -KILL "${pids[@]}" 2>/dev/null || true
+while ((${#pids[@]})); do
+  sleep 0.2
+  for i in "${!pids[@]}"; do
+    kill -0 "${pids[i]}" 2>/dev/null && continue
+    status=0
+    wait "${pids[i]}" || status=$?
+    unset 'pids[i]'
+    if ((status != 0 && code == 0)); then
+      code=$status
+      failed_at=$SECONDS
+    fi
+  done
+  # The others notice by themselves, and say why in their logs; what has not ended by then hangs.
+  if ((code != 0 && code != 75 && SECONDS - ${failed_at:-0} >= 5)) && ! $stopping; then
+    kill -KILL "${pids[@]}" 2>/dev/null || true
   fi
 done
-((code == 0)) || echo "failed with exit code $code; see $logs/process-*.log" >&2
+wait "$tail" || true
+((code == 0 || code == 75)) || echo "failed with exit code $code; see $logs/process-*.log" >&2
 exit "$code"

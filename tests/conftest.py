@@ -61,12 +61,15 @@ class Trainer:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=()):
+    def start(
+        self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=(),
+        program=("-m", "clip_jax.train"),
+    ):  # fmt: skip
         """A running process, its command after ``prefix``; stdout and stderr come as one text."""
         environment = self.environment | dict(env)
         environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
-            [*prefix, sys.executable, "-m", "clip_jax.train", f"--config={ROOT / config}",
+            [*prefix, sys.executable, *program, f"--config={ROOT / config}",
              f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -83,13 +86,14 @@ class Trainer:
         return process.returncode, output
 
     def start_group(self, workdir, count, *flags, devices=1, **options):
-        """``count`` processes of one run, on this machine."""
+        """``count`` processes of one run, on this machine; ``workdir`` may be one for each."""
+        workdirs = workdir if isinstance(workdir, tuple) else (workdir,) * count
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         return [
             self.start(
-                workdir, *flags, devices=devices, **options,
+                workdirs[i], *flags, devices=devices, **options,
                 env={"CLIP_JAX_COORDINATOR": f"127.0.0.1:{port}",
                      "CLIP_JAX_PROCESSES": str(count), "CLIP_JAX_PROCESS_ID": str(i)},
             )

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_jax import checkpoint
+from clip_jax import checkpoint, integrity
 from clip_jax.mesh import create_mesh
 
 
@@ -36,7 +36,7 @@ MESHES = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
 
 
 def test_the_fingerprint_does_not_depend_on_the_mesh():
-    prints = [checkpoint.fingerprint(tree(create_mesh(m))) for m in MESHES]
+    prints = [integrity.fingerprint(tree(create_mesh(m))) for m in MESHES]
     assert prints[0] == prints[1] == prints[2]
     assert prints[0].keys() == {"['kernel']", "['half']", "['step']"}
 
@@ -44,20 +44,20 @@ def test_the_fingerprint_does_not_depend_on_the_mesh():
 def test_every_single_bit_changes_the_fingerprint():
     mesh = create_mesh(MESHES[0])
     clean = tree(mesh)
-    before = checkpoint.fingerprint(clean)
+    before = integrity.fingerprint(clean)
     rng = np.random.default_rng(0)
     for _ in range(60):
         bits = np.array(clean["kernel"]).view(np.uint32)
         flat = bits.reshape(-1)
         flat[rng.integers(flat.size)] ^= np.uint32(1) << np.uint32(rng.integers(32))
-        after = checkpoint.fingerprint(clean | {"kernel": jnp.asarray(bits.view(np.float32))})
+        after = integrity.fingerprint(clean | {"kernel": jnp.asarray(bits.view(np.float32))})
         assert after["['kernel']"] != before["['kernel']"]
         assert after["['half']"] == before["['half']"]
 
 
 def test_swapped_elements_change_the_fingerprint():
-    a = checkpoint.fingerprint({"x": jnp.array([1.0, 2.0, 3.0])})
-    b = checkpoint.fingerprint({"x": jnp.array([2.0, 1.0, 3.0])})
+    a = integrity.fingerprint({"x": jnp.array([1.0, 2.0, 3.0])})
+    b = integrity.fingerprint({"x": jnp.array([2.0, 1.0, 3.0])})
     assert a != b
 
 
@@ -171,14 +171,129 @@ def test_flipped_bits_anywhere_are_never_restored_silently(saved, tmp_path):
     assert fell_back >= 6
 
 
-def test_all_damaged_is_refused_and_nothing_is_deleted(saved):
+def test_all_damaged_is_refused_every_time_and_nothing_is_deleted(saved):
     for step in (1, 2, 3):
         flip(saved / str(step))
-    ck = checkpoint.Checkpoints(saved, keep=3)
-    with pytest.raises(checkpoint.CheckpointError, match=r"all checkpoints in .* are damaged"):
-        ck.restore(abstract(tree(create_mesh(MESHES[0]))))
-    ck.close()
+    for _ in range(2):  # the second time, all steps have been moved aside
+        ck = checkpoint.Checkpoints(saved, keep=3)
+        with pytest.raises(checkpoint.CheckpointError, match=r"all checkpoints .*give another"):
+            ck.restore(abstract(tree(create_mesh(MESHES[0]))))
+        ck.close()
     assert len(list(saved.parent.glob("damaged-*"))) == 3
+    for path in saved.parent.glob("damaged-*"):
+        shutil.rmtree(path)
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    assert ck.restore(abstract(tree(create_mesh(MESHES[0])))) is None
+    ck.close()
+
+
+def listing(saved):
+    return sorted(str(p.relative_to(saved.parent)) for p in saved.parent.rglob("*"))
+
+
+@pytest.fixture(params=[True, False], ids=["manifest", "no manifest"])
+def opened(saved, request):
+    """Checkpoints whose newest step has a manifest or none; it must be as before at the end."""
+    if not request.param:
+        (saved.with_name("checkpoints_sha256") / "3.json").unlink()
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    before = listing(saved)
+    yield ck
+    assert listing(saved) == before
+    ck.close()
+
+
+def reshaped(shape):
+    mesh = create_mesh(MESHES[0])
+    return abstract(
+        tree(mesh) | {"kernel": jax.device_put(np.zeros(*shape), NamedSharding(mesh, P()))}
+    )
+
+
+def test_another_model_is_named_and_not_taken_for_damage(opened):
+    wanted = reshaped([(16, 8), np.float32]) | {
+        "new": abstract(tree(create_mesh(MESHES[0])))["step"]
+    }
+    with pytest.raises(checkpoint.Mismatch) as error:
+        opened.restore(wanted)
+    assert "kernel: float32[16, 32] (stored) -> float32[16, 8] (this model)" in str(error.value)
+    assert "new: absent (stored) -> int32[] (this model)" in str(error.value)
+    assert "half" not in str(error.value)
+
+
+def test_another_type_is_named_and_not_taken_for_damage(opened):
+    with pytest.raises(checkpoint.Mismatch, match=r"kernel: float32\[16, 32\] .* -> int32\["):
+        opened.restore(reshaped([(16, 32), np.int32]))
+
+
+def failing(error):
+    def fail(*_, **__):
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("cannot load") from cause
+
+    return fail
+
+
+def test_too_little_memory_is_not_damage(opened, monkeypatch):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
+    with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is; use more"):
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+
+
+def test_files_that_may_not_be_read_are_not_damaged(opened, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(ValueError("no")))
+    monkeypatch.setattr(checkpoint, "file_digests", denied)
+    with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is.*denied"):
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+
+
+def test_a_lost_process_is_not_damage(opened, monkeypatch):
+    error = jax.errors.JaxRuntimeError("UNAVAILABLE: Connection closed by peer")
+    monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
+    monkeypatch.setattr(opened, "_check_files", lambda step: (False, None))
+    monkeypatch.setattr(checkpoint.distributed, "agree", lambda ok: ok)
+    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="cannot load") as caught:
+        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+    monkeypatch.undo()
+    assert checkpoint.distributed.is_peer_loss(caught.value)
+
+
+def test_what_a_manifest_vouches_for_is_not_damaged(saved, monkeypatch):
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    before = listing(saved)
+    monkeypatch.setattr(ck._orbax, "load_checkpointables", failing(ValueError("a defect")))
+    with pytest.raises(checkpoint.CheckpointError, match=r"nothing says that it is damaged.*load"):
+        ck.restore(abstract(tree(create_mesh(MESHES[0]))))
+    assert listing(saved) == before
+    ck.close()
+
+
+def test_two_processes_may_move_the_same_step_aside(saved):
+    cks = [checkpoint.Checkpoints(saved, keep=3) for _ in range(2)]
+    for ck in cks:
+        ck._move_aside(3)
+    assert len(list(saved.parent.glob("damaged-3-*"))) == 1
+    for ck in cks:
+        ck.close()
+
+
+def test_processes_that_see_different_steps_are_an_error(saved, monkeypatch):
+    ck = checkpoint.Checkpoints(saved, keep=3)
+    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: False)
+    with pytest.raises(checkpoint.CheckpointError, match=r"processes see different .*\[3, 2, 1\]"):
+        ck._agreed_steps(patience=0)
+    answers = iter([False, True])  # at second sight
+    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: next(answers))
+    assert ck._agreed_steps() == [3, 2, 1]
+    ck.close()
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -213,16 +328,34 @@ def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, caplog, monk
     assert ck.steps()[0] == 3
 
 
+def test_a_save_that_never_starts_is_remembered(tmp_path, caplog, monkeypatch):
+    mesh = create_mesh(MESHES[0])
+    ck = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=2)
+    ck.save(1, tree(mesh, 1), {})
+    working = ck._orbax.save_checkpointables_async
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", failing(OSError(28, "No space")))
+    with caplog.at_level(logging.ERROR):
+        ck.save(2, tree(mesh, 2), {})
+    assert "checkpoint at step 2 not written" in caplog.text
+    assert not ck.finish()
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", working)
+    ck.save(3, tree(mesh, 3), {})
+    assert ck.finish()
+    monkeypatch.setattr(ck._orbax, "save_checkpointables_async", failing(OSError(28, "No space")))
+    ck.save(4, tree(mesh, 4), {})
+    assert not ck.close()
+
+
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    checkpoint.write_atomically(path, b"old")
+    integrity.write_atomically(path, b"old")
 
     def fail(*_):
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="power cut"):
-        checkpoint.write_atomically(path, b"new")
+        integrity.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

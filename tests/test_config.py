@@ -104,13 +104,27 @@ def test_differences_list_what_changes_a_run_and_nothing_else(write):
     path = write("pass")
     old = json.loads(config_lib.to_json(load(path)))
     free = load(path, [("mesh.fsdp", "8"), ("data.threads", "9"), ("log.every_steps", "1"),
-                       ("checkpoint.keep", "9"), ("eval.every_examples", "7")])  # fmt: skip
+                       ("checkpoint.keep", "9"), ("eval.every_examples", "7"),
+                       ("data.path", "/moved/*.tar"), ("data.validation_path", "/v"),
+                       ("train.max_skipped", "3")])  # fmt: skip
     assert config_lib.differences(old, free) == []
     other = load(path, [("seed", "1"), ("optim.eps", "0.5")])
     assert config_lib.differences(old, other) == [
         "optim.eps: 1e-06 (this run) -> 0.5 (given)",
         "seed: 0 (this run) -> 1 (given)",
     ]
+
+
+def test_a_key_newer_than_the_run_had_the_effect_of_its_default(write):
+    path = write("pass")
+    old = json.loads(config_lib.to_json(load(path)))
+    del old["optim"]["text_rate"], old["loss"]
+    assert config_lib.differences(old, load(path)) == []
+    assert config_lib.differences(old, load(path, [("optim.text_rate", "0.5")])) == [
+        "optim.text_rate: 1.0 (this run) -> 0.5 (given)"
+    ]
+    old["optim"]["gone"] = 1
+    assert config_lib.differences(old, load(path)) == ["optim.gone: 1 (this run) -> absent (given)"]
 
 
 def test_every_default_has_a_type_that_json_keeps():

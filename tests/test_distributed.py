@@ -64,11 +64,51 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
     results = [json.loads((w / "result.json").read_text()) for w in (tmp_path, one_process)]
     assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
     found, expected = (r["metrics"]["retrieval"] for r in results)
+    (final,) = [r for r in metrics.read(tmp_path / "metrics.jsonl") if "eval/retrieval/n" in r]
+    assert final["step"] == 20
+    assert {f"eval/retrieval/{k}": v for k, v in found.items()}.items() <= final.items()
     # Thirty texts: a cosine in the last bit may swap two neighbours in a ranking.
     assert found == pytest.approx(expected, abs=0.07)
     curves = [[r["loss"] for r in metrics.read(w / "metrics.jsonl") if "loss" in r]
               for w in (tmp_path, one_process)]  # fmt: skip
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+# The trainer on a mesh whose devices alternate between the processes.
+INTERLEAVED = """
+import sys
+from clip_jax import distributed, mesh, train
+
+create = mesh.create_mesh
+
+def interleaved(sizes):
+    import jax
+    count = jax.local_device_count()
+    return create(sizes, sorted(jax.devices(), key=lambda d: (d.id % count, d.process_index)))
+
+mesh.create_mesh = interleaved
+code = train.main(sys.argv[1:])
+print("rows", mesh.local_rows(interleaved({"data": -1}), 4))
+distributed.shut_down(code)
+"""
+
+
+@pytest.mark.multiprocess
+def test_processes_may_hold_rows_that_are_not_adjacent(trainer, root, one_process, tmp_path):
+    group = trainer.start_group(tmp_path, 2, *FLAGS, devices=2, program=("-c", INTERLEAVED))
+    outputs = [p.communicate(timeout=300)[0] for p in group]
+    assert [p.returncode for p in group] == [0, 0], outputs
+    assert "rows [0 2]" in outputs[0]
+    assert "rows [1 3]" in outputs[1]
+    got = jax.tree_util.tree_flatten_with_path(parameters(root, tmp_path))[0]
+    want = jax.tree.leaves(parameters(root, one_process))
+    for (path, a), b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+    found, expected = (
+        json.loads((w / "result.json").read_text())["metrics"]["retrieval"]
+        for w in (tmp_path, one_process)
+    )
+    assert found == pytest.approx(expected, abs=0.07)
 
 
 @pytest.mark.multiprocess
@@ -115,27 +155,20 @@ def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
     group[victim].communicate()
 
 
-def test_explicit_addresses_must_be_complete():
-    with pytest.raises(ValueError, match="CLIP_JAX_COORDINATOR is set, but not"):
-        distributed.initialize({"CLIP_JAX_COORDINATOR": "localhost:1"})
-
-
-@pytest.mark.parametrize(
-    ("env", "several"),
-    [
-        ({}, False),
-        ({"SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "8"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
-    ],
-)
-def test_launchers_are_recognised(env, several):
-    assert distributed._several_tasks(env) is several
+@pytest.mark.multiprocess
+def test_a_workdir_that_is_not_shared_is_one_clear_error(trainer, tmp_path):
+    group = trainer.start_group((tmp_path / "a", tmp_path / "b"), 2, *FLAGS)
+    outputs = [p.communicate(timeout=120)[0] for p in group]
+    assert [p.returncode for p in group] == [64, 64], outputs
+    for output in outputs:
+        assert "is not one folder for all 2 processes" in output
+        assert "Traceback" not in output
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / ".lock"]
 
 
 def test_one_process_needs_no_agreement():
+    assert distributed.same([1])
+    assert distributed.from_lead(5) == 5
     assert distributed.agree(True)
     assert not distributed.agree(False)
     distributed.barrier("nothing to wait for")
@@ -155,7 +188,7 @@ def test_the_watchdog_ends_a_process_that_hangs(trainer):
         timeout=20,
     )  # fmt: skip
     assert done.returncode == distributed.HANGING
-    assert "no step for" in done.stderr
+    assert "no progress for" in done.stderr
     assert "a_hanging_collective" in done.stderr
 
 
@@ -163,5 +196,38 @@ def test_a_watchdog_that_hears_beats_lets_live():
     dog = distributed.Watchdog(0.6)
     for _ in range(8):
         time.sleep(0.15)
-        dog.beat()
+        distributed.beat("something")
     dog.close()
+    distributed.beat("nobody is listening")
+
+
+def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):
+    import subprocess
+    import sys
+
+    code = (
+        "import time, jax; from jax.experimental import multihost_utils\n"
+        "from clip_jax import distributed\n"
+        "jax.process_count = lambda: 2\n"
+        "multihost_utils.sync_global_devices = lambda name: time.sleep(30)\n"
+        "dog = distributed.Watchdog(1.0); distributed.barrier('tea')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment,
+        timeout=25,
+    )  # fmt: skip
+    assert done.returncode == distributed.HANGING
+    assert "waiting for the other processes (tea)" in done.stderr
+
+
+def test_a_start_up_that_hangs_is_ended(trainer, tmp_path):
+    hanging = (
+        "import sys, time; from clip_jax import distributed, train, trainer\n"
+        "trainer.Run.__init__ = lambda *_: time.sleep(60)\n"
+        "distributed.shut_down(train.main(sys.argv[1:]))"
+    )
+    code, output = trainer.run(
+        tmp_path, "watchdog_seconds=1.0", program=("-c", hanging), timeout=50
+    )
+    assert code == distributed.HANGING, output
+    assert "no progress for 1 s (watchdog_seconds)" in output

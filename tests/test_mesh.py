@@ -36,13 +36,53 @@ def test_indivisible_batch_names_the_key():
 
 
 def test_one_process_holds_all_rows():
-    assert mesh_lib.local_rows(mesh_lib.create_mesh({"data": 4, "tensor": 2}), 16) == (0, 16)
+    mesh = mesh_lib.create_mesh({"data": 4, "tensor": 2})
+    np.testing.assert_array_equal(mesh_lib.local_rows(mesh, 16), np.arange(16))
 
 
-def test_put_batch_keeps_the_rows_in_order():
-    mesh = mesh_lib.create_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+class Chip:
+    """A v5e chip as meshes see it: a place on a grid, and a host that holds a square of four."""
+
+    platform, device_kind, core_on_chip, slice_index = "tpu", "TPU v5 lite", 0, 0
+
+    def __init__(self, x, y, side):
+        self.id, self.coords = y * side + x, (x, y, 0)
+        self.process_index = y // 2 * (side // 2) + x // 2
+
+
+def pod(side):
+    return [Chip(x, y, side) for y in range(side) for x in range(side)]
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes", "first"),
+    [
+        (4, {"data": -1}, [0, 1, 6, 15]),
+        (8, {"data": -1}, [0, 1, 8, 9]),
+        (4, {"data": 4, "fsdp": 4}, None),
+        (8, {"data": 8, "fsdp": 4, "tensor": 2}, None),
+    ],
+)
+def test_hosts_of_a_pod_share_the_batch_wherever_their_chips_lie(side, sizes, first):
+    """JAX orders a mesh by the wiring, so that a host's shards are not adjacent."""
+    mesh = mesh_lib.create_mesh(sizes, pod(side))
+    shards = mesh_lib.batch_shards(mesh)
+    hosts = [mesh_lib.local_rows(mesh, 2 * shards, p) for p in range(side * side // 4)]
+    if first:
+        assert sorted({int(r) // 2 for r in hosts[0]}) == first
+    for rows in hosts:
+        assert len(rows) == 2 * shards // len(hosts)
+        np.testing.assert_array_equal(rows, np.unique(rows))
+    np.testing.assert_array_equal(np.sort(np.concatenate(hosts)), np.arange(2 * shards))
+
+
+@pytest.mark.parametrize("order", [range(8), (3, 0, 6, 1, 7, 2, 5, 4)], ids=["usual", "permuted"])
+def test_put_batch_keeps_the_rows_in_order(order):
+    devices = jax.devices()
+    mesh = mesh_lib.create_mesh({"data": 2, "fsdp": 2, "tensor": 2}, [devices[i] for i in order])
     rows = np.arange(16).reshape(8, 2)
-    out = mesh_lib.put_batch(mesh, {"x": rows}, 8)["x"]
+    local = rows[mesh_lib.local_rows(mesh, 8)]
+    out = mesh_lib.put_batch(mesh, {"x": local}, 8)["x"]
     np.testing.assert_array_equal(out, rows)
     assert out.sharding.spec == P(("data", "fsdp"))
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from clip_jax import metrics
@@ -49,6 +50,47 @@ def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_beginning_anew_in_a_used_folder_keeps_the_old_records(tmp_path):
+    for loss in (1.0, 2.0, 3.0):  # twice within a second
+        writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+        for step in range(1, 6):
+            writer.write({"step": step, "loss": loss})
+        writer.close()
+    assert [r["loss"] for r in metrics.read(tmp_path / "metrics.jsonl")] == [3.0] * 5
+    old = [metrics.read(p)[0]["loss"] for p in tmp_path.glob("metrics-*.jsonl")]
+    assert sorted(old) == [1.0, 2.0]
+
+
+def test_what_is_not_finite_is_written_as_json(tmp_path):
+    writer = metrics.Writer(tmp_path, 0, tensorboard=True)
+    writer.write({"step": 1, "loss": np.nan, "grad_norm": np.inf, "skipped": 1})
+    writer.close()
+    metrics.Writer(tmp_path, 1, tensorboard=False).close()  # which writes the file anew
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text) == {"step": 1, "loss": None, "grad_norm": None, "skipped": 1}
+    assert "NaN" not in text
+    (found,) = metrics.read(tmp_path / "metrics.jsonl")
+    assert np.isnan([found["loss"], found["grad_norm"]]).all()
+
+
+def test_the_final_evaluation_is_on_record_once(tmp_path):
+    writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+    for record in (
+        {"step": 1, "eval/x/y": 0.1},
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 2.0},
+    ):
+        writer.write(record)
+    writer.close()
+    for value in (0.2, 0.3):
+        writer = metrics.Writer(tmp_path, 2, tensorboard=False, final=True)
+        writer.write({"step": 2, "eval/x/y": value})
+        writer.close()
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records] == [1, 1, 2, 2]
+    assert [r["eval/x/y"] for r in records if "eval/x/y" in r] == [0.1, 0.3]
+
+
 def test_tensorboard_events_are_written(tmp_path):
     writer = metrics.Writer(tmp_path, 0, tensorboard=True)
     writer.write(RECORD)
@@ -63,10 +105,25 @@ def test_tensorboard_events_are_written(tmp_path):
 def test_the_clock_goes_on_from_earlier_launches():
     clock = metrics.Clock(100.0)
     assert 100 <= clock.seconds() < 101
-    length, share = clock.lap(0.0)
-    assert length > 0
+    per_step, share = clock.lap(1, 0.0)
+    assert per_step > 0
     assert share == 0
-    assert clock.lap(1e9)[1] == 1.0
+    assert clock.lap(2, 1e9)[1] == 1.0
+
+
+def test_speed_counts_the_steps_since_the_last_mark(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
+    clock = metrics.Clock()
+    clock.skip(47, 0.0)  # resumed at step 47
+    now += 3 * 2.0
+    assert clock.lap(50, 1.5) == (2.0, 0.25)
+    now += 5 * 2.0 + 60.0
+    clock.skip(55, 1.5)  # an evaluation of a minute
+    now += 5 * 2.0
+    assert clock.lap(60, 1.5) == (2.0, 0.0)
+    now += 10 * 4.0
+    assert clock.lap(70, 21.5) == (4.0, 0.5)
 
 
 def test_reading_what_is_not_there(tmp_path):

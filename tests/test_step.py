@@ -153,6 +153,27 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
             np.testing.assert_array_equal(a, b)
 
 
+def test_the_learning_rate_reported_is_the_one_used():
+    """A step left out does not count: the optimizer's schedule stands still as well."""
+    mesh, train_state, update = make("1")
+    rates = []
+    with jax.set_mesh(mesh):
+        for s, broken in enumerate([False, True, True, False, False]):
+            params = train_state.params
+            if broken:
+                nan = params | {"logit_scale": jnp.float32(np.nan)}
+                train_state = train_state.replace(params=nan)
+            train_state, metrics = update(train_state, mesh_lib.put_batch(mesh, batch(s), 16))
+            rates.append(float(metrics["learning_rate"]))
+            if broken:
+                scale = jnp.float32(np.log(1 / 0.07))
+                train_state = train_state.replace(
+                    params=train_state.params | {"logit_scale": scale}
+                )
+    schedule = optim.warmup_cosine(1e-3, 1, 10)  # as in parts
+    np.testing.assert_allclose(rates, [float(schedule(n)) for n in (0, 1, 1, 1, 2)], rtol=1e-6)
+
+
 def test_the_logit_scale_is_clipped_at_100():
     mesh, train_state, update = make("1", ema=0.0, learning_rate=10.0)
     with jax.set_mesh(mesh):

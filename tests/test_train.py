@@ -1,7 +1,9 @@
 """The command line as users run it: exit codes, errors, killed and resumed runs."""
 
+import contextlib
 import json
 import signal
+import time
 
 import pytest
 
@@ -73,13 +75,36 @@ def test_killed_and_resumed_equals_undisturbed(trainer, undisturbed, tmp_path):
     assert_same_run(tmp_path, undisturbed[0])
 
 
+def unfinished(workdir):
+    """Saves under way, or left behind in the middle: Orbax renames a folder when it is whole."""
+    found = set()
+    for path in workdir.glob("checkpoints/*tmp*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ino))
+    return found
+
+
+def kill_while_saving(trainer, workdir):
+    """Starts the run and kills it as soon as a save is under way. False if the save was faster."""
+    before = unfinished(workdir)
+    process = trainer.start(workdir, *LONG)
+    deadline = time.time() + 120
+    while not unfinished(workdir) - before:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.001)
+    code, output = trainer.kill(process)
+    assert code == -signal.SIGKILL, output
+    return bool(unfinished(workdir) - before)
+
+
 def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_path):
-    """Saves begin at multiples of 20: kills right after lie in the middle of them."""
-    for step in (20, 60):
-        process = trainer.start(tmp_path, *LONG)
-        trainer.wait_for_step(process, tmp_path, step)
-        code, output = trainer.kill(process)
-        assert code == -signal.SIGKILL, output
+    hits = 0
+    for _ in range(6):
+        hits += kill_while_saving(trainer, tmp_path)
+        if hits == 2:
+            break
+    assert hits == 2
     code, output = trainer.run(tmp_path, *LONG)
     assert code == 0, output
     assert_same_run(tmp_path, undisturbed[0])
@@ -154,6 +179,9 @@ def test_command_line_errors(trainer, tmp_path):
     code, output = trainer.run(tmp_path, config="configs/quickstrat.py")
     assert code == 64
     assert "no such file" in output
+    code, output = trainer.run("gs://bucket/run")
+    assert code == 64
+    assert "error: --workdir=gs://bucket/run: must be a folder" in output
     (tmp_path / "file").write_text("")
     code, output = trainer.run(tmp_path / "file")
     assert code == 1
@@ -182,6 +210,17 @@ def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
     assert "unreadable record" in output
     assert "0.png" in output
     assert result(tmp_path / "a")["bad_records"] > 30
+    # The same count after a stop at any step, and when the complete run is evaluated again.
+    process = trainer.start(
+        tmp_path / "c", *flags, "data.max_bad_fraction=0.5", "log.every_steps=1"
+    )
+    trainer.wait_for_step(process, tmp_path / "c", 5)
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code == 75, output
+    for _ in range(2):
+        code, output = trainer.run(tmp_path / "c", *flags, "data.max_bad_fraction=0.5")
+        assert code == 0, output
+        assert result(tmp_path / "c")["bad_records"] == result(tmp_path / "a")["bad_records"]
     code, output = trainer.run(tmp_path / "b", *flags, "data.max_bad_fraction=0.01")
     assert code == 65, output
     assert "records could not be read, more than data.max_bad_fraction=0.01" in output
@@ -202,3 +241,16 @@ def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path)
         tmp_path, *LONG, "train.examples=640", "checkpoint.every_examples=320"
     )
     assert code == 0, output
+
+
+def test_told_to_stop_on_a_full_disk_is_an_error(trainer, tmp_path):
+    process = trainer.start(
+        tmp_path, *LONG, "train.examples=320000", "checkpoint.every_examples=0",
+        prefix=("sh", "-c", 'ulimit -f 58; exec "$@"', "sh"),
+    )  # fmt: skip
+    trainer.wait_for_step(process, tmp_path, 3)
+    code, output = trainer.kill(process, signal.SIGTERM)
+    assert code == 1, output[-3000:]
+    assert "the last checkpoint could not be written" in output
+    assert "stopped, with a checkpoint" not in output
+    assert "Traceback" not in output

@@ -46,3 +46,24 @@ def test_changed_data_is_refused(tmp_path):
 def test_json_is_readable(tmp_path):
     workdir.write_json(tmp_path / "x.json", {"b": 1, "a": [2]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [2], "b": 1}
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """This process as the second of two; the first has done its part."""
+    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
+    for name, value in {
+        "is_lead": lambda: False, "from_lead": lambda n: 7, "barrier": lambda name: None,
+        "agree": lambda ok: ok,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(workdir.distributed, name, value)
+
+
+def test_a_shared_folder_is_found_shared(tmp_path, second_of_two):
+    (tmp_path / ".shared-7").touch()
+    workdir.check_shared(tmp_path)
+
+
+def test_a_folder_of_ones_own_is_refused(tmp_path, second_of_two):
+    with pytest.raises(ValueError, match="not one folder for all 2 processes: this process does"):
+        workdir.check_shared(tmp_path, patience=0.3)

@@ -134,26 +134,26 @@ class RowReader:
 class _Positions:
     """Local row number -> stream position, as a random-access source for Grain.
 
-    The rows of a process are a contiguous block of each global batch, so that not only the set
-    but the order of a batch's rows is the same for every number of processes.
+    A position is the row's place in the global batch, whichever process holds it: not only the
+    set but the order of a batch's rows is the same for every number of processes.
     """
 
-    def __init__(self, steps: int, batch: int, start: int, stop: int):
-        self.steps, self.batch, self.start, self.rows = steps, batch, start, stop - start
+    def __init__(self, steps: int, batch: int, rows: np.ndarray):
+        self.steps, self.batch, self.rows = steps, batch, rows
 
     def __len__(self) -> int:
-        return self.steps * self.rows
+        return self.steps * len(self.rows)
 
     def __getitem__(self, row: int) -> int:
-        step, offset = divmod(int(row), self.rows)
-        return step * self.batch + self.start + offset
+        step, offset = divmod(int(row), len(self.rows))
+        return step * self.batch + int(self.rows[offset])
 
 
 def host_batches(
     reader: RowReader,
     *,
     batch: int,
-    rows: tuple[int, int],
+    rows: np.ndarray,
     first_step: int,
     steps: int,
     threads: int = 2,
@@ -164,7 +164,7 @@ def host_batches(
     Args:
       reader: makes a row of a position.
       batch: global batch size.
-      rows: half-open range of the global batch's rows that this process holds.
+      rows: int[b], the rows of the global batch that this process holds.
       first_step, steps: where to start, and the run's length.
       threads: reading threads.
       workers: reading processes (spawned, each with ``threads`` threads); 0: none.
@@ -173,9 +173,9 @@ def host_batches(
       images uint8[b, H, W, 3], tokens int32[b, L], groups int32[b], bad int32[b], index int64[b].
     """
     dataset = (
-        grain.MapDataset.source(_Positions(steps, batch, *rows))
+        grain.MapDataset.source(_Positions(steps, batch, rows))
         .map(reader)
-        .batch(rows[1] - rows[0], drop_remainder=True)
+        .batch(len(rows), drop_remainder=True)
     )
     stream = dataset[first_step:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, 2 * threads))

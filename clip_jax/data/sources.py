@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from clip_jax import distributed
 from clip_jax.data.tar import load_index
 
 MAX_CAPTION_BYTES = 4096
@@ -144,7 +145,10 @@ class TarSource:
     groups = weights = None
 
     def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
-        self.shards = [load_index(p, image_key, caption_key, cache_dir) for p in _files(pattern)]
+        self.shards = []
+        for path in _files(pattern):
+            distributed.beat(f"indexing {path}")
+            self.shards.append(load_index(path, image_key, caption_key, cache_dir))
         self.starts = np.cumsum([0] + [len(s) for s in self.shards])
         self.fingerprint = _digest(
             [[s.path.name, int(s.spans.sum()), len(s)] for s in self.shards], image_key, caption_key

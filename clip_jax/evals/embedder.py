@@ -35,6 +35,7 @@ def sharded(
     batch_size: int,
     image_size: int,
     embed_dim: int,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Embedder:
     """An Embedder over jitted functions of global batches, split over all devices of the mesh.
 
@@ -46,10 +47,11 @@ def sharded(
       mesh: the mesh of the batches.
       batch_size: rows a batch; rounded up to a multiple of the batch shards.
       image_size, embed_dim: the model's sizes.
+      on_batch: called after every batch, to tell that an evaluation goes on.
     """
     shards = batch_shards(mesh)
     size = -(-batch_size // shards) * shards
-    start, stop = local_rows(mesh, size)
+    local = local_rows(mesh, size)
 
     def over_batches(function):
         def embed(rows: np.ndarray) -> np.ndarray:
@@ -57,9 +59,10 @@ def sharded(
             for at in range(0, len(rows), size):
                 chunk = rows[at : at + size]
                 padding = [(0, size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
-                padded = np.pad(chunk, padding)[start:stop]
+                padded = np.pad(chunk, padding)[local]
                 out = function(put_batch(mesh, {"rows": padded}, size)["rows"])
                 parts.append(np.asarray(out)[: len(chunk)])
+                on_batch()
             return np.concatenate([np.zeros((0, embed_dim), np.float32), *parts])
 
         return embed

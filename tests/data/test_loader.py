@@ -44,9 +44,11 @@ def reader(source=None, seed=0, **changes):
     return loader.RowReader(source, Tokens(), data, 8, seed)
 
 
-def batches(r, rows=(0, 16), first_step=0, steps=6, **options):
+def batches(r, rows=range(16), first_step=0, steps=6, **options):
     return list(
-        loader.host_batches(r, batch=16, rows=rows, first_step=first_step, steps=steps, **options)
+        loader.host_batches(
+            r, batch=16, rows=np.array(rows), first_step=first_step, steps=steps, **options
+        )
     )
 
 
@@ -87,14 +89,20 @@ def test_worker_processes_do_not_matter(whole):
     assert_same(batches(reader(), workers=3, first_step=2), whole[2:])
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_hold_adjacent_rows_of_the_same_batch(whole, processes):
-    size = 16 // processes
-    parts = [batches(reader(), rows=(p * size, (p + 1) * size)) for p in range(processes)]
-    joined = [
-        {k: np.concatenate([part[s][k] for part in parts]) for k in whole[0]} for s in range(6)
-    ]
-    assert_same(joined, whole)
+@pytest.mark.parametrize(
+    "split",
+    [
+        [range(0, 8), range(8, 16)],
+        [range(0, 16, 2), range(1, 16, 2)],
+        [[0, 1, 6, 15], [2, 3, 4, 5], [7, 8, 9, 10], [11, 12, 13, 14]],
+    ],
+    ids=["adjacent", "interleaved", "pod"],
+)
+def test_processes_read_their_rows_of_the_same_batch(whole, split):
+    parts = [batches(reader(), rows=rows) for rows in split]
+    for step, want in enumerate(whole):
+        for rows, part in zip(split, parts, strict=True):
+            assert_same([part[step]], [{k: v[list(rows)] for k, v in want.items()}])
 
 
 def test_every_pass_sees_every_record_once_in_a_new_order():

@@ -48,6 +48,17 @@ def test_odd_numbers_of_rows_use_one_shape():
     assert set(calls) == {(16, 4, 4, 3)}
 
 
+def test_every_batch_is_told_of():
+    beats = []
+    e = embedder.sharded(
+        lambda x: jnp.ones((16, 4)), lambda x: jnp.ones((16, 4)), mesh=create_mesh({"data": 8}),
+        batch_size=16, image_size=4, embed_dim=4, on_batch=lambda: beats.append(1),
+    )  # fmt: skip
+    e.images(images(40))
+    e.texts(np.zeros((17, 4), np.int32))
+    assert len(beats) == 3 + 2
+
+
 def tokenize(texts):
     return np.array([[len(t), *t.encode()[:3]] for t in texts], np.int32)
 

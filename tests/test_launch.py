@@ -1,0 +1,111 @@
+"""The launcher for one machine, with stand-ins for the trainer."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+STUB = r"""#!/usr/bin/env bash
+# Stands in for `python -m clip_jax.train`; each process does what its number's variable says.
+what=WHAT_$CLIP_JAX_PROCESS_ID
+saving() { echo stopping; sleep "${SAVING:-0}"; echo saved; exit 75; }
+case ${!what:-train} in
+  fail) exit 65 ;;
+  deaf) trap '' TERM ;;
+  done) echo done; exit 0 ;;
+  *) trap saving TERM ;;
+esac
+echo started
+while true; do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def launch(root, tmp_path):
+    """Starts launch/local.sh with stand-ins; ended, with its children, with the test."""
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "python"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    launchers = []
+
+    def start(count, *flags, **environment):
+        launchers.append(subprocess.Popen(
+            ["bash", str(root / "launch" / "local.sh"), str(count), *flags],
+            env=os.environ | environment | {
+                "PATH": f"{stub.parent}:{os.environ['PATH']}", "CLIP_JAX_PORT": "1",
+            },
+            cwd=tmp_path, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ))  # fmt: skip
+        return launchers[-1]
+
+    yield start
+    for process in launchers:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(path, text):
+    deadline = time.time() + 20
+    while not (path.is_file() and text in path.read_text()):
+        assert time.time() < deadline, f"{text!r} does not come up in {path}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_waits_for_what_is_being_saved(launch, tmp_path, number):
+    process = launch(2, f"--workdir={tmp_path}", SAVING="6.5")
+    for i in range(2):
+        wait_for(tmp_path / f"process-{i}.log", "started")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
+    for i in range(2):
+        assert "saved" in (tmp_path / f"process-{i}.log").read_text()
+    assert "failed" not in output
+
+
+def test_a_second_signal_kills(launch, tmp_path):
+    process = launch(2, f"--workdir={tmp_path}", SAVING="60")
+    for i in range(2):
+        wait_for(tmp_path / f"process-{i}.log", "started")
+    process.send_signal(signal.SIGTERM)
+    wait_for(tmp_path / "process-1.log", "stopping")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_a_failure_ends_the_others_and_its_code_is_returned(launch, tmp_path):
+    process = launch(3, f"--workdir={tmp_path}", WHAT_0="deaf", WHAT_1="fail", WHAT_2="done")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 65
+    assert "failed with exit code 65" in output
+
+
+@pytest.mark.parametrize("form", ["--workdir={}", "--workdir {}"])
+def test_logs_are_in_the_workdir_however_it_is_written(launch, tmp_path, form):
+    folder = tmp_path / "a run"
+    flags = [part.format(folder) for part in form.split(" ")]
+    process = launch(2, "--config=x.py", *flags, WHAT_0="done", WHAT_1="done")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert sorted(p.name for p in folder.iterdir()) == ["process-0.log", "process-1.log"]
+    assert "done" in output
+
+
+def test_the_commands_can_be_shown(root):
+    done = subprocess.run(
+        ["bash", str(root / "launch" / "local.sh"), "--dry-run", "2", "--workdir", "a run"],
+        capture_output=True, text=True, env=os.environ | {"CLIP_JAX_PORT": "77"},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert (
+        "CLIP_JAX_COORDINATOR=127.0.0.1:77 CLIP_JAX_PROCESSES=2 CLIP_JAX_PROCESS_ID=1" in lines[1]
+    )
+    assert r"--workdir a\ run > a\ run/process-1.log" in lines[1]
