@@ -45,7 +45,15 @@ def build_tokenizer(config: Any, folder: Path, source: sources.Source) -> Any:
     if distributed.is_lead() and not path.is_file():
         say(f"training a SentencePiece tokenizer of {c.vocab_size} pieces on the captions")
         tokenizers.train_sentencepiece(
-            sources.captions(source, limit=200_000), c.vocab_size, path, seed=config.seed
+            sources.captions(
+                source,
+                limit=200_000,
+                seed=config.seed,
+                max_bad_fraction=config.data.max_bad_fraction,
+            ),
+            c.vocab_size,
+            path,
+            seed=config.seed,
         )
     distributed.barrier("tokenizer")
     return tokenizers.build(c.name, c.context_length, path)

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import io
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ class Source(Protocol):
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         """Pair ``index``; ``rng`` picks among several captions. Raises where it is unreadable."""
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        """The caption that ``read`` gives with an ``rng`` like this, without the picture."""
 
     def describe(self, index: int) -> str:
         """Where pair ``index`` lies, for messages."""
@@ -112,11 +116,14 @@ class TableSource:
         return len(self.rows)
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
-        path, captions = self.rows[index]
+        caption = self.caption(index, rng)
+        return Example(Path(self.rows[index][0]).read_bytes(), caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        captions = self.rows[index][1]
         if not isinstance(captions, str):
             captions = captions[int(rng.integers(len(captions)))]
-        caption = clean_caption(captions)
-        return Example(Path(path).read_bytes(), caption, caption_group(caption))
+        return clean_caption(captions)
 
     def describe(self, index: int) -> str:
         return self.rows[index][0]
@@ -137,7 +144,7 @@ def _rows(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
             if content.strip():
                 try:
                     yield line, json.loads(content)
-                except json.JSONDecodeError as error:
+                except ValueError as error:
                     raise DataError(f"{path}:{line}: not JSON: {error}") from None
     elif path.suffix in (".csv", ".tsv"):
         lines = io.StringIO(text, newline="")  # the ends of lines within quotes are the caption's
@@ -198,13 +205,20 @@ class TarSource:
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         del rng
-        shard, row = self._find(index)
-        image_at, image_size, text_at, text_size = shard.spans[row].tolist()
-        with open(shard.path, "rb") as file:
-            image = os.pread(file.fileno(), image_size, image_at)
-            text = os.pread(file.fileno(), text_size, text_at)
+        image, text = self._members(index, 0, 2)
         caption = clean_caption(text)
         return Example(image, caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        del rng
+        return clean_caption(*self._members(index, 2))
+
+    def _members(self, index: int, *columns: int) -> list[bytes]:
+        """The bytes of the spans that begin at these columns of the shard's index."""
+        shard, row = self._find(index)
+        with open(shard.path, "rb") as file:
+            spans = [shard.spans[row, c : c + 2].tolist() for c in columns]
+            return [os.pread(file.fileno(), size, at) for at, size in spans]
 
     def describe(self, index: int) -> str:
         shard, row = self._find(index)
@@ -236,11 +250,17 @@ class TfdsSource:
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         record = self.data[index]
+        caption = self._caption(record, rng)
+        return Example(record[self.image_key], caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        return self._caption(self.data[index], rng)
+
+    def _caption(self, record: Mapping[str, Any], rng: np.random.Generator) -> str:
         text = record[self.caption_key]
         if isinstance(text, list | np.ndarray):
             text = text[int(rng.integers(len(text)))]
-        caption = clean_caption(text)
-        return Example(record[self.image_key], caption, caption_group(caption))
+        return clean_caption(text)
 
     def describe(self, index: int) -> str:
         return f"{self.name}: record {index}"
@@ -268,13 +288,16 @@ class SyntheticSource:
         return self.size
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
-        del rng
         group = int(self.groups[index])
         above, below = self.names[group]
         image = np.empty((self.pixels, self.pixels, 3), np.int16)
         image[: self.pixels // 2], image[self.pixels // 2 :] = COLORS[above], COLORS[below]
         image += np.random.default_rng(index).integers(-20, 20, image.shape, np.int16)
-        return Example(image.clip(0, 255).astype(np.uint8), f"{above} above {below}", group)
+        return Example(image.clip(0, 255).astype(np.uint8), self.caption(index, rng), group)
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        del rng
+        return "{} above {}".format(*self.names[int(self.groups[index])])
 
     def describe(self, index: int) -> str:
         return f"synthetic pair {index}"
@@ -320,8 +343,37 @@ def build(data: Mapping[str, Any], path: str | None = None) -> Source:
     return SOURCES[data["source"]](data, data["path"] if path is None else path)
 
 
-def captions(source: Source, limit: int | None = None) -> Sequence[str]:
-    """The captions of a source in order, one drawing each: the text to train a tokenizer on."""
+def captions(
+    source: Source, limit: int | None = None, *, seed: int = 0, max_bad_fraction: float = 0.0
+) -> list[str]:
+    """The captions of a source in order, one drawing each: the text to train a tokenizer on.
+
+    Args:
+      source: its pictures are not read.
+      limit: the most records to read; of more, ``seed`` chooses a sample from the whole source.
+      seed: see ``limit``.
+      max_bad_fraction: share of unreadable captions that are left out, as in training.
+
+    Raises:
+      DataError: more of them are unreadable, or all.
+    """
+    chosen: Sequence[int] = range(len(source))
+    if limit is not None and limit < len(source):
+        pick = np.random.default_rng(seed).choice(len(source), limit, replace=False)
+        chosen = np.sort(pick).tolist()
     rng = np.random.default_rng(0)
-    n = len(source) if limit is None else min(limit, len(source))
-    return [source.read(i, rng).caption for i in range(n)]
+    texts: list[str] = []
+    bad = 0
+    for index in chosen:
+        try:
+            texts.append(source.caption(index, rng))
+        except Exception as error:  # whatever the data did
+            bad, last = bad + 1, f"{source.describe(index)}: {error}"
+            if bad <= 5:
+                logging.warning("unreadable caption of %s", last)
+    if bad > max_bad_fraction * max(len(chosen), 1000) or (bad and not texts):
+        raise DataError(
+            f"{bad} of {len(chosen)} captions could not be read, more than "
+            f"data.max_bad_fraction={max_bad_fraction}; the last is that of {last}"
+        )
+    return texts

@@ -117,6 +117,7 @@ def test_tar_shards_are_one_numbered_sequence(tmp_path):
     assert "2.tar: 1" in source.describe(4)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(4, RNG) == got[4]
+    assert sources.captions(copy) == [g.caption for g in got]
     assert copy.fingerprint == source.fingerprint
 
 
@@ -156,6 +157,46 @@ def test_captions_are_cleaned(text, want):
 def test_empty_captions_are_refused(text):
     with pytest.raises(sources.DataError, match="empty caption"):
         sources.clean_caption(text)
+
+
+def pairs_table(tmp_path, count, **changes):
+    rows = [{"image": f"{i}.png", "caption": f"caption {i}"} | changes for i in range(count)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return sources.TableSource(str(tmp_path / "pairs.jsonl"), "image", "caption")
+
+
+def test_captions_are_read_without_the_pictures(tmp_path):
+    assert sources.captions(pairs_table(tmp_path, 3)) == ["caption 0", "caption 1", "caption 2"]
+    several = pairs_table(tmp_path, 20, caption=["one", "two", "three"], image="pairs.jsonl")
+    for i in range(20):
+        drawn = several.caption(i, np.random.default_rng(i))
+        assert drawn == several.read(i, np.random.default_rng(i)).caption
+
+
+def test_a_sample_of_the_captions_is_spread_over_the_source(tmp_path):
+    source = pairs_table(tmp_path, 1000)
+    sample = sources.captions(source, 50)
+    assert len(set(sample)) == 50
+    numbers = [int(c.split()[1]) for c in sample]
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 200
+    assert numbers[-1] > 800
+    assert sources.captions(source, 50) == sample != sources.captions(source, 50, seed=1)
+    assert sources.captions(source, 2000) == sources.captions(source)
+
+
+def test_unreadable_captions_are_left_out_within_the_budget(tmp_path, caplog):
+    source = pairs_table(tmp_path, 100)
+    for i in (3, 50):
+        source.rows[i] = (f"{i}.png", "\x00")
+    found = sources.captions(source, max_bad_fraction=0.01)
+    assert len(found) == 98
+    assert "caption 3" not in found
+    assert "3.png: empty caption" in caplog.text
+    with pytest.raises(sources.DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
+        sources.captions(source, max_bad_fraction=0.001)
+    with pytest.raises(sources.DataError, match="3 of 3 captions could not be read"):
+        sources.captions(pairs_table(tmp_path, 3, caption="\x00"), max_bad_fraction=0.5)
 
 
 def test_synthetic_pairs_are_a_function_of_their_number():
