@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import sources
+from clip_jax.data import sources, table
 
 RNG = np.random.default_rng(0)
 
@@ -49,15 +49,15 @@ def test_what_unicode_takes_for_a_line_end_does_not_end_a_row(tmp_path):
     (tmp_path / "a.jsonl").write_text("\r\n".join(rows), encoding="utf-8", newline="")
     (tmp_path / "a.csv").write_text("image,caption\n" + "".join(f"x.png,{c}\n" for c in captions))
     for name in ("a.jsonl", "a.csv"):
-        source = sources.TableSource(str(tmp_path / name), "image", "caption")
+        source = table.TableSource(str(tmp_path / name), "image", "caption")
         assert [caption for _, caption in source.rows] == captions, name
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_quoted_caption_keeps_its_line_break(tmp_path, end):
-    table = f'image,caption{end}x.png,"a cat{end}on a mat"{end}y.png,b{end}'
-    (tmp_path / "a.csv").write_bytes(table.encode())
-    source = sources.TableSource(str(tmp_path / "a.csv"), "image", "caption")
+    content = f'image,caption{end}x.png,"a cat{end}on a mat"{end}y.png,b{end}'
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    source = table.TableSource(str(tmp_path / "a.csv"), "image", "caption")
     assert [caption for _, caption in source.rows] == [f"a cat{end}on a mat", "b"]
 
 
@@ -162,7 +162,7 @@ def test_empty_captions_are_refused(text):
 def pairs_table(tmp_path, count, **changes):
     rows = [{"image": f"{i}.png", "caption": f"caption {i}"} | changes for i in range(count)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return sources.TableSource(str(tmp_path / "pairs.jsonl"), "image", "caption")
+    return table.TableSource(str(tmp_path / "pairs.jsonl"), "image", "caption")
 
 
 def test_captions_are_read_without_the_pictures(tmp_path):
