@@ -57,6 +57,7 @@ def defaults() -> ConfigDict:
     c.data.path = ""  # table, tar: files (glob patterns allowed); tfds: data set name
     c.data.validation_path = ""  # the same for the pairs of the evaluation task "retrieval"
     c.data.split = "train"  # tfds: split to train on
+    c.data.validation_split = "validation"  # tfds: split for the evaluation task "retrieval"
     c.data.image_key = "image"  # table, tfds, tar: column, feature or file ending of the image
     c.data.caption_key = "caption"  # likewise of the caption
     c.data.cache_dir = ""  # prepared data; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax
@@ -123,7 +124,7 @@ def defaults() -> ConfigDict:
 # What may differ between a run and its resumption: nothing here changes the parameters.
 FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds")
 FREE_DATA_KEYS = ("cache_dir", "threads", "workers", "prefetch", "max_bad_fraction",
-                  "cache_decoded")  # fmt: skip
+                  "cache_decoded", "validation_path", "validation_split")  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),

@@ -89,7 +89,9 @@ class Run:
             else 0,
             self.total_steps,
         )
-        self.tasks = self._lead_first(lambda: tasks.prepare(config, self.image_size))
+        self.tasks = self._lead_first(
+            lambda: tasks.prepare(config, self.image_size, self.source.fingerprint)
+        )
         self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from clip_jax.data.tar import load_index
+from clip_jax.config import ConfigError
+from clip_jax.data.tar import ShardError, load_index
 
 MAX_CAPTION_BYTES = 4096
 
@@ -79,7 +80,7 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def matching_files(pattern: str, key: str = "data.path") -> list[Path]:
+def matching_files(pattern: str) -> list[Path]:
     """The files of a list of paths and glob patterns with commas between, sorted.
 
     Raises:
@@ -89,7 +90,7 @@ def matching_files(pattern: str, key: str = "data.path") -> list[Path]:
     for part in pattern.split(","):
         found += glob.glob(os.path.expanduser(part.strip()))
     if not found:
-        raise DataError(f"{key}={pattern!r}: no such file; give a path or a glob pattern")
+        raise DataError(f"data.path={pattern!r}: no such file; give a path or a glob pattern")
     return [Path(p) for p in sorted(set(found))]
 
 
@@ -185,15 +186,18 @@ COLORS = {
 
 
 class SyntheticSource:
-    """Two-colour pictures and their captions, made on the fly: for tests and benchmarks."""
+    """Two-colour pictures and their captions, made on the fly: for tests and benchmarks.
+
+    No picture is like another, also between sources of other numbers: ``first`` is the lowest.
+    """
 
     weights = None
 
-    def __init__(self, size: int = 4096, pixels: int = 32):
-        self.size, self.pixels = size, pixels
+    def __init__(self, size: int = 4096, pixels: int = 32, first: int = 0):
+        self.size, self.pixels, self.first = size, pixels, first
         self.names = [(a, b) for a in COLORS for b in COLORS if a != b]
         self.groups = np.arange(size, dtype=np.int32) % len(self.names)
-        self.fingerprint = _digest("synthetic", size, pixels)
+        self.fingerprint = _digest("synthetic", size, pixels, first)
 
     def __len__(self) -> int:
         return self.size
@@ -203,7 +207,8 @@ class SyntheticSource:
         above, below = self.names[group]
         image = np.empty((self.pixels, self.pixels, 3), np.int16)
         image[: self.pixels // 2], image[self.pixels // 2 :] = COLORS[above], COLORS[below]
-        image += np.random.default_rng(index).integers(-20, 20, image.shape, np.int16)
+        noise = np.random.default_rng(self.first + index)
+        image += noise.integers(-20, 20, image.shape, np.int16)
         return Example(image.clip(0, 255).astype(np.uint8), self.caption(index, rng), group)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
@@ -221,43 +226,70 @@ def cache_dir(configured: str) -> Path:
     ).expanduser()
 
 
-def _table(data: Mapping[str, Any], path: str) -> Source:
+def _table(data: Mapping[str, Any]) -> Source:
     from clip_jax.data import table  # it builds on this file
 
-    return table.TableSource(path, data["image_key"], data["caption_key"])
+    return table.TableSource(data["path"], data["image_key"], data["caption_key"])
 
 
-def _emoji(data: Mapping[str, Any], path: str) -> Source:
+def _emoji(data: Mapping[str, Any]) -> Source:
     from clip_jax.data import emoji_pairs  # TFDS takes half a second to import
 
-    del path
     return emoji_pairs.EmojiSource(
         cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"]
     )
 
 
-SOURCES: dict[str, Callable[[Mapping[str, Any], str], Source]] = {
+SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {
     "emoji": _emoji,
     "table": _table,
-    "tar": lambda d, path: TarSource(
-        path, d["image_key"], d["caption_key"], cache_dir(d["cache_dir"])
+    "tar": lambda d: TarSource(
+        d["path"], d["image_key"], d["caption_key"], cache_dir(d["cache_dir"])
     ),
-    "tfds": lambda d, path: TfdsSource(
-        path, d["split"], d["image_key"], d["caption_key"], d["cache_dir"]
+    "tfds": lambda d: TfdsSource(
+        d["path"], d["split"], d["image_key"], d["caption_key"], d["cache_dir"]
     ),
-    "synthetic": lambda d, path: SyntheticSource(),
+    "synthetic": lambda d: SyntheticSource(),
 }
 
 
-def build(data: Mapping[str, Any], path: str | None = None) -> Source:
-    """The source that ``config.data`` describes; ``path`` in place of ``data.path`` if given.
+def build(data: Mapping[str, Any]) -> Source:
+    """The source that ``config.data`` describes.
 
     Raises:
       DataError: no such source, missing files, or data that cannot be read.
     """
     if data["source"] not in SOURCES:
         raise DataError(f"data.source={data['source']!r} is not one of {sorted(SOURCES)}")
-    return SOURCES[data["source"]](data, data["path"] if path is None else path)
+    return SOURCES[data["source"]](data)
+
+
+def build_validation(data: Mapping[str, Any]) -> Source:
+    """The pairs that ``config.data`` keeps from training: those of ``data.validation_path``, with
+    tfds those of ``data.validation_split`` in it or else in ``data.path``.
+
+    Raises:
+      ConfigError: no such pairs are configured, or the source has no way to.
+      DataError: as ``build``.
+    """
+    kind, path = data["source"], data["validation_path"]
+    if kind == "synthetic":
+        return SyntheticSource(first=1 << 32)
+    if kind == "emoji":
+        raise ConfigError(
+            "eval.tasks has 'retrieval', for which data.source='emoji' has no pairs; its own tasks "
+            "are unseen_vendor, held_out and held_out_retrieval"
+        )
+    if not path and kind != "tfds":
+        raise ConfigError(
+            "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
+            "are not trained on, in the format of data.source"
+        )
+    apart = {"path": path or data["path"], "split": data["validation_split"]}
+    try:
+        return build(dict(data) | apart)
+    except (DataError, ShardError) as error:
+        raise DataError(f"validation pairs (data.validation_path): {error}") from error
 
 
 def captions(

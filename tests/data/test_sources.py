@@ -132,6 +132,16 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
         )
     )
     assert len(source) == 1064
+    kept = sources.build_validation(
+        data_config(
+            source="tfds",
+            path="emoji/all",
+            caption_key="name",
+            validation_split="unseen_vendor",
+            cache_dir=str(emoji_cache / "emoji" / "all"),
+        )
+    )
+    assert len(kept) == 1421
     example = source.read(0, RNG)
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
@@ -208,9 +218,18 @@ def test_synthetic_pairs_are_a_function_of_their_number():
     assert len({a.read(i, RNG).caption for i in range(56)}) == 56
 
 
+def test_validation_pairs_are_others(tmp_path):
+    train = sources.build(data_config(source="synthetic"))
+    other = sources.build_validation(data_config(source="synthetic"))
+    assert train.fingerprint != other.fingerprint
+    assert not (train.read(0, RNG).image == other.read(0, RNG).image).all()
+    with pytest.raises(sources.DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
+        sources.build_validation(data_config(source="table", validation_path="/nowhere/a.csv"))
+
+
 def test_unknown_source_is_named():
     with pytest.raises(sources.DataError, match="data.source='webdataset' is not one of"):
-        sources.build({"source": "webdataset"}, "x")
+        sources.build({"source": "webdataset"})
 
 
 def test_cache_dir_order(monkeypatch, tmp_path):
