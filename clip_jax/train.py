@@ -18,8 +18,14 @@ import argparse
 import logging
 import time
 import traceback
+from typing import NoReturn
 
 from clip_jax import config as config_lib
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise config_lib.ConfigError(message)  # argparse itself exits with 2, whatever we want
 
 
 def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
@@ -28,19 +34,15 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     Raises:
       ConfigError: a flag, key or value that is not legal.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m clip_jax.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        exit_on_error=False,
     )
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
-    try:
-        flags, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise config_lib.ConfigError(str(error)) from None
+    flags, rest = parser.parse_known_args(arguments)
     overrides = []
     for argument in rest:
         key, equals, value = argument.removeprefix("--config.").partition("=")

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from clip_jax import metrics
+from clip_jax import metrics, train
 
 # 120 steps, a checkpoint every 20, every step's loss on record.
 LONG = (
@@ -148,6 +148,30 @@ def test_bad_input_gets_one_clear_error(trainer, tmp_path, flags, code, message)
     assert message in output
     assert output.count("error: ") == 1
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --config"),
+        (["--config"], "argument --config: expected one argument"),
+        (["--config=configs/tiny.py", "seed=1"], "overrides are written --config.key=value"),
+        (["--config=FILE"], "FILE:2: SyntaxError"),
+        (
+            ["--config=configs/tiny.py", "--config.model.vision.heads=0"],
+            "heads=0: must be positive",
+        ),
+    ],
+)
+def test_wrong_flags_are_a_usage_error(root, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(root)
+    (tmp_path / "c.py").write_text("def get_config():\n  return )\n")
+    file = str(tmp_path / "c.py")
+    assert train.main([a.replace("FILE", file) for a in arguments]) == 64
+    output = capsys.readouterr()
+    assert message.replace("FILE", file) in output.err
+    assert output.err.count("error: ") == 1
+    assert "Traceback" not in output.err
 
 
 def test_command_line_errors(trainer, tmp_path):
