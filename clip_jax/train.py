@@ -15,9 +15,11 @@ if __name__ == "__main__":
     distributed.catch_stop_signals()
 
 import argparse
+import contextlib
 import logging
 import time
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn
 
 from clip_jax import config as config_lib
@@ -55,21 +57,37 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     return config_lib.load(flags.config, overrides), Path(workdir).absolute()
 
 
+@contextlib.contextmanager
+def _values_checked() -> Iterator[None]:
+    """While a run is built, a plain ValueError of ours is about a value that does not fit the
+    model, the mesh or the data. One out of a library or from a later time is a defect.
+
+    Raises:
+      ConfigError: in place of such an error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        if type(error) is not ValueError or not Path(place).is_relative_to(Path(__file__).parent):
+            raise
+        raise config_lib.ConfigError(str(error)) from error
+
+
 def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
     Raises:
       Whatever ``exit_code`` knows, and Preempted where a stop was asked for.
     """
-    import contextlib
-
     from clip_jax import trainer
     from clip_jax import workdir as workdir_lib
 
     lead = distributed.is_lead()
     with workdir_lib.locked(workdir) if lead else contextlib.nullcontext():
         workdir_lib.check_config(workdir, config)
-        this = trainer.Run(config, workdir)
+        with _values_checked():
+            this = trainer.Run(config, workdir)
         this.describe()
         if lead and not (workdir / "config.json").is_file():
             workdir_lib.write_json(workdir / "config.json", config.to_dict())
@@ -100,7 +118,6 @@ def exit_code(error: BaseException) -> int:
         emoji.EmojiError: distributed.BAD_DATA,
         trainer.TrainingError: 1,
         OSError: 1,
-        ValueError: distributed.USAGE,  # a value that does not fit model, mesh or data
     }
     for kind, code in codes.items():
         if isinstance(error, kind):
@@ -117,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.time()
     try:
         config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
-        distributed.initialize()
+        with _values_checked():
+            distributed.initialize()
         result = run(config, workdir)
     except KeyboardInterrupt:
         return distributed.PREEMPTED

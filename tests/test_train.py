@@ -2,10 +2,15 @@
 
 import json
 import signal
+import types
 
+import numpy as np
 import pytest
 
+import clip_jax.optim
+import clip_jax.trainer
 from clip_jax import metrics, train
+from clip_jax.data import sources
 
 # 120 steps, a checkpoint every 20, every step's loss on record.
 LONG = (
@@ -172,6 +177,64 @@ def test_wrong_flags_are_a_usage_error(root, tmp_path, monkeypatch, capsys, argu
     assert message.replace("FILE", file) in output.err
     assert output.err.count("error: ") == 1
     assert "Traceback" not in output.err
+
+
+class FakeRun:
+    """A run of which one part raises."""
+
+    def __init__(self, config, folder):
+        self.act("build")
+
+    def act(self, part):
+        if self.failing == part:
+            self.fail()
+
+    def describe(self):
+        pass
+
+    def train(self):
+        self.act("train")
+
+    def finish(self):
+        self.act("finish")
+
+    @property
+    def checkpoints(self):
+        return types.SimpleNamespace(close=lambda: True)
+
+
+def ours():
+    clip_jax.optim.warmup_cosine(1.0, 10, 10)
+
+
+def librarys():
+    np.zeros(3).reshape(2)
+
+
+def bad_data():
+    raise sources.DataError("x.tar is damaged")
+
+
+@pytest.mark.parametrize(
+    ("failing", "fail", "code", "traceback"),
+    [
+        ("build", ours, 64, False),
+        ("build", librarys, 1, True),
+        ("train", ours, 1, True),
+        ("train", librarys, 1, True),
+        ("finish", librarys, 1, True),
+        ("train", bad_data, 65, False),
+    ],
+)
+def test_an_error_that_is_not_the_users_keeps_its_traceback(
+    root, tmp_path, monkeypatch, capsys, failing, fail, code, traceback
+):
+    monkeypatch.setattr(FakeRun, "failing", failing, raising=False)
+    monkeypatch.setattr(FakeRun, "fail", staticmethod(fail), raising=False)
+    monkeypatch.setattr(clip_jax.trainer, "Run", FakeRun)
+    flags = [f"--config={root}/configs/tiny.py", f"--workdir={tmp_path}"]
+    assert train.main(flags) == code
+    assert ("Traceback" in capsys.readouterr().err) == traceback
 
 
 def test_command_line_errors(trainer, tmp_path):

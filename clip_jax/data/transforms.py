@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from clip_jax.config import ConfigError
 from clip_jax.data import drawing
 
 # Animated and multi-page files give their first frame. EPS is left out: Pillow would look for a
@@ -115,10 +116,10 @@ def augmentation(name: str) -> Augmentation:
     """The function that ``data.augmentation`` names.
 
     Raises:
-      ValueError: no such augmentation.
+      ConfigError: no such augmentation.
     """
     if name not in AUGMENTATIONS:
-        raise ValueError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
+        raise ConfigError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]
 
 
