@@ -34,29 +34,14 @@ def say(*lines: str) -> None:
 
 
 def build_tokenizer(config: Any, folder: Path, source: sources.Source) -> Any:
-    """The tokenizer, a SentencePiece model being trained on the captions where none is given.
-
-    The model is kept in the workdir: the run depends on nothing that can change outside it.
-    """
+    """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
     c = config.tokenizer
     if c.name != "sentencepiece" or c.model:
         return tokenizers.build(c.name, c.context_length, c.model or None)
-    path = folder / "tokenizer.model"
-    if distributed.is_lead() and not path.is_file():
-        say(f"training a SentencePiece tokenizer of {c.vocab_size} pieces on the captions")
-        tokenizers.train_sentencepiece(
-            sources.captions(
-                source,
-                limit=200_000,
-                seed=config.seed,
-                max_bad_fraction=config.data.max_bad_fraction,
-            ),
-            c.vocab_size,
-            path,
-            seed=config.seed,
-        )
+    if distributed.is_lead():
+        workdir.train_tokenizer(folder, config, source)
     distributed.barrier("tokenizer")
-    return tokenizers.build(c.name, c.context_length, path)
+    return tokenizers.build(c.name, c.context_length, folder / "tokenizer.model")
 
 
 class Run:
