@@ -64,10 +64,10 @@ def defaults() -> ConfigDict:
     c.data.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
     c.data.augmentation = "square_crop"  # a name in clip_jax.data.transforms.AUGMENTATIONS
     c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
-    c.data.threads = 2  # decoding threads per process
-    c.data.workers = 0  # decoding processes per process; 0: threads only
+    c.data.threads = 2  # decoding threads per process: they share the rows of a batch
+    c.data.workers = 0  # decoding processes per process, each with up to 3 batches; 0: threads
     c.data.cache_decoded = False  # keep decoded pictures in memory: for data sets that fit
-    c.data.prefetch = 2  # batches kept ready on the device
+    c.data.prefetch = 2  # batches kept ready on the device, and as many in the host's memory
     c.data.max_bad_fraction = 0.01  # unreadable records tolerated before the run stops
 
     c.train = ConfigDict()

@@ -165,6 +165,7 @@ class Run:
                 steps=self.total_steps,
                 threads=self.config.data.threads,
                 workers=self.config.data.workers,
+                prefetch=self.config.data.prefetch,
             ),
             self._to_device,
             self.config.data.prefetch,
