@@ -193,7 +193,7 @@ class Run:
         # they are there. All processes read the same ones at the same step.
         pending: collections.deque = collections.deque()
         with jax.set_mesh(self.mesh):
-            for batch in batches:
+            for batch in self._until_told_to_stop(batches):
                 self.state, scalars = self.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
@@ -214,6 +214,17 @@ class Run:
                     self.save()
             while pending:
                 self._check(pending.popleft())
+
+    def _until_told_to_stop(self, batches: Any) -> Any:
+        """The batches; an input that breaks when the run is to stop ends it as a stop does."""
+        try:
+            yield from batches
+        except Exception:
+            # One process of several cannot save by itself: the others would wait for it.
+            if not distributed.stop_requested() or jax.process_count() > 1:
+                raise
+            self.save()
+            raise Preempted from None
 
     def _due(self, every_examples: int) -> bool:
         if not every_examples:

@@ -1,7 +1,11 @@
 """The command line as users run it: exit codes, errors, killed and resumed runs."""
 
+import contextlib
 import json
+import os
+import pathlib
 import signal
+import time
 import types
 
 import numpy as np
@@ -103,6 +107,67 @@ def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number
     assert code == 0, output
     assert f"at step {stopped} of {TOTAL}" in output
     assert_same_run(tmp_path, undisturbed[0])
+
+
+def processes_of_group(group):
+    """Ids of the living processes of a process group."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def assert_group_ends(group):
+    deadline = time.time() + 20
+    while (left := processes_of_group(group)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_loses_nothing(trainer, undisturbed, tmp_path, number):
+    """What Ctrl-C in a terminal does: the decoding processes get the signal too."""
+    process = trainer.start(tmp_path, *LONG, "data.workers=2", prefix=("setsid",))
+    trainer.wait_for_step(process, tmp_path, 33)
+    assert len(processes_of_group(process.pid)) >= 3
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "stopped, with a checkpoint" in output
+    assert_group_ends(process.pid)
+    code, output = trainer.run(tmp_path, *LONG)
+    assert code == 0, output
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+@pytest.mark.slow
+def test_decoding_processes_end_with_a_killed_run(trainer, tmp_path):
+    process = trainer.start(tmp_path, *LONG, "data.workers=2", prefix=("setsid",))
+    trainer.wait_for_step(process, tmp_path, 3)
+    trainer.kill(process)
+    assert_group_ends(process.pid)
+
+
+def test_an_input_that_breaks_on_a_stop_is_a_stop(monkeypatch):
+    run = object.__new__(clip_jax.trainer.Run)
+    saved = []
+    run.save = lambda: saved.append(True)
+
+    def broken():
+        yield 1
+        raise RuntimeError("Worker process was terminated unexpectedly")
+
+    with pytest.raises(RuntimeError, match="Worker process"):
+        list(run._until_told_to_stop(broken()))
+    assert not saved
+    monkeypatch.setattr(clip_jax.trainer.distributed, "stop_requested", lambda: True)
+    with pytest.raises(clip_jax.trainer.Preempted):
+        list(run._until_told_to_stop(broken()))
+    assert saved
 
 
 def test_a_stop_during_start_up_is_honoured(trainer, tmp_path):

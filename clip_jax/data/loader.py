@@ -7,7 +7,10 @@ the same rows in the same order.
 """
 
 import logging
+import multiprocessing
+import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -217,8 +220,21 @@ def host_batches(
 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent
+        )
     return iter(stream)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker end when its parent has, however that ended: no signal ends it any more."""
+    del worker, workers
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 class Prefetcher:
@@ -240,6 +256,10 @@ class Prefetcher:
         self._thread.start()
 
     def _run(self, items: Iterator[Any], make: Callable[[Any], Any]) -> None:
+        # Grain starts its workers from here, and they inherit what this thread blocks. A terminal
+        # sends Ctrl-C, and a scheduler its stop, to them too, but the run needs them until it has
+        # taken its last step and saved. Signals to this process go to its main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             for item in items:
                 if not self._put(make(item)):

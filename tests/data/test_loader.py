@@ -1,5 +1,8 @@
 """The input stream: the same rows at every step, whoever reads them."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -233,3 +236,19 @@ def test_prefetching_counts_waiting_and_closes():
     assert items.waited > 0.05
     items.close()
     assert not items._thread.is_alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_the_prefetching_starts_does_not_hear_stop_signals(number):
+    code = "import time; print('up', flush=True); time.sleep(0.5)"
+
+    def child():
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        process.send_signal(number)
+        yield process.wait()
+
+    items = loader.Prefetcher(child(), lambda x: x, depth=1)
+    assert next(items) == 0
+    items.close()
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # of this thread
