@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax import config as config_lib
 from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
 from clip_jax.checkpoint import Checkpoints, combined, fingerprint
-from clip_jax.data import loader, sources
+from clip_jax.data import loader, sources, transforms
 from clip_jax.evals import embedder, gallery, report, tasks
 from clip_jax.models import clip
 
@@ -106,7 +106,10 @@ class Run:
         self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
 
     def _facts(self) -> dict[str, str]:
+        c = self.model.config
         return {
+            "preprocessing": f"{self.image_size} px, {transforms.EVALUATION}, "
+            f"mean {tuple(c.image_mean)}, deviation {tuple(c.image_std)}",
             "data fingerprint": self.source.fingerprint,
             "tokenizer fingerprint": self.tokenizer.fingerprint,
         }

@@ -104,9 +104,13 @@ class TarSource:
             load_index(p, image_key, caption_key, cache_dir) for p in matching_files(pattern)
         ]
         self.starts = np.cumsum([0] + [len(s) for s in self.shards])
-        self.fingerprint = _digest(
-            [[s.path.name, int(s.spans.sum()), len(s)] for s in self.shards], image_key, caption_key
-        )
+        digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
+        for shard in self.shards:
+            keys = "\0".join(shard.keys.tolist()).encode("utf-8", "surrogateescape")
+            facts = [shard.path.name, shard.path.stat().st_size, len(shard), len(keys)]
+            digest.update(json.dumps(facts).encode() + keys)
+            digest.update(np.ascontiguousarray(shard.spans, "<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -155,7 +159,10 @@ class TfdsSource:
                 f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
             ) from error
         self.name, self.image_key, self.caption_key = name, image_key, caption_key
-        self.fingerprint = _digest(builder.info.full_name, split, len(self.data))
+        files = {k: [v.num_bytes, list(v.shard_lengths)] for k, v in builder.info.splits.items()}
+        self.fingerprint = _digest(
+            builder.info.full_name, split, len(self.data), files, image_key, caption_key
+        )
 
     def __len__(self) -> int:
         return len(self.data)

@@ -33,7 +33,7 @@ class TableSource:
         digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
         for path in matching_files(pattern):
             data = path.read_bytes()
-            digest.update(data)
+            digest.update(f"{path.suffix} {len(data)}\n".encode() + data)
             for line, row in _rows(path, data):
                 image, caption = _pair(f"{path}:{line}", row, image_key, caption_key)
                 self.rows.append((str(path.parent / image), caption))

@@ -18,6 +18,9 @@ from clip_jax.data import drawing
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000  # an 18 KB file can claim 151 million
 
+# What an evaluation does to a picture: a checkpoint keeps it, and refuses another.
+EVALUATION = "bicubic to the shorter side, central square, transparency on white"
+
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
 

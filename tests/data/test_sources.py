@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import sources, table
+from clip_jax.data import emoji, sources, table
 
 RNG = np.random.default_rng(0)
 
@@ -121,6 +121,33 @@ def test_tar_shards_are_one_numbered_sequence(tmp_path):
     assert copy.fingerprint == source.fingerprint
 
 
+def tar_fingerprint(folder, members):
+    folder.mkdir()
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    data = data_config(source="tar", path=f"{folder}/*.tar", image_key="jpg", caption_key="txt")
+    return sources.build(data).fingerprint
+
+
+def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
+    a, b = ("1.jpg", b"one"), ("1.txt", b"two")
+    c, d = ("2.jpg", b"red"), ("2.txt", b"hue")
+    cases = {
+        "plain": [a, b, c, d],
+        "reordered": [c, d, a, b],
+        "swapped": [b, a, c, d],
+        "renamed": [a, b, ("3.jpg", b"red"), ("3.txt", b"hue")],
+        "sizes": [("1.jpg", b"on"), ("1.txt", b"twoo"), c, d],
+        "longer": [a, b, c, d, ("note", bytes(20_000))],
+    }
+    prints = {name: tar_fingerprint(tmp_path / name, members) for name, members in cases.items()}
+    assert len(set(prints.values())) == len(cases)
+    assert tar_fingerprint(tmp_path / "again", cases["plain"]) == prints["plain"]
+
+
 def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
     source = sources.build(
         data_config(
@@ -128,7 +155,7 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
             path="emoji/all",
             caption_key="name",
             split="held_out",
-            cache_dir=str(emoji_cache / "emoji" / "all"),
+            cache_dir=str(emoji.folder(emoji_cache, "all")),
         )
     )
     assert len(source) == 1064
@@ -138,7 +165,7 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
             path="emoji/all",
             caption_key="name",
             validation_split="unseen_vendor",
-            cache_dir=str(emoji_cache / "emoji" / "all"),
+            cache_dir=str(emoji.folder(emoji_cache, "all")),
         )
     )
     assert len(kept) == 1421
