@@ -40,11 +40,6 @@ def stop_requested() -> bool:
     return _stop.is_set()
 
 
-def request_stop() -> None:
-    """Asks this process to stop, as a signal does."""
-    _stop.set()
-
-
 def _several_tasks(env: Mapping[str, str]) -> bool:
     """Whether a launcher that JAX knows how to read has started more than one process."""
     counts = (env.get("SLURM_NTASKS"), env.get("OMPI_COMM_WORLD_SIZE"))

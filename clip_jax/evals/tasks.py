@@ -36,7 +36,6 @@ class ZeroShotTask:
       templates: prompts with ``{}`` for the name.
       descriptions: texts of each class to be used instead of its name in the templates, whose
         results are then reported beside the others as ``names_top1`` and ``names_top5``.
-      makers: who made each picture, or empty.
     """
 
     name: str
@@ -45,7 +44,6 @@ class ZeroShotTask:
     class_names: Sequence[str]
     templates: Sequence[str]
     descriptions: Sequence[Sequence[str]] = ()
-    makers: Sequence[str] = ()
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def class_weights(self, embedder: Embedder, tokenize: Tokenize) -> np.ndarray:
@@ -109,7 +107,6 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, int, str], Task]:
             data.class_names,
             emoji_pairs.TEMPLATES,
             data.descriptions,
-            data.vendors,
             _BASELINES[split] if preset == "all" else {},
         )
 
