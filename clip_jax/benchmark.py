@@ -6,12 +6,14 @@ baselines: what cheap methods reach on the quickstart's zero-shot tasks.
 import argparse
 import sys
 import time
+from typing import NoReturn
 
 import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax.data import emoji, emoji_pairs, sources
 from clip_jax.data.transforms import evaluation_images
+from clip_jax.distributed import USAGE
 from clip_jax.evals import baselines, zero_shot
 
 SIZE = 72
@@ -60,9 +62,15 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
 BENCHMARKS = {"baselines": measure_baselines}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m clip_jax.benchmark", description=__doc__)
+    parser = _Parser(prog="python -m clip_jax.benchmark", description=__doc__)
     parser.add_argument("name", choices=sorted(BENCHMARKS))
     parser.add_argument("--cache-dir", default=config_lib.defaults().data.cache_dir)
     flags = parser.parse_args(arguments)

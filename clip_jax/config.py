@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import runpy
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key and the fix."""
+from clip_jax.config_values import ConfigError, check_types, flatten, is_int, is_number
 
 
 def defaults() -> ConfigDict:
@@ -58,6 +57,7 @@ def defaults() -> ConfigDict:
     c.data.path = ""  # table, tar: files (glob patterns allowed); tfds: data set name
     c.data.validation_path = ""  # the same for the pairs of the evaluation task "retrieval"
     c.data.split = "train"  # tfds: split to train on
+    c.data.validation_split = "validation"  # tfds: split for the evaluation task "retrieval"
     c.data.image_key = "image"  # table, tfds, tar: column, feature or file ending of the image
     c.data.caption_key = "caption"  # likewise of the caption
     c.data.cache_dir = ""  # prepared data; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax
@@ -65,10 +65,10 @@ def defaults() -> ConfigDict:
     c.data.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
     c.data.augmentation = "square_crop"  # a name in clip_jax.data.transforms.AUGMENTATIONS
     c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
-    c.data.threads = 2  # decoding threads per process
-    c.data.workers = 0  # decoding processes per process; 0: threads only
+    c.data.threads = 2  # decoding threads per process: they share the rows of a batch
+    c.data.workers = 0  # decoding processes per process, each with up to 3 batches; 0: threads
     c.data.cache_decoded = False  # keep decoded pictures in memory: for data sets that fit
-    c.data.prefetch = 2  # batches kept ready on the device
+    c.data.prefetch = 2  # batches kept ready on the device, and as many in the host's memory
     c.data.max_bad_fraction = 0.01  # unreadable records tolerated before the run stops
 
     c.train = ConfigDict()
@@ -124,8 +124,8 @@ def defaults() -> ConfigDict:
 # What may differ between a run and its resumption: nothing here changes the parameters. (Data may
 # move to another path; the data fingerprint in the checkpoint guards what is there.)
 FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped")
-FREE_DATA_KEYS = ("path", "validation_path", "cache_dir", "threads", "workers", "prefetch",
-                  "max_bad_fraction", "cache_decoded")  # fmt: skip
+FREE_DATA_KEYS = ("path", "validation_path", "validation_split", "cache_dir", "threads", "workers",
+                  "prefetch", "max_bad_fraction", "cache_decoded")  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -155,17 +155,6 @@ FRACTIONS = (
 )  # fmt: skip
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config to {"a.b": value}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
 def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     """Runs a config file, applies overrides, validates and locks the result.
 
@@ -175,25 +164,36 @@ def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
         anything that is not one is taken as a string.
 
     Raises:
-      ConfigError: no such file, unknown key, value of the wrong type or out of range.
+      ConfigError: no such file, an error in it, unknown key, value of the wrong type or out of
+        range.
     """
     if not Path(path).is_file():
         near = difflib.get_close_matches(Path(path).name, _siblings(path), 1)
         hint = f"; did you mean {Path(path).parent / near[0]}?" if near else ""
         raise ConfigError(f"--config={path}: no such file{hint}")
-    try:
-        config = runpy.run_path(path)["get_config"]()
-    except KeyError as error:
-        if error.args == ("get_config",):
-            raise ConfigError(f"--config={path}: the file has no function get_config()") from None
-        raise ConfigError(f"--config={path}: {error.args[0]}") from None
-    except AttributeError as error:  # ml_collections: assignment to a key that does not exist
-        raise ConfigError(f"--config={path}: {error}") from None
+    config = _get_config(path)
     _check_keys(config, path)
     for key, text in overrides:
         _override(config, key, text)
     validate(config)
     return config.lock()
+
+
+def _get_config(path: str) -> Any:
+    """What the file's ``get_config`` returns; whatever goes wrong in it names file and line."""
+    try:
+        names = runpy.run_path(path)
+        if "get_config" not in names:
+            raise ConfigError(f"--config={path}: the file has no function get_config()")
+        return names["get_config"]()
+    except ConfigError:
+        raise
+    except Exception as error:  # it is the user's code
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        if isinstance(error, SyntaxError) and error.filename == path:
+            lines.append(error.lineno)
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise ConfigError(f"--config={place}: {type(error).__name__}: {error}") from error
 
 
 def _siblings(path: str) -> list[str]:
@@ -207,11 +207,21 @@ def _unknown(key: str) -> ConfigError:
     return ConfigError(f"unknown config key {key!r}{hint}")
 
 
-def _check_keys(config: ConfigDict, path: str) -> None:
-    legal = flatten(defaults())
-    for key in flatten(config):
+def _check_keys(config: Any, path: str) -> None:
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"--config={path}: get_config() returns {type(config).__name__}; it must return the "
+            "config that it made from defaults()"
+        )
+    legal, given = flatten(defaults()), flatten(config)
+    for key in given:
         if key not in legal:
             raise ConfigError(f"--config={path}: {_unknown(key)}")
+    missing = [key for key in legal if key not in given]
+    if missing:
+        raise ConfigError(
+            f"--config={path}: no {missing[0]}; get_config() must start from defaults()"
+        )
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
@@ -248,6 +258,7 @@ def validate(config: ConfigDict) -> None:
       ConfigError: names the key, its value and what is allowed.
     """
     flat = flatten(config)
+    check_types(flat, defaults())
 
     def require(ok: bool, key: str, what: str) -> None:
         if not ok:
@@ -263,6 +274,17 @@ def validate(config: ConfigDict) -> None:
         require(flat[key] >= 0, key, "0 or more")
     for key in FRACTIONS:
         require(0 <= flat[key] < 1, key, "in [0, 1)")
+    require(0 <= flat["seed"] < 2**63, "seed", "in [0, 2**63)")
+    for key, value in flat.items():
+        if key.startswith(("model.vision.", "model.text.", "model.embed_dim")) and is_int(value):
+            require(value > 0, key, "positive")
+    for key, lowest in (("model.image_mean", -math.inf), ("model.image_std", 0.0)):
+        value = flat[key]
+        ok = value is None or (len(value) == 3 and all(is_number(v) and v > lowest for v in value))
+        require(ok, key, "three numbers" + (" above 0" if lowest == 0 else ""))
+    stem = flat["model.vision.stem"] or []
+    require(all(is_int(v) and v > 0 for v in stem), "model.vision.stem", "positive whole numbers")
+    require(all(isinstance(t, str) for t in flat["eval.tasks"]), "eval.tasks", "names of tasks")
     if (config.train.epochs > 0) == (config.train.examples > 0):
         raise ConfigError(
             f"train.epochs={config.train.epochs} and train.examples={config.train.examples}: "

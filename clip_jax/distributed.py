@@ -47,11 +47,6 @@ def stop_requested() -> bool:
     return _stop.is_set()
 
 
-def request_stop() -> None:
-    """Asks this process to stop, as a signal does."""
-    _stop.set()
-
-
 def initialize(env: Mapping[str, str] | None = None) -> None:
     """Joins the other processes of the run, if there are any (see ``cluster.decide``); says so.
 

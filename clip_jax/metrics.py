@@ -60,7 +60,7 @@ class Clock:
 
 
 def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
-    """One line about the training record ``r`` (see ``train.py`` for its fields)."""
+    """One line about the training record ``r`` (see ``trainer.py`` for its fields)."""
     left = (total_steps - r["step"]) * r["seconds_per_step"]
     return (
         f"step {r['step']:>{len(str(total_steps))}}/{total_steps}"

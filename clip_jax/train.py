@@ -15,11 +15,19 @@ if __name__ == "__main__":
     distributed.catch_stop_signals()
 
 import argparse
+import contextlib
 import logging
 import time
 import traceback
+from collections.abc import Iterator
+from typing import NoReturn
 
 from clip_jax import config as config_lib
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise config_lib.ConfigError(message)  # argparse itself exits with 2, whatever we want
 
 
 def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
@@ -28,19 +36,15 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     Raises:
       ConfigError: a flag, key or value that is not legal.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m clip_jax.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        exit_on_error=False,
     )
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
-    try:
-        flags, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise config_lib.ConfigError(str(error)) from None
+    flags, rest = parser.parse_known_args(arguments)
     overrides = []
     for argument in rest:
         key, equals, value = argument.removeprefix("--config.").partition("=")
@@ -58,6 +62,23 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     return config_lib.load(flags.config, overrides), Path(workdir).absolute()
 
 
+@contextlib.contextmanager
+def _values_checked() -> Iterator[None]:
+    """While a run is built, a plain ValueError of ours is about a value that does not fit the
+    model, the mesh or the data. One out of a library or from a later time is a defect.
+
+    Raises:
+      ConfigError: in place of such an error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        if type(error) is not ValueError or not Path(place).is_relative_to(Path(__file__).parent):
+            raise
+        raise config_lib.ConfigError(str(error)) from error
+
+
 def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
@@ -65,8 +86,6 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
       Whatever ``exit_code`` knows; Preempted where a stop was asked for, and OSError whenever the
       last checkpoint is not there.
     """
-    import contextlib
-
     from clip_jax import results, trainer
     from clip_jax import workdir as workdir_lib
 
@@ -75,9 +94,10 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         contextlib.closing(distributed.Watchdog(config.watchdog_seconds)),
         workdir_lib.locked(workdir) if lead else contextlib.nullcontext(),
     ):
-        workdir_lib.check_shared(workdir)
-        workdir_lib.check_config(workdir, config)
-        this = trainer.Run(config, workdir)
+        with _values_checked():
+            workdir_lib.check_shared(workdir)
+            workdir_lib.check_config(workdir, config)
+            this = trainer.Run(config, workdir)
         this.describe()
         if lead and not (workdir / "config.json").is_file():
             workdir_lib.write_json(workdir / "config.json", config.to_dict())
@@ -113,7 +133,6 @@ def exit_code(error: BaseException) -> int:
         emoji.EmojiError: distributed.BAD_DATA,
         trainer.TrainingError: 1,
         OSError: 1,
-        ValueError: distributed.USAGE,  # a value that does not fit model, mesh or data
     }
     for kind, code in codes.items():
         if isinstance(error, kind):
@@ -130,7 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.time()
     try:
         config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
-        distributed.initialize()
+        with _values_checked():
+            distributed.initialize()
         result = run(config, workdir)
     except KeyboardInterrupt:
         return distributed.PREEMPTED

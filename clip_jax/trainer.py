@@ -12,7 +12,7 @@ import numpy as np
 from clip_jax import config as config_lib
 from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
 from clip_jax.checkpoint import Checkpoints
-from clip_jax.data import loader, sources
+from clip_jax.data import loader, sources, transforms
 from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
 
@@ -32,22 +32,14 @@ def say(*lines: str) -> None:
 
 
 def build_tokenizer(config: Any, folder: Path, source: sources.Source) -> Any:
-    """The tokenizer, a SentencePiece model being trained on the captions where none is given.
-
-    The model is kept in the workdir: the run depends on nothing that can change outside it.
-    """
+    """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
     c = config.tokenizer
     if c.name != "sentencepiece" or c.model:
         return tokenizers.build(c.name, c.context_length, c.model or None)
-    path = folder / "tokenizer.model"
-    if distributed.is_lead() and not path.is_file():
-        say(f"training a SentencePiece tokenizer of {c.vocab_size} pieces on the captions")
-        tokenizers.train_sentencepiece(
-            sources.captions(source, limit=200_000), c.vocab_size, path,
-            model_type=c.model_type, seed=config.seed,
-        )  # fmt: skip
+    if distributed.is_lead():
+        workdir.train_tokenizer(folder, config, source)
     distributed.barrier("tokenizer")
-    return tokenizers.build(c.name, c.context_length, path)
+    return tokenizers.build(c.name, c.context_length, folder / "tokenizer.model")
 
 
 class Run:
@@ -81,7 +73,8 @@ class Run:
             self.total_steps,
         )
         self.tasks = self._lead_first(
-            "evaluation tasks", lambda: tasks.prepare(config, self.image_size)
+            "evaluation tasks",
+            lambda: tasks.prepare(config, self.image_size, self.source.fingerprint),
         )
         self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -113,7 +106,10 @@ class Run:
         self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
 
     def _facts(self) -> dict[str, str]:
+        c = self.model.config
         return {
+            "preprocessing": f"{self.image_size} px, {transforms.EVALUATION}, "
+            f"mean {tuple(c.image_mean)}, deviation {tuple(c.image_std)}",
             "data fingerprint": self.source.fingerprint,
             "tokenizer fingerprint": self.tokenizer.fingerprint,
         }
@@ -172,6 +168,7 @@ class Run:
                 steps=self.total_steps,
                 threads=self.config.data.threads,
                 workers=self.config.data.workers,
+                prefetch=self.config.data.prefetch,
             ),
             self._to_device,
             self.config.data.prefetch,
@@ -199,7 +196,7 @@ class Run:
         pending: collections.deque = collections.deque()
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
-            for batch in batches:
+            for batch in self._until_told_to_stop(batches):
                 self.state, scalars = self.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
@@ -220,6 +217,17 @@ class Run:
                     self.clock.skip(self.step, batches.waited)
                 if saved:
                     self.save()
+
+    def _until_told_to_stop(self, batches: Any) -> Any:
+        """The batches; an input that breaks when the run is to stop ends it as a stop does."""
+        try:
+            yield from batches
+        except Exception:
+            # One process of several cannot save by itself: the others would wait for it.
+            if not distributed.stop_requested() or jax.process_count() > 1:
+                raise
+            self.save()
+            raise Preempted from None
 
     def _due(self, every_examples: int) -> bool:
         if not every_examples:

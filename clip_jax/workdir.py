@@ -1,7 +1,8 @@
-"""The folder of a run: its lock, its config, its result. The folder decides what a launch does."""
+"""The folder of a run, which decides what a launch does: its lock, config, tokenizer, result."""
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -12,9 +13,12 @@ from typing import Any
 import jax
 
 from clip_jax import config as config_lib
-from clip_jax import distributed
+from clip_jax import distributed, tokenizers
 from clip_jax.checkpoint import Mismatch
+from clip_jax.data import sources
 from clip_jax.integrity import write_atomically
+
+CAPTIONS = 200_000  # the most that a run's tokenizer is trained on
 
 
 class WorkdirInUse(RuntimeError):
@@ -101,6 +105,50 @@ def check_facts(workdir: Path, stored: dict[str, Any], present: dict[str, str]) 
                 f"--workdir={workdir}: {key} was {stored.get(key)} when this run began and is "
                 f"{value} now; restore it, or give another --workdir for a new run"
             )
+
+
+def train_tokenizer(workdir: Path, config: Any, source: sources.Source) -> Path:
+    """The SentencePiece model of a run, trained on its captions where that has not been done.
+
+    It is kept in the workdir: the run depends on nothing that can change outside it. What it was
+    trained on lies beside it, so that a launch which fails leaves no tokenizer to a later one with
+    other data or another vocabulary.
+
+    Raises:
+      Mismatch: the run has begun, with a tokenizer from other data.
+      DataError: too many captions are unreadable.
+      ValueError: the captions do not give a vocabulary of this size.
+    """
+    path, beside = workdir / "tokenizer.model", workdir / "tokenizer.json"
+    facts = {
+        "data fingerprint": source.fingerprint,
+        "tokenizer.vocab_size": config.tokenizer.vocab_size,
+        "tokenizer.model_type": config.tokenizer.model_type,
+        "seed": config.seed,
+        "number of captions for the tokenizer": CAPTIONS,
+    }
+    if path.is_file():
+        present = facts | {"sha256 of tokenizer.model": _sha256(path)}
+        stored = json.loads(beside.read_bytes()) if beside.is_file() else {}
+        if (workdir / "config.json").is_file():
+            # A run that did not note a fact is held to those in its checkpoints.
+            check_facts(workdir, stored, {k: v for k, v in present.items() if k in stored})
+            return path
+        if stored == present:
+            return path
+    size, kind = config.tokenizer.vocab_size, config.tokenizer.model_type
+    what = f"{'up to ' if kind == 'word' else ''}{size} {'words' if kind == 'word' else 'pieces'}"
+    print(f"training a SentencePiece tokenizer of {what} on the captions", flush=True)
+    texts = sources.captions(
+        source, CAPTIONS, seed=config.seed, max_bad_fraction=config.data.max_bad_fraction
+    )
+    tokenizers.train_sentencepiece(texts, size, path, model_type=kind, seed=config.seed)
+    write_json(beside, facts | {"sha256 of tokenizer.model": _sha256(path)})
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

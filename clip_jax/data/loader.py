@@ -7,10 +7,14 @@ the same rows in the same order.
 """
 
 import logging
+import multiprocessing
+import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import grain
@@ -131,22 +135,50 @@ class RowReader:
             logging.warning("unreadable record %s: %s", self.source.describe(index), error)
 
 
-class _Positions:
-    """Local row number -> stream position, as a random-access source for Grain.
+class _Batches:
+    """Step -> this process's rows of its batch, as a random-access source for Grain.
 
-    A position is the row's place in the global batch, whichever process holds it: not only the
-    set but the order of a batch's rows is the same for every number of processes.
+    Threads read the rows of one batch side by side: if they each made a batch, as many batches as
+    threads would be in memory, of 4.9 GB each at the paper's 32,768 pictures.
     """
 
-    def __init__(self, steps: int, batch: int, rows: np.ndarray):
-        self.steps, self.batch, self.rows = steps, batch, rows
+    def __init__(self, reader: RowReader, batch: int, rows: np.ndarray, steps: int, threads: int):
+        self.reader, self.batch, self.rows, self.steps = reader, batch, rows, steps
+        self.threads = threads
+        # Small enough that the threads end together, large enough that handing out costs nothing.
+        self._chunk = -(-len(rows) // (4 * threads))
+        self._pool: futures.ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        """Workers make threads of their own."""
+        return type(self), (self.reader, self.batch, self.rows, self.steps, self.threads)
 
     def __len__(self) -> int:
-        return self.steps * len(self.rows)
+        return self.steps
 
-    def __getitem__(self, row: int) -> int:
-        step, offset = divmod(int(row), len(self.rows))
-        return step * self.batch + int(self.rows[offset])
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        # A position is the row's place in the global batch, whichever process holds it: not only
+        # the set but the order of a batch's rows is the same for every number of processes.
+        positions = (int(step) * self.batch + self.rows).tolist()
+        run = map if self.threads == 1 else self._threads().map
+        (first,) = run(self.reader, positions[:1])
+        batch = {k: np.empty((len(positions), *v.shape), v.dtype) for k, v in first.items()}
+
+        def fill(start: int) -> None:
+            for i in range(start, min(start + self._chunk, len(positions))):
+                for key, value in (self.reader(positions[i]) if i else first).items():
+                    batch[key][i] = value
+
+        for _ in run(fill, range(0, len(positions), self._chunk)):
+            pass  # raises what a thread has raised
+        return batch
+
+    def _threads(self) -> futures.ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = futures.ThreadPoolExecutor(self.threads, "read")
+            return self._pool
 
 
 def host_batches(
@@ -158,6 +190,7 @@ def host_batches(
     steps: int,
     threads: int = 2,
     workers: int = 0,
+    prefetch: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of the batches of steps first_step .. steps - 1.
 
@@ -168,25 +201,40 @@ def host_batches(
       first_step, steps: where to start, and the run's length.
       threads: reading threads.
       workers: reading processes (spawned, each with ``threads`` threads); 0: none.
+      prefetch: batches being made or ready; each worker has one of each and one on its way.
 
     Yields:
       images uint8[b, H, W, 3], tokens int32[b, L], groups int32[b], bad int32[b], index int64[b].
     """
-    dataset = (
-        grain.MapDataset.source(_Positions(steps, batch, rows))
-        .map(reader)
-        .batch(len(rows), drop_remainder=True)
-    )
-    stream = dataset[first_step:].to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, 2 * threads))
+    batches = _Batches(reader, batch, rows, steps, threads)
+    # Grain's buffer counts batches, begun or ready. Two of its threads, which only wait for ours,
+    # so that the rows of the next batch follow without a gap.
+    ahead = 1 if workers else prefetch
+    stream = grain.MapDataset.source(batches)[first_step:].to_iter_dataset(
+        grain.ReadOptions(
+            num_threads=1 if threads == 1 else min(2, ahead), prefetch_buffer_size=ahead
+        )
     )
     if workers:
         from absl import flags
 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent
+        )
     return iter(stream)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker end when its parent has, however that ended: no signal ends it any more."""
+    del worker, workers
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 class Prefetcher:
@@ -208,6 +256,10 @@ class Prefetcher:
         self._thread.start()
 
     def _run(self, items: Iterator[Any], make: Callable[[Any], Any]) -> None:
+        # Grain starts its workers from here, and they inherit what this thread blocks. A terminal
+        # sends Ctrl-C, and a scheduler its stop, to them too, but the run needs them until it has
+        # taken its last step and saved. Signals to this process go to its main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             for item in items:
                 if not self._put(make(item)):

@@ -1,9 +1,9 @@
 """Random-access sources of image-text pairs, all behind one small protocol."""
 
-import csv
 import glob
 import hashlib
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from clip_jax import distributed
-from clip_jax.data.tar import load_index
+from clip_jax.config import ConfigError
+from clip_jax.data.tar import ShardError, load_index
 
 MAX_CAPTION_BYTES = 4096
 
@@ -50,6 +51,9 @@ class Source(Protocol):
     def read(self, index: int, rng: np.random.Generator) -> Example:
         """Pair ``index``; ``rng`` picks among several captions. Raises where it is unreadable."""
 
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        """The caption that ``read`` gives with an ``rng`` like this, without the picture."""
+
     def describe(self, index: int) -> str:
         """Where pair ``index`` lies, for messages."""
 
@@ -77,66 +81,18 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _files(pattern: str, key: str = "data.path") -> list[Path]:
+def matching_files(pattern: str) -> list[Path]:
+    """The files of a list of paths and glob patterns with commas between, sorted.
+
+    Raises:
+      DataError: there is none.
+    """
     found: list[str] = []
     for part in pattern.split(","):
         found += glob.glob(os.path.expanduser(part.strip()))
     if not found:
-        raise DataError(f"{key}={pattern!r}: no such file; give a path or a glob pattern")
+        raise DataError(f"data.path={pattern!r}: no such file; give a path or a glob pattern")
     return [Path(p) for p in sorted(set(found))]
-
-
-class TableSource:
-    """Pairs listed in CSV, TSV or JSONL files: an image path and a caption in each row.
-
-    Relative image paths start at the table's folder. A JSONL caption may be a list of strings,
-    one of which is drawn at each reading.
-    """
-
-    groups = weights = None
-
-    def __init__(self, pattern: str, image_key: str, caption_key: str):
-        self.rows: list[tuple[str, str | list[str]]] = []
-        digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
-        for path in _files(pattern):
-            data = path.read_bytes()
-            digest.update(data)
-            for number, row in enumerate(_rows(path, data), 2 if path.suffix != ".jsonl" else 1):
-                missing = [k for k in (image_key, caption_key) if row.get(k) in (None, "")]
-                if missing:
-                    raise DataError(
-                        f"{path}:{number}: no {missing[0]!r} in this row (it has {sorted(row)}); "
-                        "set data.image_key and data.caption_key to the table's column names"
-                    )
-                self.rows.append((str(path.parent / row[image_key]), row[caption_key]))
-        if not self.rows:
-            raise DataError(f"data.path={pattern!r}: the tables have no rows")
-        self.fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int, rng: np.random.Generator) -> Example:
-        path, captions = self.rows[index]
-        if not isinstance(captions, str):
-            captions = captions[int(rng.integers(len(captions)))]
-        caption = clean_caption(captions)
-        return Example(Path(path).read_bytes(), caption, caption_group(caption))
-
-    def describe(self, index: int) -> str:
-        return self.rows[index][0]
-
-
-def _rows(path: Path, data: bytes) -> list[Mapping[str, Any]]:
-    lines = data.decode("utf-8-sig").splitlines()
-    if path.suffix == ".jsonl":
-        try:
-            return [json.loads(line) for line in lines if line.strip()]
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not JSON lines: {error}") from error
-    if path.suffix not in (".csv", ".tsv"):
-        raise DataError(f"{path}: data.source='table' reads .csv, .tsv and .jsonl files")
-    return list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 class TarSource:
@@ -146,13 +102,17 @@ class TarSource:
 
     def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
         self.shards = []
-        for path in _files(pattern):
+        for path in matching_files(pattern):
             distributed.beat(f"indexing {path}")
             self.shards.append(load_index(path, image_key, caption_key, cache_dir))
         self.starts = np.cumsum([0] + [len(s) for s in self.shards])
-        self.fingerprint = _digest(
-            [[s.path.name, int(s.spans.sum()), len(s)] for s in self.shards], image_key, caption_key
-        )
+        digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
+        for shard in self.shards:
+            keys = "\0".join(shard.keys.tolist()).encode("utf-8", "surrogateescape")
+            facts = [shard.path.name, shard.path.stat().st_size, len(shard), len(keys)]
+            digest.update(json.dumps(facts).encode() + keys)
+            digest.update(np.ascontiguousarray(shard.spans, "<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -163,13 +123,20 @@ class TarSource:
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         del rng
-        shard, row = self._find(index)
-        image_at, image_size, text_at, text_size = shard.spans[row].tolist()
-        with open(shard.path, "rb") as file:
-            image = os.pread(file.fileno(), image_size, image_at)
-            text = os.pread(file.fileno(), text_size, text_at)
+        image, text = self._members(index, 0, 2)
         caption = clean_caption(text)
         return Example(image, caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        del rng
+        return clean_caption(*self._members(index, 2))
+
+    def _members(self, index: int, *columns: int) -> list[bytes]:
+        """The bytes of the spans that begin at these columns of the shard's index."""
+        shard, row = self._find(index)
+        with open(shard.path, "rb") as file:
+            spans = [shard.spans[row, c : c + 2].tolist() for c in columns]
+            return [os.pread(file.fileno(), size, at) for at, size in spans]
 
     def describe(self, index: int) -> str:
         shard, row = self._find(index)
@@ -194,18 +161,27 @@ class TfdsSource:
                 f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
             ) from error
         self.name, self.image_key, self.caption_key = name, image_key, caption_key
-        self.fingerprint = _digest(builder.info.full_name, split, len(self.data))
+        files = {k: [v.num_bytes, list(v.shard_lengths)] for k, v in builder.info.splits.items()}
+        self.fingerprint = _digest(
+            builder.info.full_name, split, len(self.data), files, image_key, caption_key
+        )
 
     def __len__(self) -> int:
         return len(self.data)
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
         record = self.data[index]
+        caption = self._caption(record, rng)
+        return Example(record[self.image_key], caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        return self._caption(self.data[index], rng)
+
+    def _caption(self, record: Mapping[str, Any], rng: np.random.Generator) -> str:
         text = record[self.caption_key]
         if isinstance(text, list | np.ndarray):
             text = text[int(rng.integers(len(text)))]
-        caption = clean_caption(text)
-        return Example(record[self.image_key], caption, caption_group(caption))
+        return clean_caption(text)
 
     def describe(self, index: int) -> str:
         return f"{self.name}: record {index}"
@@ -219,27 +195,34 @@ COLORS = {
 
 
 class SyntheticSource:
-    """Two-colour pictures and their captions, made on the fly: for tests and benchmarks."""
+    """Two-colour pictures and their captions, made on the fly: for tests and benchmarks.
+
+    No picture is like another, also between sources of other numbers: ``first`` is the lowest.
+    """
 
     weights = None
 
-    def __init__(self, size: int = 4096, pixels: int = 32):
-        self.size, self.pixels = size, pixels
+    def __init__(self, size: int = 4096, pixels: int = 32, first: int = 0):
+        self.size, self.pixels, self.first = size, pixels, first
         self.names = [(a, b) for a in COLORS for b in COLORS if a != b]
         self.groups = np.arange(size, dtype=np.int32) % len(self.names)
-        self.fingerprint = _digest("synthetic", size, pixels)
+        self.fingerprint = _digest("synthetic", size, pixels, first)
 
     def __len__(self) -> int:
         return self.size
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
-        del rng
         group = int(self.groups[index])
         above, below = self.names[group]
         image = np.empty((self.pixels, self.pixels, 3), np.int16)
         image[: self.pixels // 2], image[self.pixels // 2 :] = COLORS[above], COLORS[below]
-        image += np.random.default_rng(index).integers(-20, 20, image.shape, np.int16)
-        return Example(image.clip(0, 255).astype(np.uint8), f"{above} above {below}", group)
+        noise = np.random.default_rng(self.first + index)
+        image += noise.integers(-20, 20, image.shape, np.int16)
+        return Example(image.clip(0, 255).astype(np.uint8), self.caption(index, rng), group)
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        del rng
+        return "{} above {}".format(*self.names[int(self.groups[index])])
 
     def describe(self, index: int) -> str:
         return f"synthetic pair {index}"
@@ -252,41 +235,103 @@ def cache_dir(configured: str) -> Path:
     ).expanduser()
 
 
-def _emoji(data: Mapping[str, Any], path: str) -> Source:
+def _table(data: Mapping[str, Any]) -> Source:
+    from clip_jax.data import table  # it builds on this file
+
+    return table.TableSource(data["path"], data["image_key"], data["caption_key"])
+
+
+def _emoji(data: Mapping[str, Any]) -> Source:
     from clip_jax.data import emoji_pairs  # TFDS takes half a second to import
 
-    del path
     return emoji_pairs.EmojiSource(
         cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"]
     )
 
 
-SOURCES: dict[str, Callable[[Mapping[str, Any], str], Source]] = {
+SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {
     "emoji": _emoji,
-    "table": lambda d, path: TableSource(path, d["image_key"], d["caption_key"]),
-    "tar": lambda d, path: TarSource(
-        path, d["image_key"], d["caption_key"], cache_dir(d["cache_dir"])
+    "table": _table,
+    "tar": lambda d: TarSource(
+        d["path"], d["image_key"], d["caption_key"], cache_dir(d["cache_dir"])
     ),
-    "tfds": lambda d, path: TfdsSource(
-        path, d["split"], d["image_key"], d["caption_key"], d["cache_dir"]
+    "tfds": lambda d: TfdsSource(
+        d["path"], d["split"], d["image_key"], d["caption_key"], d["cache_dir"]
     ),
-    "synthetic": lambda d, path: SyntheticSource(),
+    "synthetic": lambda d: SyntheticSource(),
 }
 
 
-def build(data: Mapping[str, Any], path: str | None = None) -> Source:
-    """The source that ``config.data`` describes; ``path`` in place of ``data.path`` if given.
+def build(data: Mapping[str, Any]) -> Source:
+    """The source that ``config.data`` describes.
 
     Raises:
       DataError: no such source, missing files, or data that cannot be read.
     """
     if data["source"] not in SOURCES:
         raise DataError(f"data.source={data['source']!r} is not one of {sorted(SOURCES)}")
-    return SOURCES[data["source"]](data, data["path"] if path is None else path)
+    return SOURCES[data["source"]](data)
 
 
-def captions(source: Source, limit: int | None = None) -> Sequence[str]:
-    """The captions of a source in order, one drawing each: the text to train a tokenizer on."""
+def build_validation(data: Mapping[str, Any]) -> Source:
+    """The pairs that ``config.data`` keeps from training: those of ``data.validation_path``, with
+    tfds those of ``data.validation_split`` in it or else in ``data.path``.
+
+    Raises:
+      ConfigError: no such pairs are configured, or the source has no way to.
+      DataError: as ``build``.
+    """
+    kind, path = data["source"], data["validation_path"]
+    if kind == "synthetic":
+        return SyntheticSource(first=1 << 32)
+    if kind == "emoji":
+        raise ConfigError(
+            "eval.tasks has 'retrieval', for which data.source='emoji' has no pairs; its own tasks "
+            "are unseen_vendor, held_out and held_out_retrieval"
+        )
+    if not path and kind != "tfds":
+        raise ConfigError(
+            "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
+            "are not trained on, in the format of data.source"
+        )
+    apart = {"path": path or data["path"], "split": data["validation_split"]}
+    try:
+        return build(dict(data) | apart)
+    except (DataError, ShardError) as error:
+        raise DataError(f"validation pairs (data.validation_path): {error}") from error
+
+
+def captions(
+    source: Source, limit: int | None = None, *, seed: int = 0, max_bad_fraction: float = 0.0
+) -> list[str]:
+    """The captions of a source in order, one drawing each: the text to train a tokenizer on.
+
+    Args:
+      source: its pictures are not read.
+      limit: the most records to read; of more, ``seed`` chooses a sample from the whole source.
+      seed: see ``limit``.
+      max_bad_fraction: share of unreadable captions that are left out, as in training.
+
+    Raises:
+      DataError: more of them are unreadable, or all.
+    """
+    chosen: Sequence[int] = range(len(source))
+    if limit is not None and limit < len(source):
+        pick = np.random.default_rng(seed).choice(len(source), limit, replace=False)
+        chosen = np.sort(pick).tolist()
     rng = np.random.default_rng(0)
-    n = len(source) if limit is None else min(limit, len(source))
-    return [source.read(i, rng).caption for i in range(n)]
+    texts: list[str] = []
+    bad = 0
+    for index in chosen:
+        try:
+            texts.append(source.caption(index, rng))
+        except Exception as error:  # whatever the data did
+            bad, last = bad + 1, f"{source.describe(index)}: {error}"
+            if bad <= 5:
+                logging.warning("unreadable caption of %s", last)
+    if bad > max_bad_fraction * max(len(chosen), 1000) or (bad and not texts):
+        raise DataError(
+            f"{bad} of {len(chosen)} captions could not be read, more than "
+            f"data.max_bad_fraction={max_bad_fraction}; the last is that of {last}"
+        )
+    return texts

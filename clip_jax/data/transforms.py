@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from clip_jax.config import ConfigError
 from clip_jax.data import drawing
 
 # Animated and multi-page files give their first frame. EPS is left out: Pillow would look for a
 # Ghostscript to run.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000  # an 18 KB file can claim 151 million
+
+# What an evaluation does to a picture: a checkpoint keeps it, and refuses another.
+EVALUATION = "bicubic to the shorter side, central square, transparency on white"
 
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
@@ -82,20 +86,16 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """The paper's only augmentation (section 2.4): a random square crop of the resized picture.
 
-    As open_clip does it: a square of 90 to 100% of the largest square's area, placed at random.
+    The picture is resized by its shorter side to ``size``, and of its longer side any stretch is
+    as likely: uint8[size, size, 3]. (open_clip crops 90 to 100% of the area, in a ratio of 3/4 to
+    4/3, and squashes that into a square.)
     """
-    return random_crop(image, size, rng, (0.9, 1.0))
-
-
-def random_crop(
-    image: Image.Image, size: int, rng: np.random.Generator, area: tuple[float, float]
-) -> np.ndarray:
-    """A square of ``area`` times the largest one's area at a random place: uint8[size, size, 3]."""
     image = flatten(image)
-    side = min(image.size) * rng.uniform(*area) ** 0.5
+    side = min(image.size)
     left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
+    # Cropped and resized in one go: what lies outside need not be resized.
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB"))
 
 
 def no_augmentation(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -115,10 +115,10 @@ def augmentation(name: str) -> Augmentation:
     """The function that ``data.augmentation`` names.
 
     Raises:
-      ValueError: no such augmentation.
+      ConfigError: no such augmentation.
     """
     if name not in AUGMENTATIONS:
-        raise ValueError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
+        raise ConfigError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]
 
 

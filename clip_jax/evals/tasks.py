@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clip_jax.config import ConfigError
 from clip_jax.data import sources
-from clip_jax.data.transforms import evaluation_images
+from clip_jax.data.transforms import center_crop, decode, evaluation_images
 from clip_jax.evals import retrieval, zero_shot
 from clip_jax.evals.embedder import Embedder
 
@@ -35,7 +36,6 @@ class ZeroShotTask:
       templates: prompts with ``{}`` for the name.
       descriptions: texts of each class to be used instead of its name in the templates, whose
         results are then reported beside the others as ``names_top1`` and ``names_top5``.
-      makers: who made each picture, or empty.
     """
 
     name: str
@@ -44,7 +44,6 @@ class ZeroShotTask:
     class_names: Sequence[str]
     templates: Sequence[str]
     descriptions: Sequence[Sequence[str]] = ()
-    makers: Sequence[str] = ()
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def class_weights(self, embedder: Embedder, tokenize: Tokenize) -> np.ndarray:
@@ -94,8 +93,9 @@ _BASELINES = {
 }
 
 
-def _emoji_zero_shot(split: str) -> Callable[[Any, int], Task]:
-    def prepare(config: Any, image_size: int) -> Task:
+def _emoji_zero_shot(split: str) -> Callable[[Any, int, str], Task]:
+    def prepare(config: Any, image_size: int, trained_on: str) -> Task:
+        del trained_on
         from clip_jax.data import emoji_pairs
 
         preset = config.data.emoji_preset
@@ -107,15 +107,15 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, int], Task]:
             data.class_names,
             emoji_pairs.TEMPLATES,
             data.descriptions,
-            data.vendors,
             _BASELINES[split] if preset == "all" else {},
         )
 
     return prepare
 
 
-def _emoji_retrieval(config: Any, image_size: int) -> Task:
+def _emoji_retrieval(config: Any, image_size: int, trained_on: str) -> Task:
     """Held-out concepts as one vendor draws them: one picture a name."""
+    del trained_on
     from clip_jax.data import emoji_pairs
 
     data = emoji_pairs.zero_shot_set(
@@ -130,26 +130,30 @@ def _emoji_retrieval(config: Any, image_size: int) -> Task:
     )
 
 
-def _retrieval(config: Any, image_size: int) -> Task:
-    """The pairs of data.validation_path."""
-    if not config.data.validation_path and config.data.source != "synthetic":
-        raise sources.DataError(
-            "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
-            "are not trained on, in the format of data.source"
+def _retrieval(config: Any, image_size: int, trained_on: str) -> Task:
+    """The pairs that are kept from training; see ``sources.build_validation``."""
+    source = sources.build_validation(config.data)
+    if source.fingerprint == trained_on:
+        raise ConfigError(
+            "eval.tasks has 'retrieval', but data.validation_path (tfds: data.validation_split) "
+            "gives the pairs that are trained on; give it others"
         )
-    source = sources.build(config.data, config.data.validation_path)
     limit = min(config.eval.limit or len(source), len(source))
     rng = np.random.default_rng(0)
-    pairs = [source.read(i, rng) for i in range(limit)]
-    return RetrievalTask(
-        "retrieval",
-        evaluation_images([p.image for p in pairs], image_size),
-        [p.caption for p in pairs],
-        np.arange(limit),
-    )
+    images, texts = np.empty((limit, image_size, image_size, 3), np.uint8), []
+    for i in range(limit):
+        try:
+            pair = source.read(i, rng)
+            images[i] = center_crop(decode(pair.image), image_size)
+        except Exception as error:  # whatever the data did
+            raise sources.DataError(
+                f"validation pair {source.describe(i)}: {error}; mend it or take it out"
+            ) from error
+        texts.append(pair.caption)
+    return RetrievalTask("retrieval", images, texts, np.arange(limit))
 
 
-TASKS: dict[str, Callable[[Any, int], Task]] = {
+TASKS: dict[str, Callable[[Any, int, str], Task]] = {
     "unseen_vendor": _emoji_zero_shot("unseen_vendor"),
     "held_out": _emoji_zero_shot("held_out"),
     "held_out_retrieval": _emoji_retrieval,
@@ -157,14 +161,19 @@ TASKS: dict[str, Callable[[Any, int], Task]] = {
 }
 
 
-def prepare(config: Any, image_size: int) -> list[Task]:
+def prepare(config: Any, image_size: int, trained_on: str = "") -> list[Task]:
     """Loads the data of every task in ``config.eval.tasks``.
 
+    Args:
+      config: the whole config.
+      image_size: side of the pictures that the model takes.
+      trained_on: fingerprint of the training data, which no task may use.
+
     Raises:
-      ValueError: unknown task.
+      ConfigError: unknown task, or one for which the config names no data of its own.
       DataError: data of a task is missing or unreadable.
     """
     unknown = [t for t in config.eval.tasks if t not in TASKS]
     if unknown:
-        raise ValueError(f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}")
-    return [TASKS[name](config, image_size) for name in config.eval.tasks]
+        raise ConfigError(f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}")
+    return [TASKS[name](config, image_size, trained_on) for name in config.eval.tasks]

@@ -88,8 +88,11 @@ class Clip(nn.Module):
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Scales rows to unit L2 norm; the gradient of a zero row is zero, not NaN."""
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+    """Scales rows to unit L2 norm; a zero row stays zero, and so does its gradient."""
+    squares = (x * x).sum(-1, keepdims=True)
+    # The inner choice keeps the gradient of the other branch finite: zero times infinity is NaN.
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.where(squares == 0, 1.0, squares), 1e-24))
+    return x * jnp.where(squares == 0, 0.0, scale)
 
 
 def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:

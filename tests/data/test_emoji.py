@@ -1,6 +1,7 @@
 """The embedded data set: its counts, its splits, and a preparation that is killed."""
 
 import collections
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -113,23 +114,52 @@ def test_training_captions(emoji_cache, style):
     assert not held & plain
 
 
+def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
+    first = emoji.folder(tmp_path, "all")
+    assert emoji.folder(tmp_path, "all") == first != emoji.folder(tmp_path, "free")
+    for name, value in (
+        ("PACKAGE_SHA256", "0" * 64),
+        ("PRESETS", {"all": (("Goog",), "Wind")}),
+        ("KEYWORDS", tmp_path / "keywords"),
+    ):
+        (tmp_path / "keywords").write_bytes(b"other")
+        with monkeypatch.context() as patch:
+            patch.setattr(emoji, name, value)
+            assert emoji.folder(tmp_path, "all") != first, name
+    monkeypatch.setattr(emoji.importlib.metadata, "version", lambda package: "9.9")
+    assert emoji.folder(tmp_path, "all") != first
+    monkeypatch.undo()
+
+    def absent(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(emoji.importlib.metadata, "version", absent)
+    with pytest.raises(emoji.EmojiError, match="needs the package emoji: pip install"):
+        emoji.folder(tmp_path, "all")
+
+
 def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
     code = (
         "import sys, pathlib; from clip_jax.data import emoji; "
         "emoji.prepare(pathlib.Path(sys.argv[1]))"
     )
-    for wait_for in ("emoji/.all.incomplete", "emoji/.all.incomplete/emoji"):
+    final = emoji.folder(tmp_path, "all")
+    partial = final.with_name(f".{final.name}.incomplete")
+    for wait_for in (partial, partial / "emoji"):
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL
         )
         deadline = time.time() + 60
-        while not (tmp_path / wait_for).exists() and time.time() < deadline:
+        while not wait_for.exists() and time.time() < deadline:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert not (tmp_path / "emoji" / "all").exists()
+        assert not final.exists()
     builder = emoji.prepare(tmp_path)
     assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
         "train": 16_916, "unseen_vendor": 1421, "held_out": 1064,
     }  # fmt: skip
-    assert sorted(p.name for p in (tmp_path / "emoji").iterdir()) == [".all.lock", "all"]
+    assert sorted(p.name for p in (tmp_path / "emoji").iterdir()) == [
+        f".{final.name}.lock",
+        final.name,
+    ]

@@ -1,5 +1,9 @@
 """The input stream: the same rows at every step, whoever reads them."""
 
+import signal
+import subprocess
+import sys
+import threading
 import time
 
 import numpy as np
@@ -81,6 +85,49 @@ def test_a_run_can_start_at_any_step(whole):
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_do_not_matter(whole, threads):
     assert_same(batches(reader(), threads=threads), whole)
+
+
+@pytest.mark.parametrize("prefetch", [1, 5])
+def test_buffers_do_not_matter(whole, prefetch):
+    assert_same(batches(reader(), prefetch=prefetch, threads=3), whole)
+
+
+class Counted(sources.SyntheticSource):
+    """Knows how many pictures have been read, and how many threads are reading at once."""
+
+    def __init__(self):
+        super().__init__(1000)
+        self.read_so_far, self.reading, self.most = 0, 0, 0
+        self.lock = threading.Lock()
+
+    def read(self, index, rng):
+        with self.lock:
+            self.read_so_far += 1
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+        time.sleep(0.001)
+        with self.lock:
+            self.reading -= 1
+        return super().read(index, rng)
+
+
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 2), (8, 1), (8, 2), (8, 4)])
+def test_no_more_batches_than_asked_for_are_in_memory(threads, prefetch):
+    source = Counted()
+    stream = loader.host_batches(
+        reader(source), batch=32, rows=(0, 32), first_step=0, steps=50, threads=threads,
+        prefetch=prefetch,
+    )  # fmt: skip
+    for taken in range(1, 4):
+        next(stream)
+        time.sleep(0.3)
+        assert source.read_so_far == 32 * (taken + prefetch)
+    assert source.most == threads  # within one batch
+
+
+def test_a_thread_hands_over_its_error():
+    with pytest.raises(sources.DataError, match="9 records in a row"):
+        batches(reader(Broken(range(100))), threads=4)
 
 
 @pytest.mark.slow
@@ -197,3 +244,19 @@ def test_prefetching_counts_waiting_and_closes():
     assert items.waited > 0.05
     items.close()
     assert not items._thread.is_alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_the_prefetching_starts_does_not_hear_stop_signals(number):
+    code = "import time; print('up', flush=True); time.sleep(0.5)"
+
+    def child():
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        process.send_signal(number)
+        yield process.wait()
+
+    items = loader.Prefetcher(child(), lambda x: x, depth=1)
+    assert next(items) == 0
+    items.close()
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # of this thread

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import sources
+from clip_jax.data import emoji, sources, table
 
 RNG = np.random.default_rng(0)
 
@@ -43,17 +43,51 @@ def test_one_of_several_captions_is_drawn(tmp_path):
     assert drawn == {"one", "two"}
 
 
+def test_what_unicode_takes_for_a_line_end_does_not_end_a_row(tmp_path):
+    captions = ["two\u2028lines", "next\x85line", "a\x0bb\x0cc\x1cd"]
+    rows = [json.dumps({"image": "x.png", "caption": c}, ensure_ascii=False) for c in captions]
+    (tmp_path / "a.jsonl").write_text("\r\n".join(rows), encoding="utf-8", newline="")
+    (tmp_path / "a.csv").write_text("image,caption\n" + "".join(f"x.png,{c}\n" for c in captions))
+    for name in ("a.jsonl", "a.csv"):
+        source = table.TableSource(str(tmp_path / name), "image", "caption")
+        assert [caption for _, caption in source.rows] == captions, name
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_quoted_caption_keeps_its_line_break(tmp_path, end):
+    content = f'image,caption{end}x.png,"a cat{end}on a mat"{end}y.png,b{end}'
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    source = table.TableSource(str(tmp_path / "a.csv"), "image", "caption")
+    assert [caption for _, caption in source.rows] == [f"a cat{end}on a mat", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", "image,text\nx.png,b\n", r"a.csv:2: no 'caption'.*'image', 'text'.*caption_key"),
         ("a.csv", "image,caption\n", "no rows"),
-        ("a.jsonl", "{not json\n", "a.jsonl: not JSON lines"),
+        (
+            "a.csv",
+            "image,caption\nx.png,a cat, a dog\n",
+            r"a.csv:2: 1 more field\(s\) than columns",
+        ),
+        (
+            "a.csv",
+            'image,caption\nx.png,"' + "y" * 200_000 + '"\n',
+            "a.csv: after line .: field larger.*quote",
+        ),
+        ("a.csv", "image,caption\nx.png,caf\xe9\n".encode("latin-1"), "a.csv:2: not UTF-8.*save"),
+        ("a.jsonl", '{"image": "x", "caption": "y"}\n\n{not json\n', "a.jsonl:3: not JSON"),
+        ("a.jsonl", '["x.png", "a cat"]\n', "a.jsonl:1: the row is a list, not an object"),
+        ("a.jsonl", '{"image": "x.png", "caption": 5}\n', "a.jsonl:1: 'caption' is 5, not text"),
+        ("a.jsonl", '{"image": 5, "caption": "a"}\n', "a.jsonl:1: 'image' is 5, not a path"),
+        ("a.jsonl", '{"image": "x", "caption": ["a", null]}\n', "'caption' is None, not text"),
+        ("a.jsonl", '{"image": "x", "caption": []}\n', "a.jsonl:1: no 'caption' in this row"),
         ("a.txt", "x", "reads .csv, .tsv and .jsonl"),
     ],
 )
 def test_bad_tables_name_file_row_and_key(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(sources.DataError, match=message):
         sources.build(data_config(source="table", path=str(tmp_path / name)))
 
@@ -83,7 +117,35 @@ def test_tar_shards_are_one_numbered_sequence(tmp_path):
     assert "2.tar: 1" in source.describe(4)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(4, RNG) == got[4]
+    assert sources.captions(copy) == [g.caption for g in got]
     assert copy.fingerprint == source.fingerprint
+
+
+def tar_fingerprint(folder, members):
+    folder.mkdir()
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    data = data_config(source="tar", path=f"{folder}/*.tar", image_key="jpg", caption_key="txt")
+    return sources.build(data).fingerprint
+
+
+def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
+    a, b = ("1.jpg", b"one"), ("1.txt", b"two")
+    c, d = ("2.jpg", b"red"), ("2.txt", b"hue")
+    cases = {
+        "plain": [a, b, c, d],
+        "reordered": [c, d, a, b],
+        "swapped": [b, a, c, d],
+        "renamed": [a, b, ("3.jpg", b"red"), ("3.txt", b"hue")],
+        "sizes": [("1.jpg", b"on"), ("1.txt", b"twoo"), c, d],
+        "longer": [a, b, c, d, ("note", bytes(20_000))],
+    }
+    prints = {name: tar_fingerprint(tmp_path / name, members) for name, members in cases.items()}
+    assert len(set(prints.values())) == len(cases)
+    assert tar_fingerprint(tmp_path / "again", cases["plain"]) == prints["plain"]
 
 
 def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
@@ -93,10 +155,20 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
             path="emoji/all",
             caption_key="name",
             split="held_out",
-            cache_dir=str(emoji_cache / "emoji" / "all"),
+            cache_dir=str(emoji.folder(emoji_cache, "all")),
         )
     )
     assert len(source) == 1064
+    kept = sources.build_validation(
+        data_config(
+            source="tfds",
+            path="emoji/all",
+            caption_key="name",
+            validation_split="unseen_vendor",
+            cache_dir=str(emoji.folder(emoji_cache, "all")),
+        )
+    )
+    assert len(kept) == 1421
     example = source.read(0, RNG)
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
@@ -124,6 +196,46 @@ def test_empty_captions_are_refused(text):
         sources.clean_caption(text)
 
 
+def pairs_table(tmp_path, count, **changes):
+    rows = [{"image": f"{i}.png", "caption": f"caption {i}"} | changes for i in range(count)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return table.TableSource(str(tmp_path / "pairs.jsonl"), "image", "caption")
+
+
+def test_captions_are_read_without_the_pictures(tmp_path):
+    assert sources.captions(pairs_table(tmp_path, 3)) == ["caption 0", "caption 1", "caption 2"]
+    several = pairs_table(tmp_path, 20, caption=["one", "two", "three"], image="pairs.jsonl")
+    for i in range(20):
+        drawn = several.caption(i, np.random.default_rng(i))
+        assert drawn == several.read(i, np.random.default_rng(i)).caption
+
+
+def test_a_sample_of_the_captions_is_spread_over_the_source(tmp_path):
+    source = pairs_table(tmp_path, 1000)
+    sample = sources.captions(source, 50)
+    assert len(set(sample)) == 50
+    numbers = [int(c.split()[1]) for c in sample]
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 200
+    assert numbers[-1] > 800
+    assert sources.captions(source, 50) == sample != sources.captions(source, 50, seed=1)
+    assert sources.captions(source, 2000) == sources.captions(source)
+
+
+def test_unreadable_captions_are_left_out_within_the_budget(tmp_path, caplog):
+    source = pairs_table(tmp_path, 100)
+    for i in (3, 50):
+        source.rows[i] = (f"{i}.png", "\x00")
+    found = sources.captions(source, max_bad_fraction=0.01)
+    assert len(found) == 98
+    assert "caption 3" not in found
+    assert "3.png: empty caption" in caplog.text
+    with pytest.raises(sources.DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
+        sources.captions(source, max_bad_fraction=0.001)
+    with pytest.raises(sources.DataError, match="3 of 3 captions could not be read"):
+        sources.captions(pairs_table(tmp_path, 3, caption="\x00"), max_bad_fraction=0.5)
+
+
 def test_synthetic_pairs_are_a_function_of_their_number():
     a, b = sources.SyntheticSource(), sources.SyntheticSource()
     for i in (0, 5, 4095):
@@ -133,9 +245,18 @@ def test_synthetic_pairs_are_a_function_of_their_number():
     assert len({a.read(i, RNG).caption for i in range(56)}) == 56
 
 
+def test_validation_pairs_are_others(tmp_path):
+    train = sources.build(data_config(source="synthetic"))
+    other = sources.build_validation(data_config(source="synthetic"))
+    assert train.fingerprint != other.fingerprint
+    assert not (train.read(0, RNG).image == other.read(0, RNG).image).all()
+    with pytest.raises(sources.DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
+        sources.build_validation(data_config(source="table", validation_path="/nowhere/a.csv"))
+
+
 def test_unknown_source_is_named():
     with pytest.raises(sources.DataError, match="data.source='webdataset' is not one of"):
-        sources.build({"source": "webdataset"}, "x")
+        sources.build({"source": "webdataset"})
 
 
 def test_cache_dir_order(monkeypatch, tmp_path):

@@ -120,14 +120,32 @@ def test_augmentations_keep_their_contract(height, width, size, seed):
         np.testing.assert_array_equal(out, again)
 
 
-def test_square_crop_sees_the_whole_length():
-    image = np.zeros((10, 100, 3), np.uint8)
-    image[:, :, 0] = np.arange(100)
+@pytest.mark.parametrize("turned", [False, True])
+def test_square_crop_is_a_crop_of_the_picture_resized_by_its_shorter_side(turned):
+    image = np.zeros((40, 400, 3), np.uint8)
+    image[..., 0] = np.arange(400) // 2
+    image[..., 1] = np.linspace(0, 200, 40)[:, None]
     rng = np.random.default_rng(0)
-    lefts = [int(transforms.square_crop(Image.fromarray(image), 10, rng)[0, 0, 0])
-             for _ in range(300)]  # fmt: skip
+    lefts = []
+    for _ in range(300):
+        source = image.transpose(1, 0, 2) if turned else image
+        crop = transforms.square_crop(Image.fromarray(source), 20, rng)
+        crop = crop.transpose(1, 0, 2) if turned else crop
+        lefts.append(int(crop[10, 1, 0]))
+        # The whole shorter side, and as much of the longer one.
+        np.testing.assert_allclose(crop[[0, -1], 10, 1], [2.6, 197.4], atol=3)
+        assert crop[10, -2, 0] - crop[10, 1, 0] == pytest.approx(17, abs=1)
     assert min(lefts) < 5
-    assert max(lefts) > 85
+    assert max(lefts) > 175
+    assert abs(np.mean(lefts) - 91) < 12
+
+
+def test_square_crop_of_a_square_is_the_whole_square():
+    image = Image.fromarray(noise(30, 30))
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(
+        transforms.square_crop(image, 10, rng), transforms.center_crop(image, 10)
+    )
 
 
 def test_unknown_augmentation_is_named():

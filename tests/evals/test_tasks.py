@@ -6,8 +6,10 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from clip_jax import config as config_lib
+from clip_jax.data import sources
 from clip_jax.evals import embedder, gallery, report, tasks
 from clip_jax.mesh import create_mesh
 
@@ -66,7 +68,7 @@ def tokenize(texts):
 def zero_shot_task(n=20):
     return tasks.ZeroShotTask(
         "zero", images(n), np.arange(n) % 5, ["ant", "bear", "cat", "dog", "eel"], ("a {}",),
-        makers=("Google",) * n, baselines={"top1": 0.2},
+        baselines={"top1": 0.2},
     )  # fmt: skip
 
 
@@ -138,10 +140,51 @@ def test_emoji_tasks(emoji_cache):
     assert len(set(pairs.texts)) == len(pairs.texts)
 
 
-def test_retrieval_needs_pairs_of_its_own():
+def retrieval_config(tmp_path, **changes):
+    for i in range(3):
+        Image.new("RGB", (20, 20), (i * 80, 0, 0)).save(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,red number {i}\n" for i in range(3))
+    (tmp_path / "pairs.csv").write_text(f"image,caption\n{rows}")
     c = config_lib.defaults()
-    c.data.source, c.eval.tasks = "table", ("retrieval",)
-    with pytest.raises(ValueError, match=r"data.validation_path is empty"):
+    c.eval.tasks = ("retrieval",)
+    c.data.update({"source": "table", "validation_path": str(tmp_path / "pairs.csv")} | changes)
+    return c
+
+
+def test_retrieval_reads_the_validation_pairs(tmp_path):
+    (task,) = tasks.prepare(retrieval_config(tmp_path), 16)
+    assert task.texts == ["red number 0", "red number 1", "red number 2"]
+    np.testing.assert_array_equal(task.images[:, 8, 8, 0], [0, 80, 160])
+    assert task.images.shape == (3, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_path": ""}, r"data.validation_path is empty"),
+        ({"source": "emoji", "validation_path": "x"}, r"unseen_vendor, held_out and held_out_ret"),
+    ],
+)
+def test_retrieval_needs_pairs_of_its_own(tmp_path, changes, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        tasks.prepare(retrieval_config(tmp_path, **changes), 16)
+
+
+def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
+    c = retrieval_config(tmp_path)
+    c.data.path = c.data.validation_path
+    trained_on = sources.build(c.data).fingerprint
+    with pytest.raises(config_lib.ConfigError, match="gives the pairs that are trained on"):
+        tasks.prepare(c, 16, trained_on)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "damaged"])
+def test_a_bad_validation_picture_is_named(tmp_path, spoil):
+    c = retrieval_config(tmp_path)
+    (tmp_path / "1.png").unlink()
+    if spoil == "damaged":
+        (tmp_path / "1.png").write_bytes(b"<html>")
+    with pytest.raises(sources.DataError, match=r"validation pair .*1\.png: "):
         tasks.prepare(c, 16)
 
 

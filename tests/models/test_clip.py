@@ -105,6 +105,17 @@ def test_uint8_images_are_normalised_on_the_device():
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_zero_rows_normalise_to_zero_with_a_zero_gradient():
+    x = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1e-6, 0.0, 0.0]])
+    weights = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(clip.normalize(x), [[0, 0, 0], [0.6, 0, 0.8], [1, 0, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda v: (clip.normalize(v) * weights).sum())(x)
+    np.testing.assert_array_equal(gradient[0], 0)
+    unit = np.array([0.6, 0, 0.8])
+    want = (np.array([1.0, 2.0, 3.0]) - unit * (unit @ np.array([1.0, 2.0, 3.0]))) / 5
+    np.testing.assert_allclose(gradient[1], want, rtol=1e-5)
+
+
 def loss_and_grads(model, variables):
     def loss(v):
         image, text, scale = model.apply(v, *batch())
