@@ -115,7 +115,7 @@ class Counted(sources.SyntheticSource):
 def test_no_more_batches_than_asked_for_are_in_memory(threads, prefetch):
     source = Counted()
     stream = loader.host_batches(
-        reader(source), batch=32, rows=(0, 32), first_step=0, steps=50, threads=threads,
+        reader(source), batch=32, rows=np.arange(32), first_step=0, steps=50, threads=threads,
         prefetch=prefetch,
     )  # fmt: skip
     for taken in range(1, 4):
