@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax import distributed
+from clip_jax.atomic import write_atomically
 
 
 class CheckpointError(RuntimeError):
@@ -80,19 +81,6 @@ def fingerprint(tree: Any) -> dict[str, str]:
 def combined(fingerprints: dict[str, str]) -> str:
     """One hex string for a whole tree."""
     return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:

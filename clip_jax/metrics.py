@@ -2,11 +2,12 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from clip_jax.atomic import write_atomically
 
 
 def duration(seconds: float) -> str:
@@ -104,9 +105,7 @@ class Writer:
 
     def _keep_up_to(self, step: int) -> None:
         kept = [r for r in read(self.path) if r["step"] <= step]
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept).encode())
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it must have "step"."""

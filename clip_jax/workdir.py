@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
-from clip_jax.checkpoint import write_atomically
+from clip_jax.atomic import write_atomically
 from clip_jax.data import sources
 
 CAPTIONS = 200_000  # the most that a run's tokenizer is trained on

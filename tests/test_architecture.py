@@ -7,7 +7,7 @@ import sys
 import pytest
 
 FLOORS = {
-    0: ["config", "config_values", "mesh", "distributed", "tokenizers", "data.sources",
+    0: ["atomic", "config", "config_values", "mesh", "distributed", "tokenizers", "data.sources",
         "data.table", "data.tar", "data.transforms", "data.drawing", "data.emoji",
         "data.emoji_pairs", "metrics"],
     1: ["models", "losses", "optim", "data.loader"],

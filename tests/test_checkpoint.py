@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 
 import jax
@@ -211,20 +210,6 @@ def test_a_failed_save_is_reported_and_the_next_one_works(tmp_path, caplog, monk
     ck.save(3, tree(mesh, 3), {})
     assert ck.close()
     assert ck.steps()[0] == 3
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    checkpoint.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("power cut")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="power cut"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_manifests_list_every_file(saved):
