@@ -23,7 +23,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax import distributed
-from clip_jax.integrity import file_digests, fingerprint, write_atomically
+from clip_jax.atomic import write_atomically
+from clip_jax.integrity import file_digests, fingerprint
 
 
 class CheckpointError(RuntimeError):

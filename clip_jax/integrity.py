@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,6 @@ def fingerprint(tree: Any) -> dict[str, str]:
 def combined(fingerprints: dict[str, str]) -> str:
     """One hex string for a whole tree."""
     return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_jax.atomic import write_atomically
+
 
 def duration(seconds: float) -> str:
     """Seconds as "45s", "12m05s", "3h20m" or "2d04h"."""
@@ -116,10 +118,8 @@ class Writer:
         kept = [r for r in records if stays(r)]
         if records and not kept:
             stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-            os.replace(self.path, self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(partial, self.path)
+            self.path.rename(self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
+        write_atomically(self.path, "".join(map(_line, kept)).encode())
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it must have "step"."""

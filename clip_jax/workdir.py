@@ -14,9 +14,9 @@ import jax
 
 from clip_jax import config as config_lib
 from clip_jax import distributed, tokenizers
+from clip_jax.atomic import write_atomically
 from clip_jax.checkpoint import Mismatch
 from clip_jax.data import sources
-from clip_jax.integrity import write_atomically
 
 CAPTIONS = 200_000  # the most that a run's tokenizer is trained on
 

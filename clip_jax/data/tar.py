@@ -7,11 +7,14 @@ loses the rest of the shard without a word.
 """
 
 import hashlib
+import io
 import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
+
+from clip_jax.atomic import write_atomically
 
 
 class ShardError(ValueError):
@@ -61,10 +64,9 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
             pass  # an unreadable index is made again
     keys, spans = _scan(shard, image_key, caption_key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "wb") as file:
-        np.savez(file, stamp=stamp, keys=keys, spans=spans)
-    os.replace(partial, path)
+    content = io.BytesIO()
+    np.savez(content, stamp=stamp, keys=keys, spans=spans)
+    write_atomically(path, content.getvalue())
     return TarIndex(shard, keys, spans)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_jax.atomic import write_atomically
 from clip_jax.evals import report_curves, report_figures
 from clip_jax.evals.report_parts import (
     clamped,
@@ -121,7 +122,7 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "report.html", folder / "report.png"
     for path, content in zip(paths, (page, picture), strict=True):
-        _replace(path, content)
+        write_atomically(path, content)
     return paths
 
 
@@ -331,12 +332,3 @@ def _baseline(result: Result) -> str:
 
 def _context(result: Result) -> str:
     return ", ".join(filter(None, (f"n = {result.n:,}", _baseline(result))))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

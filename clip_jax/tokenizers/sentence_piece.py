@@ -1,6 +1,5 @@
 """SentencePiece tokenizer over a model trained on the user's own captions."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from clip_jax.atomic import write_atomically
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.cleaning import CLEANING, clean
 
@@ -132,7 +132,10 @@ def train_sentencepiece(
     cleaned = [text for text in map(_apart, sample) if text]
     if not cleaned:
         raise ValueError("there is no caption with any text in it to train a tokenizer on")
-    _write_atomically(Path(path), _train(cleaned, vocab_size, model_type))
+    model = _train(cleaned, vocab_size, model_type)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, model)
     return len(cleaned)
 
 
@@ -183,17 +186,3 @@ def _explain(message: str, captions: int, vocab_size: int) -> str:
             f"use at least {match[1]}"
         )
     return f"SentencePiece could not train on {captions} captions: {message}"
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clip_jax.tokenizers.cleaning import clean
@@ -58,8 +58,12 @@ def test_text_is_cleaned_like_clip_does(tokenizer):
     assert tokenizer.encode(" RED &amp;amp;\tblue ") == tokenizer.encode("red & blue")
 
 
-@given(st.text(sorted(set("".join(map(clean, CAPTIONS))) | {" ", "D"})))
+KNOWN = set("".join(map(clean, CAPTIONS)))
+
+
+@given(st.text(sorted(KNOWN | {" ", "D"})))
 def test_decode_gives_known_characters_back(tokenizer, text):
+    assume(set(clean(text)) <= KNOWN)  # "&lt" becomes "<"
     decoded = tokenizer.decode(tokenizer.encode(text))
     # But for the spaces that encoding puts around punctuation.
     assert decoded.replace(" ", "") == clean(text).replace(" ", "")
