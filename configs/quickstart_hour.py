@@ -11,9 +11,9 @@ def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
     c.model.vision.image_size = 64  # 16 patches in place of 9
     c.model.vision.layers = 2
-    c.train.examples = 1_250_000
-    c.optim.warmup_examples = 70_000
+    c.train.examples = 1_050_000
+    c.optim.warmup_examples = 60_000
     c.optim.ema_decay = 0.999
-    c.eval.every_examples = 125_000
-    c.checkpoint.every_examples = 125_000
+    c.eval.every_examples = 150_000
+    c.checkpoint.every_examples = 150_000
     return c
