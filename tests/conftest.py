@@ -19,6 +19,12 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first: the workers then end together."""
+    longest = ("test_train.py", "test_distributed.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The project's folder."""

@@ -47,7 +47,7 @@ def parameters(root, workdir):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp_path, count):
     """Same mesh, same rows: what differs is the order in which gloo and the in-process
     all-reduce add up gradients, hence the last bits. Twenty steps of Adam at rate 3e-3 move a
@@ -111,6 +111,7 @@ def test_processes_may_hold_rows_that_are_not_adjacent(trainer, root, one_proces
     assert found == pytest.approx(expected, abs=0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_other_processes_continue_a_run_of_one(trainer, root, one_process, tmp_path):
     """One process stops half way; two processes take the run to its end."""
