@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items):
     """The longest files first: the workers then end together."""
-    longest = ("test_train.py", "test_distributed.py")
+    longest = ("test_train.py", "test_distributed.py", "test_step.py", "test_clip.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

@@ -93,6 +93,7 @@ distributed.shut_down(code)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_processes_may_hold_rows_that_are_not_adjacent(trainer, root, one_process, tmp_path):
     group = trainer.start_group(tmp_path, 2, *FLAGS, devices=2, program=("-c", INTERLEAVED))

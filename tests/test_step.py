@@ -91,6 +91,7 @@ def test_every_mesh_gives_the_same_parameters(reference, mesh_name):
         np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_muon_too_gives_the_same_parameters_on_every_mesh():
     got, want = run("2x2x2", optimizer="muon")[0], run("1", optimizer="muon")[0]
     flat = jax.tree_util.tree_flatten_with_path(got.params)[0]

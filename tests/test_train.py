@@ -105,6 +105,7 @@ def kill_while_saving(trainer, workdir):
     return bool(unfinished(workdir) - before)
 
 
+@pytest.mark.slow
 def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_path):
     hits = 0
     for _ in range(6):
@@ -339,7 +340,9 @@ def test_command_line_errors(trainer, tmp_path):
     assert "Traceback" not in output
 
 
-def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
+@pytest.fixture
+def broken(tmp_path):
+    """Flags of a run over a table of which every tenth picture is missing or unreadable."""
     from PIL import Image
 
     rows = []
@@ -351,29 +354,37 @@ def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, tmp_path):
             Image.new("RGB", (20, 20), (i * 6, 0, 255 - i * 6)).save(tmp_path / name)
         rows.append(json.dumps({"image": name, "caption": f"colour number {i}"}))
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
-    flags = (
+    return (
         "data.source=table", f"data.path={tmp_path}/pairs.jsonl", "tokenizer.vocab_size=26",
         "eval.tasks=()", "log.report=False", "train.examples=640", "log.tensorboard=False",
     )  # fmt: skip
-    code, output = trainer.run(tmp_path / "a", *flags, "data.max_bad_fraction=0.5")
+
+
+def test_unreadable_files_are_counted_and_then_stop_the_run(trainer, broken, tmp_path):
+    code, output = trainer.run(tmp_path / "a", *broken, "data.max_bad_fraction=0.5")
     assert code == 0, output
     assert "unreadable record" in output
     assert "0.png" in output
     assert result(tmp_path / "a")["bad_records"] > 30
-    # The same count after a stop at any step, and when the complete run is evaluated again.
-    process = trainer.start(
-        tmp_path / "c", *flags, "data.max_bad_fraction=0.5", "log.every_steps=1"
-    )
+    code, output = trainer.run(tmp_path / "b", *broken, "data.max_bad_fraction=0.01")
+    assert code == 65, output
+    assert "records could not be read, more than data.max_bad_fraction=0.01" in output
+
+
+@pytest.mark.slow
+def test_the_count_of_unreadable_records_survives_stops(trainer, broken, tmp_path):
+    """After a stop at any step, and when the complete run is evaluated again."""
+    flags = (*broken, "data.max_bad_fraction=0.5")
+    code, output = trainer.run(tmp_path / "a", *flags)
+    assert code == 0, output
+    process = trainer.start(tmp_path / "c", *flags, "log.every_steps=1")
     trainer.wait_for_step(process, tmp_path / "c", 5)
     code, output = trainer.kill(process, signal.SIGTERM)
     assert code == 75, output
     for _ in range(2):
-        code, output = trainer.run(tmp_path / "c", *flags, "data.max_bad_fraction=0.5")
+        code, output = trainer.run(tmp_path / "c", *flags)
         assert code == 0, output
         assert result(tmp_path / "c")["bad_records"] == result(tmp_path / "a")["bad_records"]
-    code, output = trainer.run(tmp_path / "b", *flags, "data.max_bad_fraction=0.01")
-    assert code == 65, output
-    assert "records could not be read, more than data.max_bad_fraction=0.01" in output
 
 
 def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path):
