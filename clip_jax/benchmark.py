@@ -12,11 +12,12 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax.data import emoji, emoji_pairs, sources
+from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
 from clip_jax.distributed import USAGE
 from clip_jax.evals import baselines, zero_shot
 
-SIZE = 72
+PREPROCESS = Preprocess(72, transparency="white")
 
 
 def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
@@ -24,11 +25,11 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     cache = sources.cache_dir(cache_dir)
     source = emoji_pairs.EmojiSource(cache, "all", "train", "plain")
     plain = [r for r in source.records if not set(r["emoji"]) & emoji.TONES]
-    pictures = evaluation_images([r["image"] for r in plain], SIZE)
+    pictures = evaluation_images([r["image"] for r in plain], PREPROCESS)
     found = {}
     for split in ("unseen_vendor", "held_out"):
         test = emoji_pairs.zero_shot_set(cache, "all", split)
-        images = evaluation_images(test.pictures, SIZE)
+        images = evaluation_images(test.pictures, PREPROCESS)
         started = time.perf_counter()
         number = {name: i for i, name in enumerate(test.class_names)}
         if split == "unseen_vendor":  # held-out concepts have no training pictures to be near to

@@ -84,7 +84,7 @@ class RowReader:
             source, tokenizer, image_size, seed,
         )  # fmt: skip
         self.order = Order(source, data["sampling"], seed)
-        self.augment = augmentation(data["augmentation"])
+        self.augment = augmentation(data["augmentation"], data["resize"])
         self.cache: dict[int, Image.Image] | None = {} if data["cache_decoded"] else None
         self.warnings = 5  # per process: the counters tell the rest
 

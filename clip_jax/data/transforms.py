@@ -1,10 +1,11 @@
-"""Bytes to pixels: hardened decoding, the reference's evaluation transform, training crops.
+"""Bytes to pixels for the input stream: hardened decoding, evaluation transform, training crops.
 
 Numpy and Pillow in, uint8 numpy out; randomness comes in as a generator. Resizing is Pillow's
-antialiased bicubic, which is what the released models were trained and evaluated with.
+antialiased bicubic, which is what the released models were trained and evaluated with. Unlike
+``preprocess`` alone, transparency is shown on white and 16-bit grey keeps its range.
 """
 
-import io
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,20 +13,10 @@ from PIL import Image
 
 from clip_jax.config import ConfigError
 from clip_jax.data import drawing
-
-# Animated and multi-page files give their first frame. EPS is left out: Pillow would look for a
-# Ghostscript to run.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000  # an 18 KB file can claim 151 million
-
-# What an evaluation does to a picture: a checkpoint keeps it, and refuses another.
-EVALUATION = "bicubic to the shorter side, central square, transparency on white"
+from clip_jax.data.image_file import errors_named, on_white, open_image, to_rgb_or_rgba
+from clip_jax.data.preprocess import Preprocess
 
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
-
-
-class BadImage(ValueError):
-    """Bytes that are not a usable picture; the message says why."""
 
 
 def decode(data: bytes | np.ndarray) -> Image.Image:
@@ -39,48 +30,15 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
     """
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"{image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
-            image.load()
-            if image.mode.startswith("I"):
-                wide = np.asarray(image, np.float64)
-                return Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8)).convert(
-                    "RGB"
-                )
-            clear = "A" in image.mode or "transparency" in image.info
-            return image.convert("RGBA" if clear else "RGB")
-    except BadImage:
-        raise
-    # Damaged files raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError...
-    except Exception as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+    with errors_named(""):
+        return to_rgb_or_rgba(open_image(data))
 
 
-def flatten(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Puts a picture with transparency on a plain background. Without one, returns it as it is."""
-    if image.mode != "RGBA":
-        return image
-    canvas = Image.new("RGBA", image.size, (*background, 255))
-    return Image.alpha_composite(canvas, image).convert("RGB")
-
-
-def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The evaluation transform (openai/CLIP ``_transform``): uint8[size, size, 3].
-
-    Bicubic resize of the shorter side to ``size``, then the central square. Transparency is put
-    on white first.
-    """
-    image = flatten(image)
-    width, height = image.size
-    short, long = sorted((width, height))
-    scaled = int(size * long / short)  # torchvision truncates
-    width, height = (size, scaled) if width <= height else (scaled, size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    # Half to even, as torchvision rounds: an excess of 1 gives 0, one of 3 gives 2.
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)).convert("RGB"))
+def evaluation(
+    image_size: int, resize: str, mean: Sequence[float], std: Sequence[float]
+) -> Preprocess:
+    """What an evaluation of our own models does to a picture: ``Preprocess``, on white."""
+    return Preprocess(image_size, resize, mean=tuple(mean), std=tuple(std), transparency="white")
 
 
 def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -90,7 +48,7 @@ def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
     as likely: uint8[size, size, 3]. (open_clip crops 90 to 100% of the area, in a ratio of 3/4 to
     4/3, and squashes that into a square.)
     """
-    image = flatten(image)
+    image = on_white(image)
     side = min(image.size)
     left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
     # Cropped and resized in one go: what lies outside need not be resized.
@@ -98,10 +56,12 @@ def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB"))
 
 
-def no_augmentation(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The evaluation transform, in training too."""
+def no_augmentation(
+    image: Image.Image, size: int, rng: np.random.Generator | None, resize: str = "shortest"
+) -> np.ndarray:
+    """The pixels of ``evaluation``, in training too: uint8[size, size, 3]."""
     del rng
-    return center_crop(image, size)
+    return Preprocess(size, resize, transparency="white")(image)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -111,19 +71,23 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def augmentation(name: str) -> Augmentation:
-    """The function that ``data.augmentation`` names.
+def augmentation(name: str, resize: str = "shortest") -> Augmentation:
+    """The function that ``data.augmentation`` names; ``data.resize`` is for the one of them that
+    takes whole pictures.
 
     Raises:
       ConfigError: no such augmentation.
     """
     if name not in AUGMENTATIONS:
         raise ConfigError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
+    if name == "none":
+        return functools.partial(no_augmentation, resize=resize)
     return AUGMENTATIONS[name]
 
 
-def evaluation_images(pictures: Sequence[bytes | np.ndarray], size: int) -> np.ndarray:
-    """Decodes and center-crops pictures: uint8[n, size, size, 3]."""
+def evaluation_images(pictures: Sequence[bytes | np.ndarray], preprocess: Preprocess) -> np.ndarray:
+    """Decodes and prepares pictures: uint8[n, size, size, 3]."""
+    size = preprocess.image_size
     if not pictures:
         return np.zeros((0, size, size, 3), np.uint8)
-    return np.stack([center_crop(decode(p), size) for p in pictures])
+    return np.stack([preprocess(decode(p)) for p in pictures])

@@ -8,7 +8,8 @@ import numpy as np
 
 from clip_jax.config import ConfigError
 from clip_jax.data import sources
-from clip_jax.data.transforms import center_crop, decode, evaluation_images
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.transforms import decode, evaluation_images
 from clip_jax.evals import retrieval, zero_shot
 from clip_jax.evals.embedder import Embedder
 
@@ -93,8 +94,8 @@ _BASELINES = {
 }
 
 
-def _emoji_zero_shot(split: str) -> Callable[[Any, int, str], Task]:
-    def prepare(config: Any, image_size: int, trained_on: str) -> Task:
+def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
+    def prepare(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
         del trained_on
         from clip_jax.data import emoji_pairs
 
@@ -102,7 +103,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, int, str], Task]:
         data = emoji_pairs.zero_shot_set(sources.cache_dir(config.data.cache_dir), preset, split)
         return ZeroShotTask(
             split,
-            evaluation_images(data.pictures, image_size),
+            evaluation_images(data.pictures, preprocess),
             data.labels,
             data.class_names,
             emoji_pairs.TEMPLATES,
@@ -113,7 +114,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, int, str], Task]:
     return prepare
 
 
-def _emoji_retrieval(config: Any, image_size: int, trained_on: str) -> Task:
+def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
     """Held-out concepts as one vendor draws them: one picture a name."""
     del trained_on
     from clip_jax.data import emoji_pairs
@@ -124,13 +125,13 @@ def _emoji_retrieval(config: Any, image_size: int, trained_on: str) -> Task:
     rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
     return RetrievalTask(
         "held_out_retrieval",
-        evaluation_images([data.pictures[i] for i in rows], image_size),
+        evaluation_images([data.pictures[i] for i in rows], preprocess),
         [data.class_names[data.labels[i]] for i in rows],
         np.arange(len(rows)),
     )
 
 
-def _retrieval(config: Any, image_size: int, trained_on: str) -> Task:
+def _retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
     """The pairs that are kept from training; see ``sources.build_validation``."""
     source = sources.build_validation(config.data)
     if source.fingerprint == trained_on:
@@ -140,11 +141,12 @@ def _retrieval(config: Any, image_size: int, trained_on: str) -> Task:
         )
     limit = min(config.eval.limit or len(source), len(source))
     rng = np.random.default_rng(0)
-    images, texts = np.empty((limit, image_size, image_size, 3), np.uint8), []
+    size = preprocess.image_size
+    images, texts = np.empty((limit, size, size, 3), np.uint8), []
     for i in range(limit):
         try:
             pair = source.read(i, rng)
-            images[i] = center_crop(decode(pair.image), image_size)
+            images[i] = preprocess(decode(pair.image))
         except Exception as error:  # whatever the data did
             raise sources.DataError(
                 f"validation pair {source.describe(i)}: {error}; mend it or take it out"
@@ -153,7 +155,7 @@ def _retrieval(config: Any, image_size: int, trained_on: str) -> Task:
     return RetrievalTask("retrieval", images, texts, np.arange(limit))
 
 
-TASKS: dict[str, Callable[[Any, int, str], Task]] = {
+TASKS: dict[str, Callable[[Any, Preprocess, str], Task]] = {
     "unseen_vendor": _emoji_zero_shot("unseen_vendor"),
     "held_out": _emoji_zero_shot("held_out"),
     "held_out_retrieval": _emoji_retrieval,
@@ -161,12 +163,12 @@ TASKS: dict[str, Callable[[Any, int, str], Task]] = {
 }
 
 
-def prepare(config: Any, image_size: int, trained_on: str = "") -> list[Task]:
+def prepare(config: Any, preprocess: Preprocess, trained_on: str = "") -> list[Task]:
     """Loads the data of every task in ``config.eval.tasks``.
 
     Args:
       config: the whole config.
-      image_size: side of the pictures that the model takes.
+      preprocess: the way from a picture to the model's input.
       trained_on: fingerprint of the training data, which no task may use.
 
     Raises:
@@ -176,4 +178,4 @@ def prepare(config: Any, image_size: int, trained_on: str = "") -> list[Task]:
     unknown = [t for t in config.eval.tasks if t not in TASKS]
     if unknown:
         raise ConfigError(f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}")
-    return [TASKS[name](config, image_size, trained_on) for name in config.eval.tasks]
+    return [TASKS[name](config, preprocess, trained_on) for name in config.eval.tasks]

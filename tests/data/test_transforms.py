@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_jax.data import transforms
+from clip_jax.data.image_file import BadImage
+from clip_jax.data.preprocess import Preprocess
 
 
 def encoded(image, kind="PNG", **options):
@@ -21,6 +23,10 @@ def encoded(image, kind="PNG", **options):
 
 def noise(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def prepared(image, size, resize="shortest"):
+    return transforms.augmentation("none", resize)(image, size, None)
 
 
 def test_center_crop_equals_the_reference_on_rgb(goldens):
@@ -34,7 +40,7 @@ def test_center_crop_equals_the_reference_on_rgb(goldens):
             if image.mode != "RGB":
                 continue
             want = expected[name]
-            got = transforms.center_crop(transforms.decode((folder / "images" / name).read_bytes()),
+            got = prepared(transforms.decode((folder / "images" / name).read_bytes()),
                                          want.shape[0])  # fmt: skip
         np.testing.assert_array_equal(got, want, err_msg=name)
         checked += 1
@@ -44,7 +50,7 @@ def test_center_crop_equals_the_reference_on_rgb(goldens):
 def test_transparency_is_shown_on_white():
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[:4, :, 0], pixels[:4, :, 3] = 255, 255  # red above, clear black below
-    out = transforms.center_crop(transforms.decode(encoded(Image.fromarray(pixels))), 8)
+    out = prepared(transforms.decode(encoded(Image.fromarray(pixels))), 8)
     assert (out[0] == (255, 0, 0)).all()
     assert (out[7] == (255, 255, 255)).all()
 
@@ -59,7 +65,7 @@ def test_16_bit_grey_is_scaled_not_clipped():
 def test_every_mode_becomes_three_channels(mode):
     image = Image.fromarray(noise(9, 7)).convert(mode)
     kind = "TIFF" if mode == "CMYK" else "PNG"
-    out = transforms.center_crop(transforms.decode(encoded(image, kind)), 6)
+    out = prepared(transforms.decode(encoded(image, kind)), 6)
     assert out.shape == (6, 6, 3)
     assert out.dtype == np.uint8
 
@@ -87,7 +93,7 @@ def png_claiming(width, height):
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_hostile_bytes_are_refused_with_a_reason(data, reason):
-    with pytest.raises(transforms.BadImage, match=reason):
+    with pytest.raises(BadImage, match=reason):
         transforms.decode(data)
 
 
@@ -103,7 +109,7 @@ def test_damaged_files_decode_or_raise_bad_image(edits, kind):
         data[position % len(data)] = value
     try:
         image = transforms.decode(bytes(data))
-    except transforms.BadImage:
+    except BadImage:
         return
     assert image.mode in ("RGB", "RGBA")
 
@@ -143,9 +149,14 @@ def test_square_crop_is_a_crop_of_the_picture_resized_by_its_shorter_side(turned
 def test_square_crop_of_a_square_is_the_whole_square():
     image = Image.fromarray(noise(30, 30))
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(
-        transforms.square_crop(image, 10, rng), transforms.center_crop(image, 10)
-    )
+    np.testing.assert_array_equal(transforms.square_crop(image, 10, rng), prepared(image, 10))
+
+
+def test_squash_keeps_all_of_the_picture():
+    image = Image.fromarray(noise(10, 30))
+    want = image.resize((8, 8), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(prepared(image, 8, "squash"), np.asarray(want))
+    assert (prepared(image, 8) != prepared(image, 8, "squash")).any()
 
 
 def test_unknown_augmentation_is_named():
@@ -154,4 +165,4 @@ def test_unknown_augmentation_is_named():
 
 
 def test_evaluation_images_of_nothing():
-    assert transforms.evaluation_images([], 8).shape == (0, 8, 8, 3)
+    assert transforms.evaluation_images([], Preprocess(8)).shape == (0, 8, 8, 3)

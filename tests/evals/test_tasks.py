@@ -10,6 +10,7 @@ from PIL import Image
 
 from clip_jax import config as config_lib
 from clip_jax.data import sources
+from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, gallery, report, tasks
 from clip_jax.mesh import create_mesh
 
@@ -123,7 +124,7 @@ def test_emoji_tasks(emoji_cache):
     c = config_lib.defaults()
     c.data.cache_dir = str(emoji_cache)
     c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
-    unseen, held, pairs = tasks.prepare(c, 16)
+    unseen, held, pairs = tasks.prepare(c, Preprocess(16))
     assert unseen.images.shape == (1421, 16, 16, 3)
     assert len(unseen.class_names) == 1807
     assert held.images.shape[0] == 1064
@@ -152,7 +153,7 @@ def retrieval_config(tmp_path, **changes):
 
 
 def test_retrieval_reads_the_validation_pairs(tmp_path):
-    (task,) = tasks.prepare(retrieval_config(tmp_path), 16)
+    (task,) = tasks.prepare(retrieval_config(tmp_path), Preprocess(16))
     assert task.texts == ["red number 0", "red number 1", "red number 2"]
     np.testing.assert_array_equal(task.images[:, 8, 8, 0], [0, 80, 160])
     assert task.images.shape == (3, 16, 16, 3)
@@ -167,7 +168,7 @@ def test_retrieval_reads_the_validation_pairs(tmp_path):
 )
 def test_retrieval_needs_pairs_of_its_own(tmp_path, changes, message):
     with pytest.raises(config_lib.ConfigError, match=message):
-        tasks.prepare(retrieval_config(tmp_path, **changes), 16)
+        tasks.prepare(retrieval_config(tmp_path, **changes), Preprocess(16))
 
 
 def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
@@ -175,7 +176,7 @@ def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
     c.data.path = c.data.validation_path
     trained_on = sources.build(c.data).fingerprint
     with pytest.raises(config_lib.ConfigError, match="gives the pairs that are trained on"):
-        tasks.prepare(c, 16, trained_on)
+        tasks.prepare(c, Preprocess(16), trained_on)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "damaged"])
@@ -185,10 +186,10 @@ def test_a_bad_validation_picture_is_named(tmp_path, spoil):
     if spoil == "damaged":
         (tmp_path / "1.png").write_bytes(b"<html>")
     with pytest.raises(sources.DataError, match=r"validation pair .*1\.png: "):
-        tasks.prepare(c, 16)
+        tasks.prepare(c, Preprocess(16))
 
 
 def test_unknown_tasks_are_named():
     c = types.SimpleNamespace(eval=types.SimpleNamespace(tasks=("imagenet",)))
     with pytest.raises(ValueError, match="eval.tasks has 'imagenet', which is not one of"):
-        tasks.prepare(c, 16)
+        tasks.prepare(c, Preprocess(16))
