@@ -6,11 +6,13 @@ import os
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
+from clip_jax.tokenizers.siglip import SigLipTokenizer
 
 __all__ = [
     "KINDS",
     "ClipTokenizer",
     "SentencePieceTokenizer",
+    "SigLipTokenizer",
     "Tokenizer",
     "build",
     "train_sentencepiece",
@@ -20,6 +22,7 @@ __all__ = [
 KINDS: dict[str, type[Tokenizer]] = {
     "clip": ClipTokenizer,
     "sentencepiece": SentencePieceTokenizer,
+    "siglip": SigLipTokenizer,
 }
 
 
@@ -29,8 +32,8 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
     Args:
       name: config key `tokenizer.name`, a key of `KINDS`.
       context_length: ids in a row, start and end included.
-      model_path: config key `tokenizer.model`: the model file of a "sentencepiece" tokenizer;
-        None or "" for "clip", which brings its own vocabulary.
+      model_path: config key `tokenizer.model`: the model file of a "sentencepiece" or "siglip"
+        tokenizer; None or "" for "clip", which brings its own vocabulary.
 
     Raises:
       ValueError: an unknown name; a model path that is missing, leads to no file, or is not for
@@ -55,4 +58,4 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
         )
     if not os.path.isfile(model_path):
         raise ValueError(f"tokenizer.model={os.fspath(model_path)!r}: there is no such file")
-    return SentencePieceTokenizer(model_path, context_length)
+    return KINDS[name](model_path, context_length)

@@ -20,7 +20,7 @@ class Tokenizer(abc.ABC):
       context_length: ids in a row, the start and end of the text included.
       vocab_size: number of ids; every id is in `range(vocab_size)`.
       pad_id: fills a row after the end of the text.
-      sot_id: starts every row.
+      sot_id: starts every row; None: rows start with the text.
       eot_id: ends the text; a text tower pools at its first occurrence.
       cleaning: names the rules by which texts are cleaned.
       fingerprint: sha256 (hex) over everything that decides the ids.
@@ -29,7 +29,7 @@ class Tokenizer(abc.ABC):
     name: str
     vocab_size: int
     pad_id: int
-    sot_id: int
+    sot_id: int | None
     eot_id: int
     cleaning: str = CLEANING
 
@@ -75,13 +75,14 @@ class Tokenizer(abc.ABC):
           ValueError: a text is too long and `truncate` is False.
         """
         texts = [texts] if isinstance(texts, str) else texts
+        start = [] if self.sot_id is None else [self.sot_id]
         rows = np.full((len(texts), self.context_length), self.pad_id, np.int32)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(
                     f"texts[{index}] is {type(text).__name__}, not str: decode it to text first"
                 )
-            ids = [self.sot_id, *self.encode(text), self.eot_id]
+            ids = [*start, *self.encode(text), self.eot_id]
             if len(ids) > self.context_length:
                 if not truncate:
                     raise ValueError(

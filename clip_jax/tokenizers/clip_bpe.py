@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import heapq
 import importlib.resources
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class _Vocabulary(NamedTuple):
     byte_ids: tuple[int, ...]  # byte -> id; the id of the same byte at a word's end is 256 higher
     merges: dict[tuple[int, int], int]  # pair of ids -> merged id; a lower id merges earlier
     pieces: list[bytes]  # id -> the bytes it decodes to, `</w>` spelled out
+    names: tuple[str, ...]  # id -> its name in the merges file
+    lines: list[str]  # the merges as the file has them
 
 
 class ClipTokenizer(Tokenizer):
@@ -142,15 +145,42 @@ def _load_vocabulary() -> _Vocabulary:
     symbols = _byte_symbols()
     names = list(symbols) + [symbol + _WORD_END for symbol in symbols]
     ids = {name: i for i, name in enumerate(names)}
-    merges = {}
-    for line in gzip.decompress(packed).decode("utf-8").strip().split("\n")[1:]:
+    merges, lines = {}, gzip.decompress(packed).decode("utf-8").strip().split("\n")[1:]
+    for line in lines:
         first, second = line.split(" ")
         merges[ids[first], ids[second]] = ids[first + second] = len(ids)
     pieces = [_to_bytes(name, symbols) for name in (*ids, *_SPECIAL)]
     byte_ids = [0] * 256
     for i, byte in enumerate(symbols.values()):
         byte_ids[byte] = i
-    return _Vocabulary(tuple(byte_ids), merges, pieces)
+    return _Vocabulary(tuple(byte_ids), merges, pieces, (*ids, *_SPECIAL), lines)
+
+
+def hugging_face_files(context_length: int) -> dict[str, str]:
+    """The files of transformers' ``CLIPTokenizer``: name -> text.
+
+    Its rows are filled with the end of text where ours, as OpenAI's, are filled with 0: no model
+    looks behind the first end.
+    """
+    vocabulary = _load_vocabulary()
+    start, end = _SPECIAL
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": context_length,
+        "bos_token": start,
+        "eos_token": end,
+        "pad_token": end,
+        "unk_token": end,
+        "do_lower_case": True,
+        "errors": "replace",
+        "add_prefix_space": False,
+    }
+    ids = {name: i for i, name in enumerate(vocabulary.names)}
+    return {
+        "vocab.json": json.dumps(ids, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *vocabulary.lines]) + "\n",
+        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
+    }
 
 
 def _byte_symbols() -> dict[str, int]:

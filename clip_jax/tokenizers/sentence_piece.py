@@ -48,14 +48,14 @@ class SentencePieceTokenizer(Tokenizer):
             `context_length` below 2.
         """
         source = "the model given as bytes" if isinstance(model, bytes) else os.fspath(model)
-        self._model = model if isinstance(model, bytes) else Path(model).read_bytes()
-        super().__init__(context_length, hashlib.sha256(self._model).hexdigest())
-        self._processor = _load(self._model, source)
+        self.model = model if isinstance(model, bytes) else Path(model).read_bytes()
+        super().__init__(context_length, hashlib.sha256(self.model).hexdigest())
+        self._processor = _load(self.model, source)
         self.vocab_size = self._processor.get_piece_size()
 
     def __reduce__(self):
         """Pickles the model itself, so that a worker needs no file."""
-        return type(self), (self._model, self.context_length)
+        return type(self), (self.model, self.context_length)
 
     def encode(self, text: str) -> list[int]:
         """Returns all ids of the cleaned `text`, without start, end and padding."""

@@ -44,7 +44,10 @@ def test_kinds_have_different_fingerprints(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("clpi", 77), "tokenizer.name='clpi' is not one of ['clip', 'sentencepiece'] (did you"),
+        (
+            ("clpi", 77),
+            "tokenizer.name='clpi' is not one of ['clip', 'sentencepiece', 'siglip'] (did you",
+        ),
         ((None, 77), "tokenizer.name=None is not one of"),
         (("sentencepiece", 77), "tokenizer.name='sentencepiece' needs tokenizer.model"),
         (("sentencepiece", 77, "no.model"), "tokenizer.model='no.model': there is no such file"),
