@@ -14,9 +14,9 @@ Schedule = Callable[[jax.Array], jax.Array]
 # or biases" (section 2.5) leaves the class embedding open: a single vector added to one token acts
 # as a bias and is treated as one. open_clip also spares the position embeddings.
 NO_DECAY: dict[str, frozenset[str]] = {
-    "paper": frozenset({"bias", "scale", "logit_scale", "class_embedding"}),
+    "paper": frozenset({"bias", "scale", "logit_scale", "logit_bias", "class_embedding"}),
     "open_clip": frozenset(
-        {"bias", "scale", "logit_scale", "class_embedding", "position_embedding"}
+        {"bias", "scale", "logit_scale", "logit_bias", "class_embedding", "position_embedding"}
     ),
 }
 

@@ -46,7 +46,7 @@ def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
         return gallery.build(
             f"clip_jax: {run.workdir.name}", _summary(run), curves,
             run.tasks, values, run.embedder(), run.tokenizer,
-            float(np.exp(jax.device_get(run.state.eval_params["logit_scale"]))),
+            float(np.exp(jax.device_get(run.state.eval_variables["params"]["logit_scale"]))),
         )  # fmt: skip
 
 

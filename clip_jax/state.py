@@ -20,21 +20,28 @@ class TrainState:
     Attributes:
       step: int32[], number of updates done.
       params: the model's parameters, float32.
+      batch_stats: running means and variances of batch norms, float32; empty without any.
       opt_state: the optimizer's state.
-      ema: exponential moving average of ``params`` for evaluation, or None.
+      ema: exponential moving average of ``variables`` for evaluation, or None.
       skipped: int32[], consecutive updates left out because of a non-finite loss or gradient.
     """
 
     step: jax.Array
     params: Any
+    batch_stats: Any
     opt_state: Any
     ema: Any
     skipped: jax.Array
 
     @property
-    def eval_params(self) -> Any:
-        """The parameters to evaluate and export."""
-        return self.params if self.ema is None else self.ema
+    def variables(self) -> dict[str, Any]:
+        """What ``Clip.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables to evaluate and export."""
+        return self.variables if self.ema is None else self.ema
 
 
 def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: jax.Array):
@@ -42,12 +49,15 @@ def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: j
     images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
     # A rolled loop compiles in a fraction of the time, and gives the same numbers.
-    params = model.clone(scan=True, remat="none").init(key, images, tokens)["params"]
+    variables = model.clone(scan=True, remat="none").init(key, images, tokens)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    variables = {"params": params, "batch_stats": batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         opt_state=tx.init(params),
-        ema=jax.tree.map(jnp.copy, params) if use_ema else None,
+        ema=jax.tree.map(jnp.copy, variables) if use_ema else None,
         skipped=jnp.zeros((), jnp.int32),
     )
 

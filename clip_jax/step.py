@@ -45,19 +45,31 @@ def train_step(
         topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
 
         def compute_loss(params):
-            image_emb, text_emb, scale = model.apply(
-                {"params": params}, batch["images"], batch["tokens"], train=True, rngs=rngs
+            output, changed = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["images"],
+                batch["tokens"],
+                train=True,
+                rngs=rngs,
+                mutable=["batch_stats"],
             )
-            return loss_fn(image_emb, text_emb, scale, groups, topics)
+            loss, aux = loss_fn(
+                output.image_emb, output.text_emb, output.logit_scale, groups, topics
+            )
+            return loss, (aux, changed.get("batch_stats", {}))
 
-        (loss, aux), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
+        (loss, (aux, batch_stats)), grads = jax.value_and_grad(compute_loss, has_aux=True)(
+            state.params
+        )
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Clipped after the update, as the released models were (section 2.5: at most 100).
-        params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
-        ema = _average(state.ema, params, ema_decay, state.step)
+        if not model.config.logit_bias:
+            params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
+        variables = {"params": params, "batch_stats": batch_stats}
+        ema = _average(state.ema, variables, ema_decay, state.step)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -65,6 +77,7 @@ def train_step(
         new_state = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
+            batch_stats=keep(batch_stats, state.batch_stats),
             opt_state=keep(opt_state, state.opt_state),
             ema=keep(ema, state.ema),
             skipped=jnp.where(good, 0, state.skipped + 1),
@@ -84,12 +97,12 @@ def train_step(
     return step
 
 
-def _average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+def _average(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
     """Moving average whose decay grows from 0, so that the random start is forgotten quickly."""
     if ema is None:
         return None
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)
+    return jax.tree.map(lambda e, v: e + (1 - d) * (v - e), ema, variables)
 
 
 def compile_train_step(
@@ -108,7 +121,7 @@ def compile_train_step(
 
 
 def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable]:
-    """Jitted (params, images) -> f32[B, E] and (params, tokens) -> f32[B, E].
+    """Jitted (variables, images) -> f32[B, E] and (variables, tokens) -> f32[B, E].
 
     Batches come in sharded over the batch axes; results go out whole to every device, so that
     each process can read them.
@@ -116,7 +129,7 @@ def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable]:
 
     def jitted(method):
         return jax.jit(
-            lambda params, x: model.apply({"params": params}, x, method=method),
+            lambda variables, x: model.apply(variables, x, method=method),
             out_shardings=replicated(mesh),
         )
 

@@ -40,7 +40,7 @@ def test_initial_values_do_not_depend_on_the_mesh():
         not np.array_equal(x, y)
         for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(c.params), strict=True)
     )
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(a.ema), strict=True):
+    for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(a.ema), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 

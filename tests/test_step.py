@@ -86,8 +86,8 @@ def test_every_mesh_gives_the_same_parameters(reference, mesh_name):
     got, metrics = run(mesh_name)
     want, expected = reference
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
-    flat = jax.tree_util.tree_flatten_with_path((got.params, got.ema))[0]
-    for (path, a), b in zip(flat, jax.tree.leaves((want.params, want.ema)), strict=True):
+    flat = jax.tree_util.tree_flatten_with_path((got.variables, got.ema))[0]
+    for (path, a), b in zip(flat, jax.tree.leaves((want.variables, want.ema)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
 
 
@@ -190,7 +190,7 @@ def test_the_average_follows_the_parameters():
     with jax.set_mesh(mesh):
         train_state, _ = update(train_state, mesh_lib.put_batch(mesh, batch(0), 16))
     now = np.array(train_state.params["image_tower"]["projection"]["kernel"])
-    average = np.array(train_state.ema["image_tower"]["projection"]["kernel"])
+    average = np.array(train_state.ema["params"]["image_tower"]["projection"]["kernel"])
     np.testing.assert_allclose(average, start + 0.9 * (now - start), atol=1e-6)
 
 

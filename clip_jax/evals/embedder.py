@@ -35,32 +35,40 @@ def sharded(
     batch_size: int,
     image_size: int,
     embed_dim: int,
+    shrink: bool = False,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Embedder:
     """An Embedder over jitted functions of global batches, split over all devices of the mesh.
 
     Every call pads its rows to whole batches and drops the padding again, so that each function
-    is compiled once and odd numbers of rows change nothing.
+    is compiled once (or for few sizes) and odd numbers of rows change nothing.
 
     Args:
       embed_images, embed_texts: global batch sharded over the batch axes -> replicated [B, E].
       mesh: the mesh of the batches.
       batch_size: rows a batch; rounded up to a multiple of the batch shards.
       image_size, embed_dim: the model's sizes.
+      shrink: pad few rows to the next power of two a device only, not to a whole batch.
       on_batch: called after every batch, to tell that an evaluation goes on.
     """
     shards = batch_shards(mesh)
     size = -(-batch_size // shards) * shards
-    local = local_rows(mesh, size)
+
+    def padded_size(rows: int) -> int:
+        if not shrink:
+            return size
+        each = -(-rows // shards)
+        return min(size, shards << (each - 1).bit_length())
 
     def over_batches(function):
         def embed(rows: np.ndarray) -> np.ndarray:
             parts = []
             for at in range(0, len(rows), size):
                 chunk = rows[at : at + size]
-                padding = [(0, size - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
-                padded = np.pad(chunk, padding)[local]
-                out = function(put_batch(mesh, {"rows": padded}, size)["rows"])
+                whole = padded_size(len(chunk))
+                padding = [(0, whole - len(chunk))] + [(0, 0)] * (chunk.ndim - 1)
+                padded = np.pad(chunk, padding)[local_rows(mesh, whole)]
+                out = function(put_batch(mesh, {"rows": padded}, whole)["rows"])
                 parts.append(np.asarray(out)[: len(chunk)])
                 on_batch()
             return np.concatenate([np.zeros((0, embed_dim), np.float32), *parts])

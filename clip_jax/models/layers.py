@@ -117,12 +117,14 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (epsilon 1e-5) in float32, cast back to the input's dtype."""
+    """Layer normalisation in float32, cast back to the input's dtype."""
+
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = nn.LayerNorm(
-            epsilon=1e-5,
+            epsilon=self.epsilon,
             dtype=jnp.promote_types(x.dtype, jnp.float32),
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels: not the reference's numbers
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, (None,)),
@@ -168,9 +170,10 @@ def token_at(x: jax.Array, at: jax.Array | int) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases. [B, N, D] -> [B, N, D], or [B, 1, D] with ``at``.
+    """Multi-head attention with biases. [B, N, D] -> [B, N, D], or [B, Q, D] with fewer queries.
 
-    With ``at`` (a position for all rows, or int[B]) only that token asks; all are asked.
+    All tokens are asked. Who asks: all of them; with ``at`` (a position for all rows, or int[B])
+    that token; with ``query`` [B, Q, D] what is given.
     """
 
     heads: int
@@ -179,24 +182,30 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, at: jax.Array | int | None = None, query: jax.Array | None = None
+    ) -> jax.Array:
         width = x.shape[-1]
         head = width // self.heads
         qkv = Dense(
             (3, self.heads, head), ("embed", None, "heads", None), self.initial.qkv,
             dtype=self.dtype, name="qkv",
         )  # fmt: skip
-        if at is None:
-            parts, mask = qkv(x), None
-            q, k, v = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
-        else:
-            parts, mask = qkv(x, slice(1, 3)), None
-            q, k, v = qkv(token_at(x, at), slice(0, 1))[:, :, 0], parts[:, :, 0], parts[:, :, 1]
+        mask = None
+        if at is not None:
+            query = token_at(x, at)
             if self.causal:
                 last = jnp.broadcast_to(at, x.shape[:1])
                 mask = (jnp.arange(x.shape[1]) <= last[:, None])[:, None, None]
+        if query is None:
+            parts = qkv(x)
+            q, k, v = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+        else:
+            parts = qkv(x, slice(1, 3))
+            q, k, v = qkv(query, slice(0, 1))[:, :, 0], parts[:, :, 0], parts[:, :, 1]
         q, k, v = (constrain(t, "batch", None, "heads", None) for t in (q, k, v))
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal and at is None)
+        causal = self.causal and query is None
+        y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
         return Dense(
             (width,), ("heads", None, "embed"), self.initial.out, contract=2,
             dtype=self.dtype, name="out",
@@ -214,32 +223,35 @@ class Block(nn.Module):
     activation: str
     initial: BlockInit
     causal: bool = False
+    epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> tuple[jax.Array, None]:
         x = constrain(x, "batch", None, None)
         attention = Attention(self.heads, self.initial, self.causal, self.dtype, name="attention")
-        y = attention(LayerNorm(name="norm_1")(x), at)
+        y = attention(LayerNorm(self.epsilon, name="norm_1")(x), at)
         x = constrain(y + (x if at is None else token_at(x, at)), "batch", None, None)
-        y = Dense(
-            (self.mlp_width,), ("embed", "mlp"), self.initial.fc, self.initial.fc_bias,
-            dtype=self.dtype, name="fc",
-        )(LayerNorm(name="norm_2")(x))  # fmt: skip
-        y = ACTIVATIONS[self.activation](constrain(y, "batch", None, "mlp"))
-        y = Dense(
-            (x.shape[-1],), ("mlp", "embed"), self.initial.proj, self.initial.proj_bias,
-            dtype=self.dtype, name="proj",
-        )(y)  # fmt: skip
+        y = LayerNorm(self.epsilon, name="norm_2")(x)
+        y = mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
         return constrain(x + y, "batch", None, None), None
+
+
+def mlp(x: jax.Array, width: int, activation: str, initial: BlockInit, dtype: Dtype) -> jax.Array:
+    """Two layers, ``fc`` and ``proj``, of the module that calls it. [B, N, D] -> [B, N, D]."""
+    y = Dense((width,), ("embed", "mlp"), initial.fc, initial.fc_bias, dtype=dtype, name="fc")(x)
+    y = ACTIVATIONS[activation](constrain(y, "batch", None, "mlp"))
+    return Dense(
+        (x.shape[-1],), ("mlp", "embed"), initial.proj, initial.proj_bias, dtype=dtype, name="proj"
+    )(y)
 
 
 class Encoder(nn.Module):
     """A stack of blocks, of whose output one token a row is wanted. [B, N, D] -> [B, D].
 
     The last block computes that token alone, from the keys and values of all: the same numbers
-    for a sixth of its work. The parameters of the others are stacked [layers - 1, ...] whether or
-    not the loop is rolled.
+    for a sixth of its work. With ``at`` None all tokens are wanted, [B, N, D]. The parameters of
+    the other blocks are stacked [layers - 1, ...] whether or not the loop is rolled.
 
     ``scan`` compiles one block and loops over it (quick to compile, slightly slower to run on
     CPU); without it the loop is unrolled. ``remat`` trades compute for memory. Neither changes
@@ -252,14 +264,16 @@ class Encoder(nn.Module):
     activation: str
     initial: BlockInit
     causal: bool = False
+    epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
     scan: bool = False
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, at: jax.Array | int) -> jax.Array:
+    def __call__(self, x: jax.Array, at: jax.Array | int | None) -> jax.Array:
         settings = (
-            self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.dtype,
+            self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.epsilon,
+            self.dtype,
         )  # fmt: skip
         if self.layers > 1:
             block = Block
@@ -279,4 +293,4 @@ class Encoder(nn.Module):
             x, _ = stack(*settings, name="blocks")(x, None)
         # Not rematerialised: the backward pass starts here, and needs what was just computed.
         x, _ = Block(*settings, name="last_block")(x, at)
-        return x[:, 0]
+        return x if at is None else x[:, 0]

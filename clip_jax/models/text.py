@@ -1,4 +1,9 @@
-"""Causal Transformer text tower (paper section 2.4; openai/CLIP ``encode_text``)."""
+"""Transformer text tower (paper section 2.4; openai/CLIP ``encode_text``).
+
+The paper's is causal and pools at the end-of-text token. SigLIP's (Zhai et al. 2023, arXiv
+2303.15343) sees both ways, pools at the last position, padding or not, and its projection has a
+bias.
+"""
 
 import dataclasses
 from typing import Any
@@ -13,7 +18,7 @@ from clip_jax.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text tower. ``eot_id`` is the token whose feature is taken."""
+    """Sizes of the text tower. ``pool`` is "eot", the feature at ``eot_id``, or "last"."""
 
     width: int
     layers: int
@@ -22,18 +27,29 @@ class TextConfig:
     vocab_size: int = 49408
     eot_id: int = 49407
     mlp_ratio: float = 4.0
+    causal: bool = True
+    pool: str = "eot"
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLPs."""
+        return round(self.width * self.mlp_ratio)
+
+
+POOLS = ("eot", "last")
 
 
 class TextTransformer(nn.Module):
     """Tokens int32[B, L] -> float32[B, E], not L2-normalised.
 
-    The feature is taken at the first ``eot_id``: an explicit id, because the reference's argmax
-    over ids breaks with any vocabulary whose end token is not its largest id.
+    Pooled at "eot", the feature is that of the first ``eot_id``: an explicit id, because the
+    reference's argmax over ids breaks with any vocabulary whose end token is not its largest id.
     """
 
     config: TextConfig
     embed_dim: int
     activation: str
+    norm_epsilon: float = 1e-5
     dtype: Any = jnp.float32
     scan: bool = False
     remat: str = "none"
@@ -59,16 +75,17 @@ class TextTransformer(nn.Module):
         table = constrain(table.astype(self.dtype), None, None)
         x = table[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
         x = constrain(x, "batch", None, None)
-        end = jnp.argmax(tokens == c.eot_id, axis=1)  # first occurrence
-        mlp_width = round(c.width * c.mlp_ratio)
+        # Of several end tokens the first.
+        end = jnp.argmax(tokens == c.eot_id, axis=1) if c.pool == "eot" else tokens.shape[1] - 1
         x = layers.Encoder(
-            c.layers, c.heads, mlp_width, self.activation,
-            layers.gpt_block_init(c.width, mlp_width, c.layers), causal=True,
+            c.layers, c.heads, c.mlp_width, self.activation,
+            layers.gpt_block_init(c.width, c.mlp_width, c.layers), c.causal, self.norm_epsilon,
             dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
         )(x, end)  # fmt: skip
-        x = layers.LayerNorm(name="norm_final")(x)
+        x = layers.LayerNorm(self.norm_epsilon, name="norm_final")(x)
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
-            bias_init=None, dtype=self.dtype, name="projection",
+            bias_init=nn.initializers.zeros if c.pool == "last" else None,
+            dtype=self.dtype, name="projection",
         )(x)  # fmt: skip
         return x.astype(jnp.float32)

@@ -1,4 +1,9 @@
-"""Vision Transformer image tower (paper section 2.4; openai/CLIP ``VisionTransformer``)."""
+"""Vision Transformer image tower (paper section 2.4; openai/CLIP ``VisionTransformer``).
+
+Two ways to pool: the class token of the paper, or the attention of SigLIP (Zhai et al. 2023, arXiv
+2303.15343; big_vision's "map"), whose tower has no class token, no norm in front of the blocks and
+no projection, and a bias on its patches.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,8 +22,9 @@ from clip_jax.models import layers
 class ViTConfig:
     """Sizes of a Vision Transformer: pixels for ``image_size`` and ``patch_size``.
 
-    ``stem`` holds the channels of 3 x 3 convolutions of stride 2 between the pixels and the
-    patches (Xiao et al. 2021, arXiv 2106.14881). The paper's models have none.
+    ``pool`` is "class" or "map". ``stem`` holds the channels of 3 x 3 convolutions of stride 2
+    between the pixels and the patches (Xiao et al. 2021, arXiv 2106.14881). The paper's models
+    have none.
     """
 
     image_size: int
@@ -29,11 +35,20 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     position_init: str = "normal"
     stem: tuple[int, ...] = ()
+    pool: str = "class"
 
     @property
     def tokens(self) -> int:
-        """Sequence length: patches plus the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Sequence length: patches plus the class token, if there is one."""
+        return (self.image_size // self.patch_size) ** 2 + (self.pool == "class")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLPs."""
+        return round(self.width * self.mlp_ratio)
+
+
+POOLS = ("class", "map")
 
 
 def _normal_positions(c: ViTConfig) -> Initializer:
@@ -52,8 +67,9 @@ def _sincos_positions(c: ViTConfig) -> Initializer:
         one_axis = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
         rows = jnp.repeat(one_axis, side, axis=0)
         columns = jnp.tile(one_axis, (side, 1))
-        first = nn.initializers.normal(c.width**-0.5)(key, (1, shape[1]), dtype)
-        return jnp.concatenate([first, jnp.concatenate([rows, columns], axis=1).astype(dtype)])
+        grid = jnp.concatenate([rows, columns], axis=1).astype(dtype)
+        first = nn.initializers.normal(c.width**-0.5)(key, (shape[0] - side**2, shape[1]), dtype)
+        return jnp.concatenate([first, grid])
 
     return init
 
@@ -92,6 +108,33 @@ class ConvStem(nn.Module):
         return x
 
 
+class MapPool(nn.Module):
+    """A learned query attends to all tokens, then an MLP. [B, N, D] -> [B, D]."""
+
+    heads: int
+    mlp_width: int
+    activation: str
+    initial: layers.BlockInit
+    norm_epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        query = self.param(
+            "query",
+            nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",)),
+            (width,),
+            jnp.float32,
+        )
+        query = jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], 1, width))
+        attention = layers.Attention(self.heads, self.initial, dtype=self.dtype, name="attention")
+        x = attention(x, query=query)
+        y = layers.LayerNorm(self.norm_epsilon, name="norm")(x)
+        y = layers.mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
+        return (x + y)[:, 0]
+
+
 class ViT(nn.Module):
     """Images float[B, H, W, 3] (normalised) -> float32[B, E], not L2-normalised.
 
@@ -102,6 +145,7 @@ class ViT(nn.Module):
     config: ViTConfig
     embed_dim: int
     activation: str
+    norm_epsilon: float = 1e-5
     dtype: Any = jnp.float32
     scan: bool = False
     remat: str = "none"
@@ -110,43 +154,53 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
-        scale = c.width**-0.5
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
         x = images.astype(self.dtype)
         if c.stem:
             x = ConvStem(c.stem, self.dtype, name="stem")(x)
         x = constrain(self._patches(x), "batch", None, None)
-        cls = self.param(
-            "class_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(scale), ("embed",)),
-            (c.width,),
-            jnp.float32,
-        )
         positions = self.param(
             "position_embedding",
             nn.with_logical_partitioning(POSITIONS[c.position_init](c), (None, "embed")),
             (c.tokens, c.width),
             jnp.float32,
         )
-        x = x + positions[1:].astype(self.dtype)
+        x = x + positions[-x.shape[1] :].astype(self.dtype)
         if train and self.patch_dropout > 0:
             x = self._drop_patches(x)
-        first = (cls + positions[0]).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, c.width)), x], axis=1)
-        x = layers.LayerNorm(name="norm_pre")(constrain(x, "batch", None, None))
-        mlp_width = round(c.width * c.mlp_ratio)
-        x = layers.Encoder(
-            c.layers, c.heads, mlp_width, self.activation,
-            layers.torch_block_init(c.width, mlp_width),
+        initial = layers.torch_block_init(c.width, c.mlp_width)
+        encoder = layers.Encoder(
+            c.layers, c.heads, c.mlp_width, self.activation, initial, epsilon=self.norm_epsilon,
             dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
-        )(x, 0)  # fmt: skip
-        x = layers.LayerNorm(name="norm_post")(x)
+        )  # fmt: skip
+        norm_post = layers.LayerNorm(self.norm_epsilon, name="norm_post")
+        if c.pool == "map":
+            x = norm_post(encoder(x, None))
+            return MapPool(
+                c.heads, c.mlp_width, self.activation, initial, self.norm_epsilon, self.dtype,
+                name="pool",
+            )(x).astype(jnp.float32)  # fmt: skip
+        x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))
         x = layers.Dense(
-            (self.embed_dim,), ("embed", None), nn.initializers.normal(scale), bias_init=None,
-            dtype=self.dtype, name="projection",
+            (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
+            bias_init=None, dtype=self.dtype, name="projection",
         )(x)  # fmt: skip
         return x.astype(jnp.float32)
+
+    def _with_class_token(self, x: jax.Array, position: jax.Array) -> jax.Array:
+        """Prepends the class token and normalises: [B, N, D] -> [B, N + 1, D]."""
+        width = self.config.width
+        token = self.param(
+            "class_embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",)),
+            (width,),
+            jnp.float32,
+        )
+        first = (token + position).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
+        norm = layers.LayerNorm(self.norm_epsilon, name="norm_pre")
+        return norm(constrain(x, "batch", None, None))
 
     def _patches(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, N, D]: a convolution of stride patch_size, as one matmul."""
@@ -159,8 +213,9 @@ class ViT(nn.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, n * n, p, p, channels)
         bound = (channels * p * p) ** -0.5
         return layers.Dense(
-            (c.width,), (None, None, None, "embed"), layers.uniform(bound), bias_init=None,
-            contract=3, dtype=self.dtype, name="patch_embedding",
+            (c.width,), (None, None, None, "embed"), layers.uniform(bound),
+            bias_init=layers.uniform(bound) if c.pool == "map" else None, contract=3,
+            dtype=self.dtype, name="patch_embedding",
         )(x)  # fmt: skip
 
     def _drop_patches(self, x: jax.Array) -> jax.Array:

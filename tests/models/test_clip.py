@@ -8,6 +8,7 @@ from flax import linen as nn
 from scipy import signal
 
 from clip_jax import config as config_lib
+from clip_jax.interop import tree
 from clip_jax.models import clip
 
 # Reference counts: paper models, batch-norm statistics not counted.
@@ -53,15 +54,28 @@ def test_parameter_counts(variant):
     assert sum(x.size for x in jax.tree.leaves(shapes)) == COUNTS[variant]
 
 
+# Millions, as open_clip's model profile lists them.
+LATER = {"ViT-H/14": 986.11, "ViT-g/14": 1366.68, "ViT-bigG/14": 2539.57, "SigLIP-B/16": 203.16,
+         "SigLIP-L/16": 652.15, "SigLIP-So400m/14": 877.36}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", LATER)
+def test_parameter_counts_of_the_later_models(variant):
+    shapes = tree.shapes(clip.VARIANTS[variant])["params"]
+    millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+    assert round(millions, 2) == LATER[variant]
+
+
 def test_outputs_keep_the_contract():
     model = clip.build(model_config(dtype="bfloat16"))
     images, tokens = batch()
-    image, text, scale = apply(model, init(model), images, tokens)
+    image, text, scale, bias = apply(model, init(model), images, tokens)
     for x in (image, text):
         assert x.shape == (4, 16)
         assert x.dtype == jnp.float32
         np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
     assert float(scale) == pytest.approx(1 / 0.07, rel=1e-5)
+    assert bias is None
 
 
 def test_a_stem_is_convolutions_of_stride_two_before_the_patches():
@@ -118,7 +132,7 @@ def test_zero_rows_normalise_to_zero_with_a_zero_gradient():
 
 def loss_and_grads(model, variables):
     def loss(v):
-        image, text, scale = model.apply(v, *batch())
+        image, text, scale, _ = model.apply(v, *batch())
         return (image * text).sum() * scale
 
     return jax.jit(jax.value_and_grad(loss))(variables)
