@@ -2,23 +2,24 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file in the place of what is there; on failure that stays as it is.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a name to write to, beside ``path`` and with its ending, and renames it at the end.
 
-    The file is written under a name of this process beside ``path``, flushed to the disk, and
-    renamed; then the folder is flushed, without which the new name could be lost.
+    The file is flushed to the disk before, and the folder after it, without which the new name
+    could be lost. After an exception what was at ``path`` stays as it is.
 
     Raises:
       OSError: the file cannot be written; nothing is left behind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -29,3 +30,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file in the place of what is there; see ``whole_file``."""
+    with whole_file(path) as partial:
+        partial.write_bytes(data)

@@ -7,6 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+class Mismatch(ValueError):
+    """What is stored belongs to a run that this config, data or model cannot continue."""
 
 
 def _mix(x: jax.Array, multiplier: int) -> jax.Array:
@@ -60,3 +65,40 @@ def file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in files[share::of]
     }
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Path of each array of a tree -> its type and shape."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(x.dtype)}{[*x.shape]}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }
+
+
+def check_tree(step: int, fingerprints: dict[str, str], stored: Any, wanted: Any) -> None:
+    """Compares the arrays of a step with those of the present model.
+
+    Raises:
+      Mismatch: they differ; the message names the first paths.
+      ValueError: what the step says of itself does not fit together.
+    """
+    before, now = _described(stored), _described(wanted)
+    paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(wanted)[0]}
+    if len(before) != len(fingerprints) or (
+        paths == fingerprints.keys() and before.keys() != now.keys()
+    ):
+        raise ValueError("its metadata does not list the arrays that were saved")
+    lines = [
+        f"{path}: {before.get(path, 'absent')} (stored) -> {now.get(path, 'absent')} (this model)"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path)
+    ]
+    if lines:
+        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise Mismatch(
+            f"the checkpoint of step {step} holds another model or optimizer:\n  "
+            + "\n  ".join(lines[:8] + more)
+            + "\nGive another --workdir for a new run, or the config and version of the old one."
+        )

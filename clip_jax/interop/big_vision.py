@@ -1,0 +1,151 @@
+"""big_vision's two-tower checkpoints (``.npz``), as SigLIP was published: names and sizes."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from clip_jax.interop.mapping import Entry, LayoutError
+from clip_jax.interop.sizes import counted, voted
+from clip_jax.models.clip import ClipConfig
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import ViTConfig
+
+_MOST_BLOCKS = 1000  # an array without numbers may claim any number of them
+_ATTENTION = "MultiHeadDotProductAttention_0"
+
+
+def _affine(ours: str, theirs: str, kind: str = "same") -> list[Entry]:
+    return [Entry(f"{ours}/{leaf}", (f"{theirs}/{leaf}",), kind) for leaf in ("kernel", "bias")]
+
+
+def _norm(ours: str, theirs: str) -> list[Entry]:
+    return [Entry(f"{ours}/{p}", (f"{theirs}/{p}",), "same") for p in ("scale", "bias")]
+
+
+def _attention(ours: str, theirs: str) -> list[Entry]:
+    parts = [f"{theirs}/{_ATTENTION}/{p}" for p in ("query", "key", "value")]
+    return [
+        Entry(f"{ours}/qkv/kernel", tuple(f"{p}/kernel" for p in parts), "split"),
+        Entry(f"{ours}/qkv/bias", tuple(f"{p}/bias" for p in parts), "split"),
+        *_affine(f"{ours}/out", f"{theirs}/{_ATTENTION}/out"),
+    ]
+
+
+def _mlp(ours: str, theirs: str) -> list[Entry]:
+    return [
+        *_affine(f"{ours}/fc", f"{theirs}/MlpBlock_0/Dense_0"),
+        *_affine(f"{ours}/proj", f"{theirs}/MlpBlock_0/Dense_1"),
+    ]
+
+
+def _encoder(ours: str, theirs: str, layers: int) -> list[Entry]:
+    found = []
+    for i in range(layers):
+        a, b = f"{ours}/encoder/{i}", f"{theirs}/encoderblock_{i}"
+        found += [
+            *_attention(f"{a}/attention", b),
+            *_norm(f"{a}/norm_1/norm", f"{b}/LayerNorm_0"),
+            *_mlp(a, b),
+            *_norm(f"{a}/norm_2/norm", f"{b}/LayerNorm_1"),
+        ]
+    return found
+
+
+def entries(config: ClipConfig) -> list[Entry]:
+    """The layout's table for a model.
+
+    Raises:
+      LayoutError: the layout holds SigLIP's architecture alone.
+    """
+    vision, text = config.vision, config.text
+    if not isinstance(vision, ViTConfig) or vision.pool != "map" or text.pool != "last":
+        raise LayoutError(
+            "big_vision's layout is known for SigLIP models alone; convert to another layout"
+        )
+    image, words = "params/image_tower", "params/text_tower"
+    pool, head = f"{image}/pool", "params/img/MAPHead_0"
+    return [
+        *_affine(f"{image}/patch_embedding", "params/img/embedding"),
+        Entry(f"{image}/position_embedding", ("params/img/pos_embedding",), "batched"),
+        *_encoder(image, "params/img/Transformer", vision.layers),
+        *_norm(f"{image}/norm_post/norm", "params/img/Transformer/encoder_norm"),
+        Entry(f"{pool}/query", (f"{head}/probe",), "batched_twice"),
+        *_attention(f"{pool}/attention", head),
+        *_norm(f"{pool}/norm/norm", f"{head}/LayerNorm_0"),
+        *_mlp(pool, head),
+        Entry(f"{words}/token_embedding", ("params/txt/Embed_0/embedding",), "same"),
+        Entry(f"{words}/position_embedding", ("params/txt/pos_embedding",), "batched"),
+        *_encoder(words, "params/txt/Encoder_0", text.layers),
+        *_norm(f"{words}/norm_final/norm", "params/txt/Encoder_0/encoder_norm"),
+        *_affine(f"{words}/projection", "params/txt/head"),
+        Entry("params/logit_scale", ("params/t",), "batched"),
+        Entry("params/logit_bias", ("params/b",), "batched"),
+    ]
+
+
+def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors that are weights; blocks that a scan has stacked are numbered."""
+    found = {}
+    for name, array in tensors.items():
+        if not name.startswith("params/"):
+            continue  # optimizer state and counters of a training checkpoint
+        if "/encoderblock/" in name and array.ndim and array.shape[0] <= _MOST_BLOCKS:
+            for i in range(array.shape[0]):
+                found[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = array[i]
+        else:
+            found[name] = array
+    return found
+
+
+def infer(tensors: Mapping[str, np.ndarray]) -> ClipConfig:
+    """The model that most of the shapes describe; what does not fit it is for others to list.
+
+    Args:
+      tensors: as ``weights`` gives them.
+    """
+
+    def size(default: int, *places: tuple[str, int]) -> int:
+        return voted(tensors, places, default)
+
+    def tower(prefix: str) -> tuple[int, int, int, float]:
+        block = f"{prefix}/encoderblock_0"
+        attention, dense = f"{block}/{_ATTENTION}", f"{block}/MlpBlock_0/Dense_"
+        width = size(
+            768,
+            (f"{attention}/query/kernel", 0),
+            (f"{attention}/key/kernel", 0),
+            (f"{block}/LayerNorm_0/scale", 0),
+            (f"{prefix}/encoder_norm/scale", 0),
+        )
+        heads = size(
+            1,
+            (f"{attention}/query/kernel", 1),
+            (f"{attention}/key/kernel", 1),
+            (f"{attention}/out/kernel", 0),
+        )
+        hidden = size(
+            4 * width, (f"{dense}0/kernel", 1), (f"{dense}0/bias", 0), (f"{dense}1/kernel", 0)
+        )
+        layers = counted(tensors, rf"{re.escape(prefix)}/encoderblock_#/")
+        return width, layers, heads, hidden / width
+
+    embedding = "params/img/embedding/kernel"
+    patch = size(16, (embedding, 0), (embedding, 1))
+    side = max(1, round(size(196, ("params/img/pos_embedding", -2)) ** 0.5))
+    width, layers, heads, ratio = tower("params/txt/Encoder_0")
+    text = TextConfig(
+        width, layers, heads, size(64, ("params/txt/pos_embedding", -2)),
+        size(32000, ("params/txt/Embed_0/embedding", 0)), 1, ratio, causal=False, pool="last",
+    )  # fmt: skip
+    image = tower("params/img/Transformer")
+    return ClipConfig(
+        image[0],  # there is no projection: the text tower's goes to the image tower's width
+        ViTConfig(side * patch, patch, *image, pool="map"),
+        text,
+        "gelu_tanh",
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+        norm_epsilon=1e-6,
+        logit_bias=True,
+    )

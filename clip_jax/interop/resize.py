@@ -1,0 +1,106 @@
+"""Models for another resolution or context length: their position embeddings, interpolated."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax.interop.mapping import LayoutError
+from clip_jax.interop.weights import Weights
+from clip_jax.models.clip import check
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.tokenizers import ClipTokenizer
+
+
+def resize_grid(positions: np.ndarray, side: int) -> np.ndarray:
+    """Bicubic, antialiased interpolation of a square grid, as open_clip does it.
+
+    Args:
+      positions: float32[n * n (+ 1), D], row by row; a first one more belongs to the class token
+        (or to the mean of a ResNet's attention pool) and is kept.
+      side: of the new grid.
+
+    Returns:
+      float32[side * side (+ 1), D].
+
+    Raises:
+      LayoutError: the positions are no square.
+    """
+    old = int(np.sqrt(len(positions)))
+    first = len(positions) - old * old
+    if first not in (0, 1):
+        raise LayoutError(f"{len(positions)} position embeddings are no square grid")
+    grid = positions[first:].reshape(old, old, -1)
+    if side != old:
+        shape = (side, side, grid.shape[-1])
+        grid = jax.image.resize(jnp.asarray(grid), shape, "cubic", antialias=True)
+    return np.concatenate([positions[:first], np.asarray(grid).reshape(side * side, -1)])
+
+
+def for_image_size(weights: Weights, image_size: int) -> Weights:
+    """The same model for pictures of another size.
+
+    Raises:
+      LayoutError: the size is not a multiple of the patch size (or of a ResNet's stride).
+    """
+    vision = weights.config.vision
+    resnet = isinstance(vision, ResNetConfig)
+    cell = vision.stride if resnet else vision.patch_size
+    if image_size < cell or image_size % cell:
+        raise LayoutError(
+            f"image_size={image_size} is not a multiple of {cell}, the pixels of a cell of this "
+            f"model; for example {max(1, round(image_size / cell)) * cell}"
+        )
+    config = dataclasses.replace(
+        weights.config, vision=dataclasses.replace(vision, image_size=image_size)
+    )
+    check(config)
+    params = dict(weights.variables["params"])
+    tower = dict(params["image_tower"])
+    holder = dict(tower["attention_pool"]) if resnet else tower
+    holder["position_embedding"] = resize_grid(holder["position_embedding"], image_size // cell)
+    if resnet:
+        tower["attention_pool"] = holder
+    params["image_tower"] = tower
+    return dataclasses.replace(
+        weights,
+        config=config,
+        variables={**weights.variables, "params": params},
+        preprocess=dataclasses.replace(weights.preprocess, image_size=image_size),
+    )
+
+
+def for_context_length(weights: Weights, context_length: int) -> Weights:
+    """The same model for texts of another length: linear interpolation, as open_clip does it.
+
+    A shorter one may as well be cut: with a causal tower the first positions mean what they did.
+    This stretches, so that the end of the longest text keeps its place.
+
+    Raises:
+      LayoutError: the length leaves no room for the start and the end of a text.
+    """
+    if context_length < 2:
+        raise LayoutError(f"context_length={context_length} leaves no room for start and end")
+    text = dataclasses.replace(weights.config.text, context_length=context_length)
+    params = dict(weights.variables["params"])
+    tower = dict(params["text_tower"])
+    old = np.asarray(tower["position_embedding"])
+    # Not antialiased: neighbouring positions are told apart by details that smoothing removes.
+    place = (np.arange(context_length) + 0.5) * len(old) / context_length - 0.5
+    left = np.clip(np.floor(place).astype(int), 0, len(old) - 2)
+    share = np.clip(place - left, 0, 1)[:, None]
+    moved = (1 - share) * old[left] + share * old[left + 1]
+    tower["position_embedding"] = moved.astype(old.dtype)
+    params["text_tower"] = tower
+    tokenizer = weights.tokenizer
+    if isinstance(tokenizer, ClipTokenizer):
+        tokenizer = ClipTokenizer(context_length)
+    elif tokenizer is not None:
+        tokenizer = type(tokenizer)(tokenizer.model, context_length)
+    return dataclasses.replace(
+        weights,
+        config=dataclasses.replace(weights.config, text=text),
+        variables={**weights.variables, "params": params},
+        tokenizer=tokenizer,
+    )

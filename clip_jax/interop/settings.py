@@ -1,0 +1,130 @@
+"""JSON that others wrote: every surprise in it is one LayoutError, which names file and key."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_jax.interop.mapping import LayoutError
+
+_DEEPEST = 50  # groups in groups; deeper ones could not even be printed
+_LARGEST = 2**31 - 1  # integers; larger ones overflow where they meet floats and arrays
+_NO_DEFAULT = object()
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      LayoutError: it holds none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
+        raise LayoutError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LayoutError(f"{path} holds {shown(value)}, not an object")
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        level = [x for v in level for x in (v.values() if isinstance(v, dict) else v)
+                 if isinstance(x, dict | list)]  # fmt: skip
+    if level:
+        raise LayoutError(f"{path} is nested more than {_DEEPEST} deep")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in few words."""
+    if isinstance(value, Mapping):
+        return "an object"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+@contextlib.contextmanager
+def named(source: str) -> Iterator[None]:
+    """Names the file in errors about the values that it holds.
+
+    Raises:
+      LayoutError: in place of a ValueError from within.
+    """
+    try:
+        yield
+    except LayoutError:
+        raise
+    except ValueError as error:
+        raise LayoutError(f"{source}: {error}") from None
+
+
+class Group:
+    """An object in a JSON file, whose values are asked for by key and kind.
+
+    All methods raise LayoutError, with the file and the key, for a value of another kind, and for
+    a missing one that has no default. (A null is a value of another kind.)
+
+    Attributes:
+      values: what it holds, as it is.
+      source: the file, for messages.
+    """
+
+    def __init__(self, values: Any, source: str, path: str = ""):
+        """Takes an object.
+
+        Args:
+          values: what the file has in this place.
+          source: the file.
+          path: key of the place, "" for the whole file.
+        """
+        self.source, self._path = source, path
+        if not isinstance(values, Mapping):
+            what = f" {path}" if path else ""
+            raise LayoutError(f"{source}:{what} is {shown(values)}, not an object")
+        self.values = values
+
+    def key(self, name: str) -> str:
+        """A key with those of the groups around it."""
+        return f"{self._path}.{name}" if self._path else name
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.values.get(name, default)
+        if value is _NO_DEFAULT:
+            raise LayoutError(f"{self.source} has no {self.key(name)}")
+        return value
+
+    def _refuse(self, name: str, value: Any, wanted: str) -> LayoutError:
+        return LayoutError(f"{self.source}: {self.key(name)} is {shown(value)}, not {wanted}")
+
+    def integer(self, name: str, default: Any = _NO_DEFAULT, least: int = 1) -> int:
+        """An integer of at least ``least``."""
+        value = self._get(name, default)
+        if type(value) is not int or not least <= value <= _LARGEST:
+            raise self._refuse(name, value, f"an integer of {least} to {_LARGEST}")
+        return value
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """A list of positive integers."""
+        value = self._get(name, _NO_DEFAULT)
+        good = isinstance(value, list | tuple) and value
+        if not good or not all(type(v) is int and 0 < v <= _LARGEST for v in value):
+            raise self._refuse(name, value, "a list of positive integers")
+        return tuple(value)
+
+    def number(self, name: str, default: Any = _NO_DEFAULT) -> float:
+        """A positive, finite number."""
+        value = self._get(name, default)
+        if type(value) not in (int, float) or not 0 < value <= _LARGEST or math.isnan(value):
+            raise self._refuse(name, value, "a positive number")
+        return float(value)
+
+    def choice(self, name: str, legal: Iterable[str], default: Any = _NO_DEFAULT) -> str:
+        """One of the strings in ``legal``."""
+        value = self._get(name, default)
+        if not isinstance(value, str) or value not in legal:
+            raise self._refuse(name, value, f"one of {', '.join(legal)}")
+        return value
+
+    def group(self, name: str, default: Any = _NO_DEFAULT) -> "Group":
+        """An object in this one."""
+        return Group(self._get(name, default), self.source, self.key(name))

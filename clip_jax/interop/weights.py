@@ -1,0 +1,299 @@
+"""Weights of a CLIP with all that belongs to them, read and written in the layouts that exist.
+
+=============  ==================================================================================
+layout         files
+=============  ==================================================================================
+openai         ``.pt``: the TorchScript archives OpenAI published, or a state dict
+open_clip      ``.pt``, ``.bin``, ``.safetensors``: a state dict or a training checkpoint; a folder
+               with ``open_clip_config.json``
+hugging_face   a folder with ``config.json`` and safetensors (in parts too) or ``.bin``
+big_vision     ``.npz`` of SigLIP
+clip_jax       a folder with ``clip_jax.json`` and ``model.safetensors``
+=============  ==================================================================================
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.interop import big_vision, files, hugging_face, openai, readers, tree
+from clip_jax.interop.files import Found
+from clip_jax.interop.mapping import Entry, LayoutError, import_tensors
+from clip_jax.interop.readers import Parts, Told
+from clip_jax.interop.settings import Group, named
+from clip_jax.interop.sizes import checked
+from clip_jax.models.clip import ClipConfig
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import ViTConfig
+from clip_jax.tokenizers import KINDS, ClipTokenizer, Tokenizer
+
+FORMAT = 1  # of clip_jax.json
+TOKENIZER_FILE = "tokenizer.model"
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model's numbers and all without which they mean nothing.
+
+    Attributes:
+      config: sizes and mathematics.
+      variables: float32 arrays, as ``Clip.apply`` takes them.
+      preprocess: makes a picture into its input.
+      tokenizer: makes texts into its input; None where the files do not hold it.
+      layout: where they came from, a name in ``LAYOUTS``.
+      source: the path, for messages.
+    """
+
+    config: ClipConfig
+    variables: Mapping[str, Any]
+    preprocess: Preprocess
+    tokenizer: Tokenizer | None
+    layout: str
+    source: str
+
+    def facts(self) -> dict[str, Any]:
+        """Architecture, activation, preprocessing and tokenizer, as JSON can hold them."""
+        t = self.tokenizer
+        return {
+            "model": model_to_dict(self.config),
+            "preprocess": self.preprocess.to_dict(),
+            "tokenizer": None
+            if t is None
+            else {
+                "name": t.name,
+                "context_length": t.context_length,
+                "vocab_size": t.vocab_size,
+                "fingerprint": t.fingerprint,
+            },
+        }
+
+    def travelling_facts(self, layout: str) -> dict[str, Any]:
+        """Those that the settings beside a weight file might contradict; see ``_agreed``.
+
+        Args:
+          layout: the layout of the file that they travel in.
+        """
+        facts = self.facts()
+        return {
+            "layout": layout,
+            "heads": [self.config.vision.heads, self.config.text.heads],
+            "activation": self.config.activation,
+            "context_length": self.config.text.context_length,
+            "preprocess": facts["preprocess"],
+            "tokenizer": facts["tokenizer"],
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of ``facts``: what has to agree for the numbers to be used."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+
+
+def model_to_dict(config: ClipConfig) -> dict[str, Any]:
+    """A model's sizes as JSON can hold them."""
+    tower = "resnet" if isinstance(config.vision, ResNetConfig) else "vit"
+    return json.loads(json.dumps(dataclasses.asdict(config) | {"image_tower": tower}))
+
+
+def model_from_dict(found: Mapping[str, Any], source: str) -> ClipConfig:
+    """The inverse of ``model_to_dict``.
+
+    Raises:
+      LayoutError: a key is unknown or missing, or a group is none. (For the values see
+        ``sizes.checked``.)
+    """
+
+    def fields(group: Group) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in group.values.items()}
+
+    group = Group(found, source)
+    towers = {"resnet": ResNetConfig, "vit": ViTConfig}
+    tower = towers[group.choice("image_tower", towers)]
+    top = fields(group)
+    del top["image_tower"]
+    vision, text = fields(group.group("vision")), fields(group.group("text"))
+    try:
+        return ClipConfig(**(top | {"vision": tower(**vision), "text": TextConfig(**text)}))
+    except TypeError as error:
+        raise LayoutError(f"{source}: not the description of a model: {error}") from None
+
+
+def _read_clip_jax(found: Found, tensors: Tensors, told: Told, source: str) -> Parts:
+    settings = found.settings
+    if settings is None:
+        raise LayoutError(f"{source}: give the folder that holds clip_jax.json")
+    told.refuse(source, "clip_jax.json")
+    if settings.get("format") != FORMAT:
+        raise LayoutError(
+            f"{source}: clip_jax.json has format {settings.get('format')!r}, this version reads "
+            f"{FORMAT}; upgrade clip_jax"
+        )
+    file = f"{source}/clip_jax.json"
+    top = Group(settings, file)
+    config = checked(model_from_dict(top.group("model").values, file), tensors, file)
+    with named(f"{file}, preprocess"):
+        preprocess = Preprocess.from_dict(top.group("preprocess").values)
+    tokenizer = None
+    if settings.get("tokenizer") is not None:
+        tokenizer = _own_tokenizer(top.group("tokenizer"), found.folder)
+    weights = Weights(config, {}, preprocess, tokenizer, "clip_jax", source)
+    if settings.get("fingerprint") != weights.fingerprint:
+        raise LayoutError(
+            f"{source}: {_difference(settings, weights.facts())}; the folder was changed since it "
+            "was written, or a file of another model lies in it"
+        )
+    return config, preprocess, tokenizer
+
+
+def _agreed(parts: Parts, facts: Mapping[str, Any], layout: str, alone: bool, source: str) -> Parts:
+    """What the settings beside tensors that we wrote say, where the tensors' file agrees.
+
+    Args:
+      alone: there are no settings beside the file.
+
+    Raises:
+      LayoutError: it does not; names the difference.
+    """
+    config, preprocess, tokenizer = parts
+    # No other layout can say what becomes of transparent pixels.
+    try:
+        stored = Preprocess.from_dict(facts["preprocess"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LayoutError(f"{source}: the facts in its metadata are damaged: {error!r}") from None
+    if alone:  # then nothing else says it
+        preprocess = stored
+    preprocess = dataclasses.replace(preprocess, transparency=stored.transparency)
+    now = Weights(config, {}, preprocess, tokenizer, "", source).travelling_facts(layout)
+    if tokenizer is None or facts["tokenizer"] is None:  # not known on both sides
+        now["tokenizer"] = facts["tokenizer"]
+    if now != facts:
+        raise LayoutError(
+            f"{source}: {_difference(facts, now)}; a file of the folder was changed or exchanged"
+        )
+    return config, preprocess, tokenizer
+
+
+def _own_tokenizer(facts: Group, folder: Path) -> Tokenizer:
+    length, name = facts.integer("context_length", least=2), facts.choice("name", KINDS)
+    if name == "clip":
+        return ClipTokenizer(length)
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{facts.source} wants {TOKENIZER_FILE}, which is not beside it")
+    with named(str(file)):
+        return KINDS[name](file, length)
+
+
+def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first fact in which two descriptions differ, in words."""
+    for group, values in now.items():
+        old = stored.get(group)
+        if old == values:
+            continue
+        if isinstance(old, Mapping) and isinstance(values, Mapping):
+            key = next((k for k in values if old.get(k) != values[k]), "?")
+            return f"{group}.{key} is {values.get(key)!r}, but it was written as {old.get(key)!r}"
+        return f"{group} is {values!r}, but it was written as {old!r}"
+    return "its fingerprint differs"
+
+
+def _own_entries(config: ClipConfig) -> list[Entry]:
+    return [Entry(name, (name,), "same") for name in tree.flatten(tree.shapes(config))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What there is to know of a layout: its facts, which tensors count, and where they go."""
+
+    parts: Callable[[Found, Tensors, Told, str], Parts]
+    weights: Callable[[Tensors], Tensors]
+    entries: Callable[[ClipConfig], Sequence[Entry]]
+
+
+LAYOUTS: dict[str, _Layout] = {
+    "clip_jax": _Layout(_read_clip_jax, dict, _own_entries),
+    "openai": _Layout(readers.read_openai, openai.weights, openai.entries),
+    "open_clip": _Layout(readers.read_open_clip, openai.weights, openai.entries),
+    "hugging_face": _Layout(readers.read_hugging_face, hugging_face.weights, hugging_face.entries),
+    "big_vision": _Layout(readers.read_big_vision, big_vision.weights, big_vision.entries),
+}
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    layout: str | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> Weights:
+    """Reads weights of any of ``LAYOUTS``.
+
+    Args:
+      path: a file or a folder, see above.
+      layout: for a lone file whose layout its tensors do not tell: "openai" (its activation is
+        QuickGELU) or "open_clip" (GELU).
+      activation: "quick_gelu" for a lone file of an open_clip model ``-quickgelu``.
+      heads: attention heads of the image and the text tower, for a lone file of an open_clip model
+        whose sizes are not those of a named variant.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      LayoutError: unknown or ambiguous layout, or tensors that do not make a model; lists them.
+      WeightFileError: a damaged or hostile PyTorch file.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise LayoutError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}")
+    found, source = files.find(path, layout), str(path)
+    facts = found.facts or {}
+    if facts and facts.get("layout") not in LAYOUTS:
+        raise LayoutError(
+            f"{source}: the facts in its metadata are damaged: layout={facts.get('layout')!r}"
+        )
+    name = layout or found.layout or facts.get("layout")
+    name = name or _recognized(found.tensors, activation, source)
+    if name == "open_clip" and found.layout is None:
+        activation = activation or facts.get("activation")
+        heads = heads or tuple(facts.get("heads", ())) or None
+    kind = LAYOUTS[name]
+    tensors = kind.weights(found.tensors)
+    parts = kind.parts(found, tensors, Told(activation, heads), source)
+    if facts:
+        parts = _agreed(parts, facts, name, found.settings is None, source)
+    config, preprocess, tokenizer = parts
+    # The model normalises uint8 images itself, by the numbers that its preprocessing has.
+    config = dataclasses.replace(config, image_mean=preprocess.mean, image_std=preprocess.std)
+    variables = import_tensors(tensors, kind.entries(config), tree.shapes(config), source)
+    return Weights(config, variables, preprocess, tokenizer, name, source)
+
+
+def _recognized(tensors: Tensors, activation: str | None, source: str) -> str:
+    """The layout of a lone file, by its tensors."""
+    if any(n.startswith(("params/img/", "params/txt/")) for n in tensors):
+        return "big_vision"
+    if any(n.startswith(("params/image_tower/", "params/text_tower/")) for n in tensors):
+        return "clip_jax"
+    if any(n.startswith(("vision_model.", "text_model.")) for n in tensors):
+        return "hugging_face"
+    if not any(re.match(r"visual\.|(text\.)?transformer\.resblocks\.", n) for n in tensors):
+        some = ", ".join(list(tensors)[:5])
+        raise LayoutError(f"{source}: not the tensors of a CLIP in a known layout: {some}, ...")
+    if "input_resolution" in tensors:
+        return "openai"
+    if activation is not None:
+        return "open_clip"
+    raise LayoutError(
+        f"{source}: OpenAI's and open_clip's tensors have the same names, but not the same "
+        "activation; say layout='openai' (QuickGELU), layout='open_clip' (GELU), or "
+        "activation='quick_gelu' for an open_clip model whose name ends in -quickgelu"
+    )
