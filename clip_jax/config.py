@@ -28,27 +28,37 @@ def defaults() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.variant = "ViT-B/32"  # a name in clip_jax.models.clip.VARIANTS
+    c.model.weights = ""  # begin from these: what clip_jax.load takes; empty: from scratch
     c.model.vision = ConfigDict()  # None: what the variant says
-    for key in ("image_size", "patch_size", "width", "layers", "heads"):
+    for key in ("image_size", "patch_size", "width", "heads"):
         c.model.vision[key] = placeholder(int)
-    c.model.vision.position_init = placeholder(str)  # normal | sincos
-    c.model.vision.stem = placeholder(tuple)  # channels of convolutions before the patches
+    c.model.vision.layers = placeholder(object)  # ResNet: blocks of each stage, (3, 4, 6, 3)
+    c.model.vision.mlp_ratio = placeholder(float)
+    c.model.vision.pool = placeholder(str)  # ViT: class | map (SigLIP's attention)
+    c.model.vision.position_init = placeholder(str)  # ViT: normal | sincos
+    c.model.vision.stem = placeholder(tuple)  # ViT: channels of convolutions before the patches
     c.model.text = ConfigDict()  # vocabulary and context length come from the tokenizer
     for key in ("width", "layers", "heads"):
         c.model.text[key] = placeholder(int)
+    c.model.text.mlp_ratio = placeholder(float)
+    c.model.text.causal = placeholder(bool)
+    c.model.text.pool = placeholder(str)  # eot | last
     c.model.embed_dim = placeholder(int)
     c.model.activation = placeholder(str)  # quick_gelu | gelu | gelu_tanh
+    c.model.norm_epsilon = placeholder(float)  # of the layer norms
+    c.model.logit_bias = placeholder(bool)  # a learned number added to the logits
     c.model.image_mean = placeholder(tuple)  # of pixels in 0 to 1; None: what the variant says
     c.model.image_std = placeholder(tuple)
     c.model.dtype = "bfloat16"  # compute; parameters, moments and the loss are float32
     c.model.scan = True  # compile one block and loop over it; False unrolls (faster on CPU)
     c.model.remat = "none"  # none | dots | full: what the backward pass recomputes
-    c.model.patch_dropout = 0.0  # share of image patches dropped in training
+    c.model.patch_dropout = 0.0  # ViT: share of image patches dropped in training
+    c.model.batch_norm_group = 0  # ResNet: examples that share statistics; 0: the global batch
 
     c.tokenizer = ConfigDict()
-    c.tokenizer.name = "clip"  # clip | sentencepiece
+    c.tokenizer.name = "clip"  # clip | sentencepiece | siglip
     c.tokenizer.context_length = 77
-    c.tokenizer.model = ""  # sentencepiece: model file; empty: trained on the training captions
+    c.tokenizer.model = ""  # model file; empty: sentencepiece is trained on the captions
     c.tokenizer.vocab_size = 4096  # sentencepiece: size of the vocabulary to train
     c.tokenizer.model_type = "unigram"  # of that vocabulary: unigram | bpe | word
 
@@ -63,6 +73,7 @@ def defaults() -> ConfigDict:
     c.data.cache_dir = ""  # prepared data; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax
     c.data.emoji_preset = "all"  # all | free (only drawings under free licences)
     c.data.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
+    c.data.resize = "shortest"  # without augmentation: shortest, then the centre | squash (SigLIP)
     c.data.augmentation = "square_crop"  # a name in clip_jax.data.transforms.AUGMENTATIONS
     c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
     c.data.threads = 2  # decoding threads per process: they share the rows of a batch
@@ -123,18 +134,21 @@ def defaults() -> ConfigDict:
 
 # What may differ between a run and its resumption: nothing here changes the parameters. (Data may
 # move to another path; the data fingerprint in the checkpoint guards what is there.)
-FREE_ON_RESUME = ("mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped")
+FREE_ON_RESUME = (
+    "model.weights", "mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped",
+)  # fmt: skip
 FREE_DATA_KEYS = ("path", "validation_path", "validation_split", "cache_dir", "threads", "workers",
                   "prefetch", "max_bad_fraction", "cache_decoded")  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
     "model.remat": ("none", "dots", "full"),
-    "tokenizer.name": ("clip", "sentencepiece"),
+    "tokenizer.name": ("clip", "sentencepiece", "siglip"),
     "tokenizer.model_type": ("unigram", "bpe", "word"),
     "data.source": ("emoji", "table", "tar", "tfds", "synthetic"),
     "data.emoji_preset": ("all", "free"),
     "data.captions": ("plain", "rich"),
+    "data.resize": ("shortest", "squash"),
     "data.sampling": ("uniform", "grouped"),
     "loss.implementation": ("all_gather", "dense"),
     "optim.name": ("adamw", "muon"),
@@ -148,6 +162,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",
     "eval.limit", "checkpoint.every_examples", "data.workers", "train.epochs", "train.examples",
+    "model.batch_norm_group",
 )  # fmt: skip
 FRACTIONS = (
     "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_beta",
@@ -310,6 +325,16 @@ def total_steps(config: ConfigDict, dataset_size: int) -> int:
 def to_json(config: ConfigDict) -> str:
     """The resolved config as indented JSON."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's stored config with the keys that did not exist when it began; see ``differences``."""
+
+    def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+        both = {k: merged(base[k], v) for k, v in over.items() if isinstance(base.get(k), dict)}
+        return {**base, **over, **both}
+
+    return merged(defaults().to_dict(), stored)
 
 
 def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.config import ConfigError, defaults, load
+from clip_jax.models import clip
 
 
 @pytest.fixture
@@ -37,6 +38,32 @@ def test_the_defaults_are_the_papers_recipe(root):
     assert (c.train.batch_size, c.train.epochs) == (32768, 32)
     assert c.data.augmentation == "square_crop"
     assert c.model.dtype == "bfloat16"
+
+
+# Paper Tables 18 to 20: file, variant, resolution, learning rate, beta2, epsilon, epochs.
+RECIPES = [
+    ("rn50", "RN50", 224, 5e-4, 0.999, 1e-8, 32),
+    ("rn101", "RN101", 224, 5e-4, 0.999, 1e-8, 32),
+    ("rn50x4", "RN50x4", 288, 5e-4, 0.999, 1e-8, 32),
+    ("rn50x16", "RN50x16", 384, 4e-4, 0.999, 1e-8, 32),
+    ("rn50x64", "RN50x64", 448, 3.6e-4, 0.999, 1e-8, 32),
+    ("vit_b32", "ViT-B/32", 224, 5e-4, 0.98, 1e-6, 32),
+    ("vit_b16", "ViT-B/16", 224, 5e-4, 0.98, 1e-6, 32),
+    ("vit_l14", "ViT-L/14", 224, 4e-4, 0.98, 1e-6, 32),
+    ("vit_l14_336", "ViT-L/14@336", 336, 2e-5, 0.98, 1e-6, 1),
+]
+
+
+@pytest.mark.parametrize(("file", "variant", "size", "rate", "beta2", "eps", "epochs"), RECIPES)
+def test_all_nine_recipes_are_the_papers(root, file, variant, size, rate, beta2, eps, epochs):
+    c = load(str(root / "configs" / f"{file}.py"))
+    assert c.model.variant == variant
+    assert clip.resolve(c.model.to_dict()).vision.image_size == size
+    o = c.optim
+    assert (o.learning_rate, o.beta1, o.beta2, o.eps) == (rate, 0.9, beta2, eps)
+    assert (o.weight_decay, o.warmup_examples) == (0.2, 2000 * 32768)
+    assert (c.train.batch_size, c.train.epochs) == (32768, epochs)
+    assert c.tokenizer.context_length == 77
 
 
 def test_overrides_are_typed(write):

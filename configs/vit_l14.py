@@ -1,0 +1,15 @@
+"""CLIP ViT-L/14 as in the paper (section 2.5, Tables 18 to 20). See vit_b32.py.
+
+python -m clip_jax.train --config=configs/vit_l14.py --workdir=/shared/runs/vit_l14 \
+    --config.data.path='/data/shards/*.tar'
+"""
+
+import runpy
+from pathlib import Path
+
+
+def get_config():
+    c = runpy.run_path(str(Path(__file__).with_name("vit_b32.py")))["get_config"]()
+    c.model.variant = "ViT-L/14"
+    c.optim.learning_rate = 4e-4
+    return c
