@@ -16,9 +16,10 @@ CORE = [
     "ml_collections>=1.0",
     "numpy>=2.0",
     "optax>=0.2.6",
-    "orbax-checkpoint>=0.12,<0.13",  # checkpoint.py uses its v1 interface, still moving
+    "orbax-checkpoint>=0.12.8,<0.13",  # checkpoint.py uses its v1 interface, still moving
     "pillow>=11.0",
     "regex>=2022.10.31",
+    "safetensors>=0.5",
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.9",
@@ -45,6 +46,9 @@ setup(
     extras_require={
         "emoji": EMOJI,
         "test": TEST,
+        # For the tests that compare with other implementations; nothing here imports them.
+        "reference": [*TEST, "open_clip_torch>=2.30", "torch>=2.4", "transformers>=4.50"],
+        "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]>=0.9"],
         "tpu": ["jax[tpu]>=0.9"],
     },

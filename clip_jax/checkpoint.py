@@ -15,24 +15,20 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax import distributed
 from clip_jax.atomic import write_atomically
-from clip_jax.integrity import file_digests, fingerprint
+from clip_jax.integrity import Mismatch, check_tree, file_digests, fingerprint
 
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be restored, or none can be written; the message says which and why."""
-
-
-class Mismatch(ValueError):
-    """What is stored belongs to a run that this config, data or model cannot continue."""
 
 
 def _report_unraisable(unraisable: Any) -> None:
@@ -220,7 +216,7 @@ class Checkpoints:
             facts = dict(stored.custom_metadata or {})
             if "fingerprint" not in facts:
                 raise ValueError("no fingerprint in its metadata")
-            _check_tree(step, facts["fingerprint"], stored.metadata["state"], abstract_state)
+            check_tree(step, facts["fingerprint"], stored.metadata["state"], abstract_state)
             state = self._orbax.load_checkpointables(step, {"state": abstract_state})["state"]
             now = fingerprint(state)
         except Mismatch:
@@ -301,38 +297,59 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _described(tree: Any) -> dict[str, str]:
-    """Path of each array of a tree -> its type and shape."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(x.dtype)}{[*x.shape]}"
-        for path, x in leaves
-        if hasattr(x, "shape")
-    }
+def read(
+    folder: Path, wanted: Mapping[str, Any], step: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts of the newest step of a run that is whole; nothing in its folder is touched.
 
+    Args:
+      folder: where the run keeps its checkpoints; it may be writing there.
+      wanted: fields of the run's state and their shapes; what is empty is left out.
+      step: this one and no other.
 
-def _check_tree(step: int, fingerprints: dict[str, str], stored: Any, wanted: Any) -> None:
-    """Compares the arrays of a step with those of the present model.
+    Returns:
+      The same fields, and the facts saved with them.
 
     Raises:
-      Mismatch: they differ; the message names the first paths.
-      ValueError: what the step says of itself does not fit together.
+      CheckpointError: there is no step, or none is whole; says what is wrong with each.
     """
-    before, now = _described(stored), _described(wanted)
-    paths = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(wanted)[0]}
-    if len(before) != len(fingerprints) or (
-        paths == fingerprints.keys() and before.keys() != now.keys()
-    ):
-        raise ValueError("its metadata does not list the arrays that were saved")
-    lines = [
-        f"{path}: {before.get(path, 'absent')} (stored) -> {now.get(path, 'absent')} (this model)"
-        for path in sorted(before.keys() | now.keys())
-        if before.get(path) != now.get(path)
-    ]
-    if lines:
-        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise Mismatch(
-            f"the checkpoint of step {step} holds another model or optimizer:\n  "
-            + "\n  ".join(lines[:8] + more)
-            + "\nGive another --workdir for a new run, or the config and version of the old one."
-        )
+    there = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+    problems = [] if there else ["there is none yet"]
+    for number in there if step is None else [step]:
+        try:
+            found = _read_step(folder.absolute() / str(number), wanted)
+        except Exception as error:  # Orbax documents none, and may recite the whole tree
+            problems.append(f"step {number}: {type(error).__name__}: {str(error)[:300]}")
+            continue
+        for problem in problems:
+            logging.warning("%s: %s; step %d is used", folder, problem, number)
+        return found
+    raise CheckpointError(f"no whole checkpoint in {folder}: " + "; ".join(problems))
+
+
+def _read_step(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    facts = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        found = ocp.load_checkpointables(path, {"state": _filled(wanted)})["state"]
+    for place, leaf in jax.tree_util.tree_leaves_with_path(found):
+        if not isinstance(leaf, jax.Array):
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            raise ValueError(f"{name} is absent: another model, or written by another version")
+    # A field of the state is an attribute there, and a key here.
+    now = {
+        f".{field}{place}": digest
+        for field, part in found.items()
+        for place, digest in fingerprint(part).items()
+    }
+    known = facts.get("fingerprint", {})
+    if wrong := [p for p, digest in now.items() if known.get(p) != digest]:
+        raise ValueError(f"the fingerprint of {wrong[0]} differs")
+    return found, facts
+
+
+def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree without its empty branches, which not every step has."""
+    parts = {k: _filled(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+    return {k: v for k, v in parts.items() if v is not None and v != {}}

@@ -120,6 +120,8 @@ def exit_code(error: BaseException) -> int:
     """The exit code that an error means to whoever started the command."""
     from clip_jax import checkpoint, trainer, workdir
     from clip_jax.data import emoji, sources, tar
+    from clip_jax.interop.mapping import LayoutError
+    from clip_jax.interop.torch_file import WeightFileError
 
     if isinstance(error, trainer.Preempted):
         return distributed.PREEMPTED
@@ -131,6 +133,8 @@ def exit_code(error: BaseException) -> int:
         sources.DataError: distributed.BAD_DATA,
         tar.ShardError: distributed.BAD_DATA,
         emoji.EmojiError: distributed.BAD_DATA,
+        LayoutError: distributed.MISMATCH,
+        WeightFileError: distributed.BAD_DATA,
         trainer.TrainingError: 1,
         OSError: 1,
     }

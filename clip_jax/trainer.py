@@ -10,7 +10,18 @@ import jax
 import numpy as np
 
 from clip_jax import config as config_lib
-from clip_jax import distributed, losses, mesh, metrics, optim, state, step, tokenizers, workdir
+from clip_jax import (
+    distributed,
+    losses,
+    mesh,
+    metrics,
+    optim,
+    pretrained,
+    state,
+    step,
+    tokenizers,
+    workdir,
+)  # fmt: skip
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.data import loader, sources, transforms
 from clip_jax.evals import embedder, tasks
@@ -63,7 +74,11 @@ class Run:
         self.source = self._lead_first("data", lambda: sources.build(config.data))
         self.tokenizer = build_tokenizer(config, folder, self.source)
         self.model = clip.build(config.model, self.tokenizer)
-        self.image_size = self.model.config.vision.image_size
+        c = self.model.config
+        self.image_size = c.vision.image_size
+        self.preprocess = transforms.evaluation(
+            self.image_size, config.data.resize, c.image_mean, c.image_std
+        )
         self.total_steps = config_lib.total_steps(config, len(self.source))
         self.tx, self.schedule = optim.build(
             config.optim,
@@ -74,7 +89,7 @@ class Run:
         )
         self.tasks = self._lead_first(
             "evaluation tasks",
-            lambda: tasks.prepare(config, self.image_size, self.source.fingerprint),
+            lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint),
         )
         self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -106,12 +121,9 @@ class Run:
         self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
 
     def _facts(self) -> dict[str, str]:
-        c = self.model.config
         return {
-            "preprocessing": f"{self.image_size} px, {transforms.EVALUATION}, "
-            f"mean {tuple(c.image_mean)}, deviation {tuple(c.image_std)}",
             "data fingerprint": self.source.fingerprint,
-            "tokenizer fingerprint": self.tokenizer.fingerprint,
+            **workdir.model_facts(self.preprocess, self.tokenizer),
         }
 
     def _restore_or_create(self) -> None:
@@ -123,6 +135,11 @@ class Run:
                 self.model, self.tx, self.config.optim.ema_decay > 0, self.mesh, self.config.seed
             )
             self.step = 0
+            if name := self.config.model.weights:
+                say(f"beginning from {name}")
+                self.state = pretrained.begin_from(
+                    self.state, name, self.model.config, self.tokenizer, self.preprocess
+                )
         else:
             self.state, facts = restored
             workdir.check_facts(self.workdir, facts, self._facts())
@@ -297,10 +314,10 @@ class Run:
 
     def embedder(self) -> embedder.Embedder:
         """The present model as evaluations see it."""
-        params = self.state.eval_params
+        variables = self.state.eval_variables
         return embedder.sharded(
-            functools.partial(self.embed_images, params),
-            functools.partial(self.embed_texts, params),
+            functools.partial(self.embed_images, variables),
+            functools.partial(self.embed_texts, variables),
             mesh=self.mesh,
             batch_size=self.config.eval.batch_size,
             image_size=self.image_size,

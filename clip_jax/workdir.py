@@ -15,8 +15,9 @@ import jax
 from clip_jax import config as config_lib
 from clip_jax import distributed, tokenizers
 from clip_jax.atomic import write_atomically
-from clip_jax.checkpoint import Mismatch
 from clip_jax.data import sources
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.integrity import Mismatch
 
 CAPTIONS = 200_000  # the most that a run's tokenizer is trained on
 
@@ -105,6 +106,14 @@ def check_facts(workdir: Path, stored: dict[str, Any], present: dict[str, str]) 
                 f"--workdir={workdir}: {key} was {stored.get(key)} when this run began and is "
                 f"{value} now; restore it, or give another --workdir for a new run"
             )
+
+
+def model_facts(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """What a model's inputs go through before it: kept with every checkpoint."""
+    return {
+        "preprocessing": json.dumps(preprocess.to_dict(), sort_keys=True),
+        "tokenizer fingerprint": tokenizer.fingerprint,
+    }
 
 
 def train_tokenizer(workdir: Path, config: Any, source: sources.Source) -> Path:

@@ -1,6 +1,5 @@
 """The folder of a run: its lock and what it refuses."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +9,7 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax import trainer, workdir
-from clip_jax.data import sources
-from clip_jax.models import clip
+from clip_jax.data import sources, transforms
 
 
 def test_the_lock_excludes_and_goes_with_its_process(tmp_path):
@@ -94,24 +92,20 @@ def test_a_run_that_has_begun_keeps_its_tokenizer(root, monkeypatch, tokenizer_o
         tokenizer_of()
 
 
-def test_changed_preprocessing_is_refused(tmp_path, monkeypatch):
+def test_changed_preprocessing_is_refused(tmp_path):
     run = object.__new__(trainer.Run)
     run.source = run.tokenizer = types.SimpleNamespace(fingerprint="same")
 
     def facts(**changes):
-        c = clip.VARIANTS["ViT-Test/8"]
-        run.image_size = changes.pop("image_size", c.vision.image_size)
-        run.model = types.SimpleNamespace(config=dataclasses.replace(c, **changes))
+        usual = {"image_size": 16, "resize": "shortest", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        run.preprocess = transforms.evaluation(**usual | changes)
         return run._facts()
 
     stored = facts()
     workdir.check_facts(tmp_path, stored, facts())
-    for changes in ({"image_size": 24}, {"image_mean": (0.5, 0.5, 0.5)}):
-        with pytest.raises(workdir.Mismatch, match="preprocessing was 16 px, bicubic"):
+    for changes in ({"image_size": 24}, {"mean": (0.4, 0.5, 0.5)}, {"resize": "squash"}):
+        with pytest.raises(workdir.Mismatch, match='preprocessing was .*"image_size": 16'):
             workdir.check_facts(tmp_path, stored, facts(**changes))
-    monkeypatch.setattr(trainer.transforms, "EVALUATION", "squashed")
-    with pytest.raises(workdir.Mismatch, match="16 px, squashed"):
-        workdir.check_facts(tmp_path, stored, facts())
 
 
 def test_json_is_readable(tmp_path):

@@ -1,0 +1,208 @@
+"""Where weights are looked for: files of any layout, the workdir of a run, the Hugging Face hub."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from clip_jax import checkpoint, state, workdir
+from clip_jax import config as config_lib
+from clip_jax.data import transforms
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.integrity import Mismatch
+from clip_jax.interop import resize, weights
+from clip_jax.interop.files import json_file
+from clip_jax.interop.mapping import LayoutError
+from clip_jax.mesh import create_mesh
+from clip_jax.models import clip
+from clip_jax.tokenizers import build as build_tokenizer
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Of a model that has both, the safetensors.
+_HUB_FILES = (("*.json", "*.safetensors", "spiece.model", "tokenizer.model"), ("*.bin",))
+
+
+def find(
+    name_or_path: str | os.PathLike,
+    *,
+    layout: str | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> weights.Weights:
+    """Reads weights by path or name; see ``clip_jax.load``.
+
+    Raises:
+      FileNotFoundError: there is no such path, and it is no id of the hub either.
+      LayoutError, WeightFileError: the files cannot be used; the message says why.
+    """
+    path = Path(name_or_path)
+    run, step = _run_of(path)
+    if run is not None:
+        if layout not in (None, "clip_jax") or activation is not None or heads is not None:
+            raise LayoutError(f"{path} is a run, which tells its layout and its model itself")
+        return from_workdir(run, step)
+    if path.exists():
+        return weights.read(path, layout=layout, activation=activation, heads=heads)
+    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name_or_path):
+        folder = _from_hub(name_or_path)
+        return weights.read(folder, layout=layout, activation=activation, heads=heads)
+    raise FileNotFoundError(f"{name_or_path}: no such file or folder, and no id of the hub")
+
+
+def _run_of(path: Path) -> tuple[Path | None, int | None]:
+    """The workdir that a path is, or whose checkpoint it is, and the checkpoint's step."""
+    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        return path, None
+    above = path.absolute().parent
+    if path.name.isdigit() and above.name == "checkpoints" and path.is_dir():
+        return above.parent, int(path.name)
+    return None, None
+
+
+def _from_hub(name: str) -> str:
+    """Downloads a model (or finds it in the hub's cache) and returns its folder."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise FileNotFoundError(
+            f"{name}: no such path; to fetch it from the Hugging Face hub: "
+            "pip install 'clip_jax[hub]'"
+        ) from None
+    try:
+        first, otherwise = _HUB_FILES
+        folder = huggingface_hub.snapshot_download(name, allow_patterns=list(first))
+        if not any(Path(folder).glob("*.safetensors")):
+            huggingface_hub.snapshot_download(name, allow_patterns=list(otherwise))
+        return folder
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise FileNotFoundError(
+            f"{name}: no such path, and the Hugging Face hub did not give it: {error}"
+        ) from error
+
+
+def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
+    """The newest whole checkpoint of a run: its averaged parameters where it keeps them.
+
+    The workdir is only read: a run may be writing into it.
+
+    Args:
+      path: the workdir.
+      step: the checkpoint of this step and no other.
+
+    Raises:
+      LayoutError: there is no such checkpoint, or it is not whole; or the tokenizer or the
+        preprocessing is not what it was trained with.
+    """
+    config = config_lib.with_defaults(json_file(path / "config.json"))
+    t = config["tokenizer"]
+    own = path / "tokenizer.model"
+    try:
+        tokenizer = build_tokenizer(
+            t["name"], t["context_length"], own if own.is_file() else t["model"] or None
+        )
+        model = clip.build(config["model"], tokenizer)
+    except ValueError as error:
+        raise LayoutError(f"{path}: {error}") from None
+    c = model.config
+    preprocess = transforms.evaluation(
+        c.vision.image_size, config["data"]["resize"], c.image_mean, c.image_std
+    )
+    mesh = create_mesh({"data": 1}, jax.local_devices()[:1])
+    # Of the state, not the optimizer's part.
+    whole, _ = state.abstract(model, optax.identity(), config["optim"]["ema_decay"] > 0, mesh)
+    wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
+    try:
+        found, facts = checkpoint.read(
+            path / "checkpoints", wanted if whole.ema is None else {"ema": whole.ema}, step
+        )
+        workdir.check_facts(path, facts, workdir.model_facts(preprocess, tokenizer))
+    except (checkpoint.CheckpointError, Mismatch) as error:
+        raise LayoutError(str(error)) from None
+    variables = jax.device_get(found.get("ema", found))
+    return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))
+
+
+def begin_from(
+    fresh: state.TrainState,
+    name_or_path: str,
+    config: clip.ClipConfig,
+    tokenizer: Any,
+    preprocess: Preprocess,
+) -> state.TrainState:
+    """A fresh train state with the variables of a pretrained model in its shards.
+
+    Position embeddings are resized to the config's resolution and context length.
+
+    Args:
+      fresh: step 0 of a run; its optimizer state is kept.
+      name_or_path: config key ``model.weights``; see ``find``.
+      config: the model of the run.
+      tokenizer, preprocess: those of the run.
+
+    Raises:
+      LayoutError: the weights are of another model, or were trained with another tokenizer; names
+        what differs.
+      FileNotFoundError, WeightFileError: see ``find``.
+    """
+    found = find(name_or_path)
+    if found.config.vision.image_size != config.vision.image_size:
+        found = resize.for_image_size(found, config.vision.image_size)
+    if found.config.text.context_length != config.text.context_length:
+        found = resize.for_context_length(found, config.text.context_length)
+    check(found, name_or_path, config, tokenizer, preprocess)
+    variables = {"batch_stats": {}, **found.variables}
+
+    def placed(old: jax.Array, new: Any) -> jax.Array:
+        # Each device takes its part: no device ever holds the whole model.
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda at: new[at])
+
+    params = jax.tree.map(placed, fresh.params, variables["params"])
+    stats = jax.tree.map(placed, fresh.batch_stats, variables["batch_stats"])
+    ema = fresh.ema
+    if ema is not None:
+        ema = jax.tree.map(placed, ema, variables)
+    return fresh.replace(params=params, batch_stats=stats, ema=ema)
+
+
+def check(
+    found: weights.Weights,
+    name: str,
+    config: clip.ClipConfig,
+    tokenizer: Any,
+    preprocess: Preprocess,
+) -> None:
+    """Whether a run can begin from weights; arguments as ``begin_from``'s.
+
+    Raises:
+      LayoutError: it cannot; names what differs.
+    """
+    different = _differences(weights.model_to_dict(found.config), weights.model_to_dict(config))
+    if found.tokenizer is not None and found.tokenizer.fingerprint != tokenizer.fingerprint:
+        different.append(f"the tokenizer ({found.tokenizer.name} of other content or cleaning)")
+    for key in ("resize", "interpolation"):
+        theirs, ours = getattr(found.preprocess, key), getattr(preprocess, key)
+        if theirs != ours:
+            different.append(f"{'data.' if key == 'resize' else ''}{key}: {theirs!r} -> {ours!r}")
+    if different:
+        raise LayoutError(
+            f"model.weights={name} does not fit this config; different (weights -> "
+            f"config): {', '.join(different)}"
+        )
+
+
+# What may differ: it only decides how a model starts.
+_FREE = ("vision.position_init",)
+
+
+def _differences(stored: Any, wanted: Any, prefix: str = "") -> list[str]:
+    lines = []
+    for key in wanted:
+        name, a, b = f"{prefix}{key}", stored.get(key), wanted[key]
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += _differences(a, b, f"{name}.")
+        elif a != b and name not in _FREE:
+            lines.append(f"model.{name}: {a!r} -> {b!r}")
+    return lines
