@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items):
     """The longest files first: the workers then end together."""
-    longest = ("test_train.py", "test_distributed.py", "test_step.py", "test_clip.py")
+    longest = ("test_train.py", "test_distributed.py", "test_step.py", "test_pretrained.py",
+               "test_clip.py", "test_resnet.py")  # fmt: skip
     items.sort(key=lambda item: item.path.name not in longest)
 
 

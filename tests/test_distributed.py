@@ -131,6 +131,7 @@ def test_other_processes_continue_a_run_of_one(trainer, root, one_process, tmp_p
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_stop_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_path):
     flags = (*FLAGS, "train.examples=64000", "eval.tasks=()")
@@ -143,7 +144,7 @@ def test_a_stop_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_pa
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
     flags = (*FLAGS, "train.examples=640000", "eval.tasks=()")
     group = trainer.start_group(tmp_path, 2, *flags, devices=2)

@@ -17,7 +17,7 @@ from clip_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 # 20 steps, a checkpoint every 10, averaged parameters.
 SHORT = (
     "train.examples=640", "checkpoint.every_examples=320", "optim.ema_decay=0.9",
-    "log.report=False", "log.tensorboard=False",
+    "log.report=False", "log.tensorboard=False", "log.every_steps=1",
 )  # fmt: skip
 # One step that moves nothing: what is evaluated is what the run began from.
 STILL = (
@@ -44,6 +44,10 @@ def metrics(workdir):
     return json.loads((workdir / "result.json").read_text())["metrics"]
 
 
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def pictures(clip):
     size = clip.config.vision.image_size
     return np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
@@ -55,9 +59,8 @@ def test_training_begins_from_what_the_run_evaluated(workdir, trainer, tmp_path)
     assert code == 0, output
     assert f"beginning from {workdir}" in output
     assert metrics(tmp_path) == metrics(workdir)
-    code, output = trainer.run(tmp_path / "scratch", *STILL)
-    assert code == 0, output
-    assert metrics(tmp_path / "scratch") != metrics(workdir)
+    began, first = (next(r["loss"] for r in records(w) if "loss" in r) for w in (tmp_path, workdir))
+    assert began < 0.9 * first  # and that is not where a run begins from scratch
 
 
 def test_loading_touches_nothing_and_conversion_keeps_the_numbers(workdir, tmp_path, capsys):

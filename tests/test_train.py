@@ -118,7 +118,9 @@ def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_
     assert_same_run(tmp_path, undisturbed[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number):
     process = trainer.start(tmp_path, *LONG)
     trainer.wait_for_step(process, tmp_path, 33)

@@ -88,7 +88,12 @@ def test_a_group_that_does_not_divide_the_batch_is_named():
 
 
 @pytest.mark.parametrize(
-    "options", [dict(scan=True), dict(remat="full"), dict(scan=True, remat="dots")]
+    "options",
+    [
+        pytest.param(dict(scan=True), marks=pytest.mark.slow),
+        pytest.param(dict(remat="full"), marks=pytest.mark.slow),
+        dict(scan=True, remat="dots"),
+    ],
 )
 def test_scan_and_remat_change_no_numbers(variables, options):
     want = train(clip.build(model_config()), variables, batch())
@@ -97,7 +102,7 @@ def test_scan_and_remat_change_no_numbers(variables, options):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * float(np.abs(b).max()))
 
 
-@pytest.mark.parametrize("group", [0, 2])
+@pytest.mark.parametrize("group", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_statistics_are_those_of_the_global_batch_on_every_mesh(variables, group):
     """Eight devices with one example each give the same as one device with eight."""
     model = clip.build(model_config(batch_norm_group=group))
