@@ -389,6 +389,7 @@ def test_the_count_of_unreadable_records_survives_stops(trainer, broken, tmp_pat
         assert result(tmp_path / "c")["bad_records"] == result(tmp_path / "a")["bad_records"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path):
     """Files cannot grow beyond 58 blocks, as on a disk without room for a checkpoint."""
     code, output = trainer.run(
