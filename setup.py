@@ -14,6 +14,7 @@ CORE = [
     "jax>=0.9",
     "matplotlib>=3.9",  # the report's figures
     "ml_collections>=1.0",
+    "ml_dtypes>=0.4",  # bfloat16 for numpy; jax brings it anyway
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.12.8,<0.13",  # checkpoint.py uses its v1 interface, still moving

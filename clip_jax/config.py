@@ -46,7 +46,7 @@ def defaults() -> ConfigDict:
     c.model.embed_dim = placeholder(int)
     c.model.activation = placeholder(str)  # quick_gelu | gelu | gelu_tanh
     c.model.norm_epsilon = placeholder(float)  # of the layer norms
-    c.model.logit_bias = placeholder(bool)  # a learned number added to the logits
+    c.model.logit_bias = placeholder(bool)  # learned, added to the logits: no softmax sees it
     c.model.image_mean = placeholder(tuple)  # of pixels in 0 to 1; None: what the variant says
     c.model.image_std = placeholder(tuple)
     c.model.dtype = "bfloat16"  # compute; parameters, moments and the loss are float32
@@ -133,7 +133,8 @@ def defaults() -> ConfigDict:
 
 
 # What may differ between a run and its resumption: nothing here changes the parameters. (Data may
-# move to another path; the data fingerprint in the checkpoint guards what is there.)
+# move to another path; the data fingerprint in the checkpoint guards what is there. Weights to
+# begin from are looked at before the first step only.)
 FREE_ON_RESUME = (
     "model.weights", "mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped",
 )  # fmt: skip

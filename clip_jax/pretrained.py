@@ -69,7 +69,7 @@ def _from_hub(name: str) -> str:
     except ImportError:
         raise FileNotFoundError(
             f"{name}: no such path; to fetch it from the Hugging Face hub: "
-            "pip install 'clip_jax[hub]'"
+            "pip install huggingface_hub"
         ) from None
     try:
         first, otherwise = _HUB_FILES

@@ -11,7 +11,7 @@ import sentencepiece
 from flax import linen as nn
 
 from clip_jax import config as config_lib
-from clip_jax import optim
+from clip_jax import convert, optim, pretrained
 from clip_jax.interop import hugging_face, tree
 from clip_jax.interop.mapping import export_tensors
 from clip_jax.interop.write import write
@@ -139,6 +139,28 @@ def test_gradients_and_ten_adamw_steps(made, tmp_path, name):
 
 def _undecayed(name):
     return name.endswith("bias") or "norm" in name or "logit_scale" in name or "class_emb" in name
+
+
+def test_a_runs_checkpoint_gives_the_same_logits(trainer, tmp_path):
+    """From training to transformers: workdir, conversion, its tokenizer and model there."""
+    code, output = trainer.run(
+        tmp_path / "run", "tokenizer.name=clip", "train.examples=64", "eval.tasks=()",
+        "log.report=False", "log.tensorboard=False", "optim.warmup_examples=0",
+    )  # fmt: skip
+    assert code == 0, output
+    folder = tmp_path / "hf"
+    assert convert.main([str(tmp_path / "run"), str(folder), "--to=hugging_face"]) == 0
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    clip = pretrained.find(tmp_path / "run")
+    images, _ = inputs(clip.config)
+    texts = ["a red circle", "a blue square", "a cat"]
+    ids = tokenizer(texts, padding="max_length", return_tensors="pt", max_length=12)["input_ids"]
+    with torch.no_grad():
+        pixels = torch.tensor(images[:3].transpose(0, 3, 1, 2))
+        want = theirs(input_ids=ids, pixel_values=pixels).logits_per_image.numpy()
+    found = ours(clip, images[:3], clip.tokenizer(texts))
+    np.testing.assert_allclose(found, want, atol=2e-5, rtol=0)
 
 
 def test_the_tokenizer_travels(tmp_path, made):
