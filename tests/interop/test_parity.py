@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from clip_jax import config as config_lib
-from clip_jax import optim, step
+from clip_jax import losses, optim, step
 from clip_jax.interop import files, mapping, openai, tree, weights
 from clip_jax.losses import softmax_dense
 from clip_jax.models.clip import VARIANTS, Clip
@@ -151,17 +151,17 @@ def test_ten_adamw_steps(golden, name):
              weight_decay=o["weight_decay"])  # fmt: skip
     tx = _constant_adamw(c, o["lr"])
     pure = step.train_step(
-        g.model, tx, lambda s: o["lr"], softmax_dense, seed=0, ema_decay=0.0, mask_groups=False,
-        soft_targets=False,
+        g.model, tx, lambda s: o["lr"], losses.build("softmax", "dense", None), seed=0,
+        ema_decay=0.0, mask_groups=False, soft_targets=False,
     )  # fmt: skip
     state = _state(g, tx)
     one = jax.jit(pure)
-    losses = []
+    seen = []
     with jax.default_matmul_precision("highest"):
         for rows in g.inputs["step_batches"]:
             state, metrics = one(state, _batch(g, rows))
-            losses.append(float(metrics["loss"]))
-    np.testing.assert_allclose(losses, g.outputs["train_losses"], rtol=2e-5)
+            seen.append(float(metrics["loss"]))
+    np.testing.assert_allclose(seen, g.outputs["train_losses"], rtol=2e-5)
     found = g.exported(state.variables)
     after, start = np.load(g.folder / "params_after10.npz"), g.exported(g.variables)
     for key in after.files:

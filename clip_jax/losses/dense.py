@@ -1,30 +1,9 @@
-"""The contrastive loss over the global batch (paper figure 3, section 2.5).
-
-Two implementations with the same value and the same gradients:
-
-* ``dense`` forms the whole B x B matrix of logits from the global arrays: the reference.
-* ``all_gather`` runs inside ``shard_map``: every device gathers both towers' embeddings and
-  computes the b rows and the b columns of its own examples, so that no device ever holds more
-  than two b x B blocks. This is the sharding that the paper's section 2.5 describes.
-
-Examples of one *group* (say, two pictures with one caption) can be kept from being each other's
-negatives: their logits are left out of the softmax, and the pair itself stays.
-
-*Soft targets* give a share of each row's target to the other pairs of the batch, in proportion to
-how much their captions have in common (see ``caption_topics``; after Gao et al. 2023, arXiv
-2303.17561): a picture of a leopard is less wrong as "tiger" than as "bus".
-"""
+"""The losses from the full B x B matrix of logits: the reference for all other implementations."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
-
-from clip_jax.mesh import BATCH_AXES
-
-LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 MAX_TOPICS = 4096  # width of a caption's features; larger vocabularies share columns
 
@@ -118,49 +97,3 @@ def softmax_dense(image_emb, text_emb, logit_scale, groups=None, topics=None, *,
     loss_i, correct_i = _half(image_emb, text_emb, logit_scale, 0, soft, facts, facts)
     loss_t, correct_t = _half(text_emb, image_emb, logit_scale, 0, soft, facts, facts)
     return (loss_i + loss_t) / (2 * n), {"accuracy": (correct_i + correct_t) / (2 * n)}
-
-
-def softmax_all_gather(mesh: Mesh, *, soft: float = 0.0) -> LossFn:
-    """The same loss, each device computing only its own rows and columns. See the module."""
-
-    def local(image_emb, text_emb, logit_scale, facts):
-        def gather(x):
-            return jax.lax.all_gather(x, BATCH_AXES, axis=0, tiled=True)
-
-        all_facts = jax.tree.map(gather, facts)
-        offset = jax.lax.axis_index(BATCH_AXES) * image_emb.shape[0]
-        n = image_emb.shape[0] * jax.lax.axis_size(BATCH_AXES)
-        half = functools.partial(
-            _half, scale=logit_scale, offset=offset, soft=soft,
-            row_facts=facts, column_facts=all_facts,
-        )  # fmt: skip
-        half_i, half_t = half(image_emb, gather(text_emb)), half(text_emb, gather(image_emb))
-        loss = jax.lax.psum(half_i[0] + half_t[0], BATCH_AXES) / (2 * n)
-        correct = jax.lax.psum(half_i[1] + half_t[1], BATCH_AXES)
-        return loss, {"accuracy": correct / (2 * n)}
-
-    rows, scalar = PartitionSpec(BATCH_AXES), PartitionSpec()
-
-    def loss(image_emb, text_emb, logit_scale, groups=None, topics=None):
-        return jax.shard_map(
-            local, mesh=mesh, in_specs=(rows, rows, scalar, rows), out_specs=(scalar, scalar)
-        )(image_emb, text_emb, logit_scale, (groups, topics))
-
-    return loss
-
-
-LOSSES: dict[str, Callable[..., LossFn]] = {
-    "dense": lambda mesh, soft=0.0: functools.partial(softmax_dense, soft=soft),
-    "all_gather": softmax_all_gather,
-}
-
-
-def build(name: str, mesh: Mesh, soft: float = 0.0) -> LossFn:
-    """The loss that ``loss.implementation`` names, for a mesh and a share of soft targets.
-
-    Raises:
-      ValueError: no such implementation.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"loss.implementation={name!r} is not one of {sorted(LOSSES)}")
-    return LOSSES[name](mesh, soft=soft)

@@ -1,0 +1,76 @@
+"""What the sharded losses share: everything here runs inside ``shard_map`` over the batch axes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from clip_jax.losses import blocks
+from clip_jax.mesh import BATCH_AXES
+
+_CHUNK_LOGITS = 2**22  # of one chunk: 16 MiB in float32
+
+
+def chunk_size(rows: int, columns: int) -> int:
+    """Columns of a chunk: the largest divisor of ``columns`` that keeps a chunk small."""
+    most = max(1, _CHUNK_LOGITS // rows)
+    return next(c for c in range(min(most, columns), 0, -1) if columns % c == 0)
+
+
+def gather(tree: Any) -> Any:
+    """Every array whole on every device, rows in their global order."""
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, BATCH_AXES, axis=0, tiled=True), tree)
+
+
+def own(x: jax.Array, size: int) -> jax.Array:
+    """This device's part of an array that all have whole."""
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(BATCH_AXES) * size, size)
+
+
+def place(size: int) -> jax.Array:
+    """int32[size]: which examples of the global batch this device has."""
+    return jax.lax.axis_index(BATCH_AXES) * size + jnp.arange(size, dtype=jnp.int32)
+
+
+def positive(scale: jax.Array, image_emb: jax.Array, text_emb: jax.Array) -> jax.Array:
+    """The logits of the pairs, [b], without any bias."""
+    dtype = blocks.wide(image_emb, text_emb)
+    return scale * (image_emb.astype(dtype) * text_emb.astype(dtype)).sum(axis=1)
+
+
+def without_gradient(tree: Any) -> Any:
+    """Cotangents of facts, through which nothing is learned."""
+
+    def zero(x):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            return jnp.zeros_like(x)
+        return np.zeros(x.shape, jax.dtypes.float0)
+
+    return jax.tree.map(zero, tree)
+
+
+def chunked(tree: Any, chunk: int) -> Any:
+    """[B, ...] leaves to [B / chunk, chunk, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
+
+
+def passed_on(tree: Any) -> Any:
+    """Every device's arrays to the next device, the last one's to the first."""
+    n = jax.lax.axis_size(BATCH_AXES)
+    pairs = [(i, (i + 1) % n) for i in range(n)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, pairs), tree)
+
+
+def over(mesh: Mesh, local: Callable[..., Any], inputs: str) -> Callable[..., Any]:
+    """``local`` as a function of global arrays: "r" are split by rows, "s" are scalars.
+
+    It returns two scalars, the same on every device.
+    """
+    specs = {"r": PartitionSpec(BATCH_AXES), "s": PartitionSpec()}
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=tuple(specs[i] for i in inputs),
+        out_specs=(specs["s"], specs["s"]),
+    )  # fmt: skip
