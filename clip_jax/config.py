@@ -86,10 +86,14 @@ def defaults() -> ConfigDict:
     c.train.batch_size = 32768  # global
     c.train.epochs = 0.0  # passes over the data; or give examples
     c.train.examples = 0  # examples seen in all; or give epochs
+    c.train.pieces = 1  # micro-batches of a step: the memory of one, the gradient of all
     c.train.max_skipped = 10  # non-finite steps in a row before the run stops
 
     c.loss = ConfigDict()
-    c.loss.implementation = "all_gather"  # all_gather | dense
+    c.loss.name = "softmax"  # softmax | sigmoid (SigLIP's; needs model.logit_bias)
+    c.loss.implementation = "auto"  # auto | dense | all_gather | ring; the same numbers
+    c.loss.chunk = 0  # all_gather: logits' columns at a time; 0: chosen
+    c.loss.dtype = "float32"  # of the embeddings in the loss: bfloat16 halves what is sent
     c.loss.mask_groups = False  # pairs of one group are not each other's negatives
     c.loss.soft_targets = 0.0  # share of a target that goes to pairs with related captions
 
@@ -101,6 +105,7 @@ def defaults() -> ConfigDict:
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.98
     c.optim.eps = 1e-6
+    c.optim.moments = "float32"  # of Adam, as kept: bfloat16 halves them, rounded by chance
     c.optim.weight_decay = 0.2
     c.optim.muon_beta = 0.95
     c.optim.muon_steps = 5  # Newton-Schulz steps towards an orthogonal update
@@ -108,10 +113,11 @@ def defaults() -> ConfigDict:
     c.optim.clip_norm = 0.0  # global gradient norm; 0: not clipped
     c.optim.ema_decay = 0.0  # moving average of the parameters for evaluation; 0: none
 
-    c.mesh = ConfigDict()  # one of them may be -1: the devices left over
+    c.mesh = ConfigDict()  # one of the next three may be -1: the devices left over
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
+    c.mesh.slices = 1  # TPU slices that the data axis goes across, over the data centre's network
 
     c.eval = ConfigDict()
     c.eval.tasks = ()  # names in clip_jax.evals.tasks.TASKS
@@ -151,7 +157,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.captions": ("plain", "rich"),
     "data.resize": ("shortest", "squash"),
     "data.sampling": ("uniform", "grouped"),
-    "loss.implementation": ("all_gather", "dense"),
+    "loss.name": ("softmax", "sigmoid"),
+    "loss.implementation": ("auto", "dense", "all_gather", "ring"),
+    "loss.dtype": ("bfloat16", "float32"),
+    "optim.moments": ("float32", "bfloat16"),
     "optim.name": ("adamw", "muon"),
     "optim.decay_rule": ("paper", "open_clip"),
 }
@@ -159,11 +168,12 @@ POSITIVE = (
     "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",
     "data.threads", "tokenizer.context_length", "tokenizer.vocab_size", "optim.learning_rate",
     "optim.text_rate", "optim.eps", "optim.muon_steps", "train.max_skipped", "watchdog_seconds",
+    "train.pieces",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",
     "eval.limit", "checkpoint.every_examples", "data.workers", "train.epochs", "train.examples",
-    "model.batch_norm_group",
+    "model.batch_norm_group", "loss.chunk",
 )  # fmt: skip
 FRACTIONS = (
     "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_beta",
@@ -193,6 +203,23 @@ def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
         _override(config, key, text)
     validate(config)
     return config.lock()
+
+
+def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
+    """Key and value of every --config.key=value of a command line.
+
+    Raises:
+      ConfigError: an argument that is none.
+    """
+    found = []
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise ConfigError(
+                f"{argument!r}: overrides are written --config.key=value (see clip_jax/config.py)"
+            )
+        found.append((key, value))
+    return found
 
 
 def _get_config(path: str) -> Any:

@@ -52,7 +52,7 @@ def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
 
 def _summary(run: Run) -> list[tuple[str, Any]]:
     c, m = run.config, run.model.config
-    count = sum(x.size for x in jax.tree.leaves(run.abstract.params))
+    count = sum(x.size for x in jax.tree.leaves(run.program.abstract.params))
     return [
         ("model", f"{c.model.variant}, {count:,} parameters"),
         ("image tower", f"{m.vision.image_size} px, {_sizes(m.vision)}"),

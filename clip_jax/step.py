@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from clip_jax import gradients
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.mesh import batch_sharding, replicated
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
@@ -30,12 +31,19 @@ def train_step(
     ema_decay: float,
     mask_groups: bool,
     soft_targets: bool,
+    clip_scale: bool = True,
+    pieces: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the pure function (state, batch) -> (state, metrics).
 
     A step whose loss or gradient is not finite leaves the state as it was, apart from the step
     number: the run goes on as if that batch had not been drawn. Randomness is a function of
     (seed, step) alone, so that a resumed run draws what the undisturbed one would have.
+
+    Args:
+      clip_scale: keep the logit scale within 1 to 100 (paper section 2.5).
+      pieces: micro-batches in which the gradient is found; see ``gradients``.
+      The others: config keys of the same names, and what is built from them.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -44,30 +52,16 @@ def train_step(
         vocab_size = model.config.text.vocab_size
         topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
 
-        def compute_loss(params):
-            output, changed = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["images"],
-                batch["tokens"],
-                train=True,
-                rngs=rngs,
-                mutable=["batch_stats"],
-            )
-            loss, aux = loss_fn(
-                output.image_emb, output.text_emb, output.logit_scale, groups, topics
-            )
-            return loss, (aux, changed.get("batch_stats", {}))
-
-        (loss, (aux, batch_stats)), grads = jax.value_and_grad(compute_loss, has_aux=True)(
-            state.params
+        loss, aux, batch_stats, grads = gradients.compute(
+            model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces
         )
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Clipped after the update, as the released models were (section 2.5: at most 100).
-        # SigLIP's scale, which comes with a bias, is not.
-        if not model.config.logit_bias:
+        # SigLIP\'s scale, which comes with a bias, is not.
+        if clip_scale:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
         variables = {"params": params, "batch_stats": batch_stats}
         ema = _average(state.ema, variables, ema_decay, state.step)

@@ -12,11 +12,10 @@ import numpy as np
 from clip_jax import config as config_lib
 from clip_jax import (
     distributed,
-    losses,
     mesh,
     metrics,
-    optim,
     pretrained,
+    program,
     state,
     step,
     tokenizers,
@@ -80,18 +79,12 @@ class Run:
             self.image_size, config.data.resize, c.image_mean, c.image_std
         )
         self.total_steps = config_lib.total_steps(config, len(self.source))
-        self.tx, self.schedule = optim.build(
-            config.optim,
-            config_lib.steps(config, config.optim.warmup_examples)
-            if config.optim.warmup_examples
-            else 0,
-            self.total_steps,
-        )
+        self.program = program.build(config, self.model, self.mesh, self.total_steps)
+        self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
         self.tasks = self._lead_first(
             "evaluation tasks",
             lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint),
         )
-        self._build_steps()
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()
 
@@ -102,24 +95,6 @@ class Run:
         distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
 
-    def _build_steps(self) -> None:
-        c = self.config
-        self.abstract, shardings = state.abstract(
-            self.model, self.tx, c.optim.ema_decay > 0, self.mesh
-        )
-        pure = step.train_step(
-            self.model,
-            self.tx,
-            self.schedule,
-            losses.build(c.loss.implementation, self.mesh, c.loss.soft_targets),
-            seed=c.seed,
-            ema_decay=c.optim.ema_decay,
-            mask_groups=c.loss.mask_groups,
-            soft_targets=c.loss.soft_targets > 0,
-        )
-        self.train_step = step.compile_train_step(pure, shardings, self.mesh)
-        self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
-
     def _facts(self) -> dict[str, str]:
         return {
             "data fingerprint": self.source.fingerprint,
@@ -127,12 +102,16 @@ class Run:
         }
 
     def _restore_or_create(self) -> None:
-        restored = self.checkpoints.restore(self.abstract)
+        restored = self.checkpoints.restore(self.program.abstract)
         seconds = 0.0
         self.bad = 0
         if restored is None:
             self.state = state.create(
-                self.model, self.tx, self.config.optim.ema_decay > 0, self.mesh, self.config.seed
+                self.model,
+                self.program.tx,
+                self.config.optim.ema_decay > 0,
+                self.mesh,
+                self.config.seed,
             )
             self.step = 0
             if name := self.config.model.weights:
@@ -150,10 +129,11 @@ class Run:
         """Prints what is about to happen: config, model, data, where the run stands."""
         c = self.config
         say("config:", config_lib.to_json(c), "parameters:")
-        say(state.parameter_table(self.abstract.params))
+        say(state.parameter_table(self.program.abstract.params))
         say(
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
             f"{self.tokenizer.vocab_size:,} entries, {self.tokenizer.context_length} tokens",
+            f"loss: {self.program.loss}",
             f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
         )
         if self.step:
@@ -214,7 +194,7 @@ class Run:
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
             for batch in self._until_told_to_stop(batches):
-                self.state, scalars = self.train_step(self.state, batch)
+                self.state, scalars = self.program.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
                 last = self.step == self.total_steps

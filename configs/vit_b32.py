@@ -23,6 +23,8 @@ def get_config():
     c.data.augmentation = "square_crop"
     c.data.threads = 16
 
+    c.loss.dtype = "bfloat16"  # of the embeddings that travel; logits are float32
+
     c.train.batch_size = 32768
     c.train.epochs = 32.0
 

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax import config as config_lib
-from clip_jax import losses, optim, state, step
 from clip_jax import mesh as mesh_lib
+from clip_jax import optim, program, state
 from clip_jax.models import clip
 
 MESHES = {
@@ -22,33 +22,34 @@ MESHES = {
 
 
 @functools.cache
-def parts(mesh_name, implementation, ema, learning_rate, optimizer):
+def parts(mesh_name, implementation, ema, learning_rate, optimizer, pieces, dropout):
     """Mesh, initial state on the host, shardings, compiled step: made once for all tests."""
     sizes = MESHES[mesh_name]
     mesh = mesh_lib.create_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
     c = config_lib.defaults()
-    c.model.variant, c.model.dtype, c.model.patch_dropout = "ViT-Test/8", "float32", 0.25
+    c.model.variant, c.model.dtype, c.model.patch_dropout = "ViT-Test/8", "float32", dropout
     if optimizer == "muon":  # and what the quickstart has besides
         c.model.vision.stem = (8,)
     c.optim.learning_rate, c.optim.name = learning_rate, optimizer
     # Adam divides by the size of the gradient: where that is rounding noise (key biases, whose
     # true gradient is zero, and stray elements), a small epsilon would make full steps of it.
     c.optim.eps = 1e-3
+    c.optim.warmup_examples, c.optim.ema_decay = 16, ema
+    c.loss.implementation, c.loss.mask_groups, c.loss.soft_targets = implementation, True, 0.3
+    c.train.batch_size, c.train.pieces = 16, pieces
     model = clip.build(c.model)
-    tx, schedule = optim.build(c.optim, 1, 10)
-    _, shardings = state.abstract(model, tx, ema > 0, mesh)
-    pure = step.train_step(
-        model, tx, schedule, losses.build(implementation, mesh, 0.3),
-        seed=0, ema_decay=ema, mask_groups=True, soft_targets=True,
-    )  # fmt: skip
-    initial = jax.tree.map(np.array, state.create(model, tx, ema > 0, mesh, 0))
-    return mesh, initial, shardings, step.compile_train_step(pure, shardings, mesh)
+    made = program.build(c, model, mesh, 10)
+    initial = jax.tree.map(np.array, state.create(model, made.tx, ema > 0, mesh, 0))
+    return mesh, initial, made.shardings, made.train_step
 
 
-def make(mesh_name, implementation="all_gather", ema=0.9, learning_rate=1e-3, optimizer="adamw"):
+def make(
+    mesh_name, implementation="all_gather", ema=0.9, learning_rate=1e-3, optimizer="adamw",
+    pieces=1, dropout=0.25,
+):  # fmt: skip
     """Mesh, a fresh state on it, and the compiled step."""
     mesh, initial, shardings, update = parts(
-        mesh_name, implementation, ema, learning_rate, optimizer
+        mesh_name, implementation, ema, learning_rate, optimizer, pieces, dropout
     )
     return mesh, jax.device_put(initial, shardings), update
 
@@ -97,6 +98,20 @@ def test_muon_too_gives_the_same_parameters_on_every_mesh():
     flat = jax.tree_util.tree_flatten_with_path(got.params)[0]
     for (path, a), b in zip(flat, jax.tree.leaves(want.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+    ("mesh_name", "implementation", "pieces"),
+    [("1", "dense", 2), ("data8", "ring", 2), ("2x2x2", "all_gather", 4)],
+)
+def test_pieces_give_the_same_parameters(mesh_name, implementation, pieces):
+    """Of a model that draws nothing at random: no piece shrinks the negatives."""
+    got, metrics = run(mesh_name, implementation=implementation, pieces=pieces, dropout=0.0)
+    want, expected = run("1", implementation="dense", dropout=0.0)
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+    flat = jax.tree_util.tree_flatten_with_path((got.variables, got.ema))[0]
+    for (path, a), b in zip(flat, jax.tree.leaves((want.variables, want.ema)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6, err_msg=jax.tree_util.keystr(path))
 
 
 def test_state_is_sharded_and_stays_so():
@@ -200,21 +215,12 @@ def test_paper_recipe_lowers_at_full_batch_without_allocating(root):
     """ViT-B/32 at 32,768 on 8 devices: the whole train step, abstract from end to end."""
     c = config_lib.load(str(root / "configs" / "vit_b32.py"))
     mesh = mesh_lib.create_mesh({"data": 4, "fsdp": 2})
+    assert c.train.batch_size == 32768
     model = clip.build(c.model)
-    tx, schedule = optim.build(c.optim, 2000, 390_625)
-    shapes, shardings = state.abstract(model, tx, False, mesh)
-    assert sum(x.size for x in jax.tree.leaves(shapes.params)) == 151_277_313
-    pure = step.train_step(
-        model, tx, schedule, losses.build(c.loss.implementation, mesh),
-        seed=0, ema_decay=0.0, mask_groups=False, soft_targets=False,
-    )  # fmt: skip
-    rows = {"images": ((224, 224, 3), jnp.uint8), "tokens": ((77,), jnp.int32)}
-    rows |= dict.fromkeys(("groups", "bad", "stop"), ((), jnp.int32))
-    n = c.train.batch_size
-    assert n == 32768
-    shaped = {k: jax.ShapeDtypeStruct((n, *s), d) for k, (s, d) in rows.items()}
+    made = program.build(c, model, mesh, 390_625)
+    assert sum(x.size for x in jax.tree.leaves(made.abstract.params)) == 151_277_313
     with jax.set_mesh(mesh):
-        lowered = step.compile_train_step(pure, shardings, mesh).lower(shapes, shaped)
+        lowered = made.train_step.lower(made.abstract, program.abstract_batch(c, model, mesh))
     text = lowered.as_text()
     assert "32768x224x224x3xui8" in text
     out = jax.tree.leaves(lowered.out_info[0].params)

@@ -1,0 +1,119 @@
+"""What a config computes: optimizer, abstract state and the jitted train step on a mesh.
+
+Nothing is allocated here: the trainer fills the state with numbers, and the ahead-of-time compiler
+asks what the program would need.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax import config as config_lib
+from clip_jax import gradients, losses, optim, state, step
+from clip_jax.mesh import batch_sharding
+from clip_jax.models.clip import Clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The train step of a run and what belongs to it.
+
+    Attributes:
+      tx, schedule: the optimizer and its learning rate.
+      abstract, shardings: the train state's shapes, and where its parts lie.
+      train_step: jitted (state, batch) -> (state, metrics); the state is donated.
+      loss: name and implementation of the loss, and why that one, in words.
+    """
+
+    tx: optax.GradientTransformation
+    schedule: optim.Schedule
+    abstract: state.TrainState
+    shardings: state.TrainState
+    train_step: Callable[..., Any]
+    loss: str
+
+
+def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
+    """The program of a config.
+
+    Args:
+      config: the resolved config.
+      model: ``clip.build(config.model, ...)``.
+      mesh: where it runs.
+      total_steps: length of the run.
+
+    Raises:
+      ValueError: parts of the config do not go together; names the keys.
+    """
+    c = config
+    warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
+    tx, schedule = optim.build(c.optim, warmup, total_steps)
+    abstract, shardings = state.abstract(model, tx, c.optim.ema_decay > 0, mesh)
+    loss_fn, loss = _loss(c, model, mesh)
+    _check_heads(model, mesh)
+    gradients.check(c.train.pieces, c.train.batch_size, mesh)
+    pure = step.train_step(
+        model,
+        tx,
+        schedule,
+        loss_fn,
+        seed=c.seed,
+        ema_decay=c.optim.ema_decay,
+        mask_groups=c.loss.mask_groups,
+        soft_targets=c.loss.soft_targets > 0,
+        clip_scale=c.loss.name == "softmax",
+        pieces=c.train.pieces,
+    )
+    compiled = step.compile_train_step(pure, shardings, mesh)
+    return Program(tx, schedule, abstract, shardings, compiled, loss)
+
+
+def _check_heads(model: Clip, mesh: Mesh) -> None:
+    """A tower whose heads a tensor axis does not divide would be computed whole on every device."""
+    parts = mesh.shape["tensor"]
+    for tower, heads in (
+        ("vision", model.config.vision.heads),
+        ("text", model.config.text.heads),
+    ):
+        if heads % parts:
+            raise ValueError(
+                f"mesh.tensor={parts} does not divide model.{tower}.heads={heads}; use a divisor "
+                "of it, or mesh.fsdp"
+            )
+
+
+def _loss(config: Any, model: Clip, mesh: Mesh) -> tuple[losses.LossFn, str]:
+    c, batch = config.loss, config.train.batch_size
+    if c.name == "sigmoid" and not model.config.logit_bias:
+        raise ValueError(
+            "loss.name='sigmoid' needs model.logit_bias=True, which SigLIP's variants have"
+        )
+    if c.chunk and batch % c.chunk:
+        raise ValueError(f"loss.chunk={c.chunk} does not divide train.batch_size={batch}")
+    implementation, why = c.implementation, "loss.implementation"
+    if implementation == "auto":
+        itemsize = jnp.dtype(c.dtype).itemsize
+        implementation, why = losses.choose(mesh, batch, model.config.embed_dim, itemsize)
+    loss_fn = losses.build(
+        c.name, implementation, mesh, soft=c.soft_targets, chunk=c.chunk, dtype=c.dtype
+    )
+    return loss_fn, f"{c.name}, {implementation} ({why})"
+
+
+def abstract_batch(config: Any, model: Clip, mesh: Mesh) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch of the train step."""
+    size, length = model.config.vision.image_size, model.config.text.context_length
+    rows: dict[str, tuple[tuple[int, ...], Any]] = {
+        "images": ((size, size, 3), jnp.uint8),
+        "tokens": ((length,), jnp.int32),
+        **dict.fromkeys(("groups", "bad", "stop"), ((), jnp.int32)),
+    }
+    return {
+        k: jax.ShapeDtypeStruct((config.train.batch_size, *s), d, sharding=batch_sharding(mesh))
+        for k, (s, d) in rows.items()
+    }

@@ -1,0 +1,67 @@
+"""What a config computes: which loss, which errors, and that sharding moves what it should."""
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax import compiled, program
+from clip_jax import config as config_lib
+from clip_jax import mesh as mesh_lib
+from clip_jax.models import clip
+
+
+def config(**changes):
+    c = config_lib.defaults()
+    c.model.variant, c.model.dtype = "ViT-Test/8", "float32"
+    c.optim.warmup_examples, c.train.batch_size = 0, 32
+    for key, value in changes.items():
+        c[key].update(value)
+    return c
+
+
+def build(c, **sizes):
+    mesh = mesh_lib.create_mesh({"data": -1, **sizes})
+    model = clip.build(c.model)
+    return program.build(c, model, mesh, 10), model, mesh
+
+
+def test_auto_says_what_it_took_and_why():
+    made, *_ = build(config())
+    assert made.loss.startswith("softmax, all_gather (both towers")
+    made, *_ = build(config(loss={"implementation": "ring"}))
+    assert made.loss == "softmax, ring (loss.implementation)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "message"),
+    [
+        ({"loss": {"name": "sigmoid"}}, {}, "loss.name='sigmoid' needs model.logit_bias=True"),
+        ({}, {"tensor": 8}, "mesh.tensor=8 does not divide model.vision.heads=4"),
+        ({"train": {"pieces": 3}}, {}, "train.pieces=3 does not divide the 4 examples"),
+        ({"loss": {"chunk": 5}}, {}, "loss.chunk=5 does not divide train.batch_size=32"),
+    ],
+)
+def test_what_does_not_go_together_is_named(changes, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        build(config(**changes), **sizes)
+
+
+@pytest.mark.parametrize(("sizes", "factor"), [({"fsdp": 8}, 4.0), ({"data": 8}, 2.5)])
+def test_sharded_parameters_move_and_activations_do_not(sizes, factor):
+    """A device receives the parameters for the forward and for the backward pass, and its part of
+    the gradients: about 3 times their bytes (2 with data parallelism: an all-reduce). One tensor of
+    activations is as much as all parameters here: moving them would show."""
+    c = config(model={"scan": False}, train={"batch_size": 2048})
+    made, model, mesh = build(c, **sizes)
+    parameters = sum(4 * x.size for x in jax.tree.leaves(made.abstract.params))
+    activations = 2048 * 5 * 32 * 4
+    assert activations > 0.9 * parameters
+    with jax.set_mesh(mesh):
+        batch = program.abstract_batch(c, model, mesh)
+        result = made.train_step.lower(made.abstract, batch).compile()
+    found = compiled.collectives(result.as_text())
+    loss = sum(c.received for c in found if "[2048" in c.shape)
+    assert sum(c.received for c in found) - loss < factor * parameters, found
+    needs = compiled.memory(result)
+    assert needs.aliased > 0.9 * needs.outputs  # the state is donated
+    assert np.isfinite(needs.total)
