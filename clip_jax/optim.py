@@ -8,6 +8,8 @@ import jax
 import optax
 from optax import contrib
 
+from clip_jax import half
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 # Parameters that are not decayed, by the last part of their path. "All weights that are not gains
@@ -86,7 +88,8 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
 
 
 def _adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
+    adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
+    return adam if optim["moments"] == "float32" else half.moments(adam, seed=0)
 
 
 def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -1,0 +1,68 @@
+"""Numbers kept in bfloat16 between steps, rounded by chance (paper section 2.5).
+
+Rounding to the nearest would freeze them: a second moment changes by a thousandth a step, and a
+bfloat16 has 8 bits. Rounded up or down by chance, in proportion to how near each neighbour is, it
+is right on average (Dhariwal et al. 2020, arXiv 2005.00341, which the paper cites for it).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def round_by_chance(key: jax.Array, x: jax.Array) -> jax.Array:
+    """float32 -> bfloat16: one of the two neighbours, whose mean over ``key`` is ``x``.
+
+    What a bfloat16 can hold stays as it is, infinities and NaN included.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    # The lower half of the bits is what is lost: it carries over as often as it is large.
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    rounded = jnp.where(jnp.isfinite(x), bits + noise, bits) & jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(rounded, jnp.float32).astype(jnp.bfloat16)
+
+
+def _rounded(key: jax.Array, tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return jax.tree.unflatten(
+        structure,
+        [
+            round_by_chance(k, x) if x.dtype == jnp.float32 else x
+            for k, x in zip(keys, leaves, strict=False)
+        ],
+    )
+
+
+class HalfState(NamedTuple):
+    """Number of updates made, and the inner state in bfloat16."""
+
+    count: jax.Array
+    inner: Any
+
+
+def moments(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
+    """An optimizer whose float32 state is kept in bfloat16.
+
+    Args:
+      inner: computes in float32, as ever.
+      seed: of the rounding, which is a function of it and the number of updates alone.
+    """
+
+    def init(params):
+        narrow = jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, inner.init(params)
+        )
+        return HalfState(jnp.zeros((), jnp.int32), narrow)
+
+    def update(updates, state, params=None):
+        wide = jax.tree.map(
+            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner
+        )
+        updates, new = inner.update(updates, wide, params)
+        key = jax.random.fold_in(jax.random.key(seed), state.count)
+        return updates, HalfState(state.count + 1, _rounded(key, new))
+
+    return optax.GradientTransformation(init, update)

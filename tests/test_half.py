@@ -1,0 +1,80 @@
+"""Rounding by chance: right on average, exact where it can be, and the same on every mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from clip_jax import config as config_lib
+from clip_jax import half, mesh, optim
+
+
+def test_neighbours_in_the_right_proportion():
+    """65,536 draws a value: the mean is within 5 standard errors, which a bias of a hundredth of
+    the spacing would leave."""
+    for value in (1.0 + 2**-9, 1.0 + 3 * 2**-10, -2.7182817, 3e-5, 1e30):
+        x = jnp.full((65536,), value, jnp.float32)
+        found = np.asarray(half.round_by_chance(jax.random.key(0), x), np.float64)
+        low, high = np.unique(found)
+        assert low < float(x[0]) < high
+        error = (high - low) / 2 / 256
+        assert abs(found.mean() - float(x[0])) < 5 * error
+        # The neighbours are neighbours: nothing lies between them.
+        between = jnp.float32((low + high) / 2).astype(jnp.bfloat16)
+        assert float(between) in (low, high)
+
+
+def test_what_bfloat16_holds_stays():
+    exact = jnp.array([0.0, -0.0, 1.0, -1.5, jnp.inf, -jnp.inf, 2.0**-126], jnp.float32)
+    for seed in range(20):
+        found = half.round_by_chance(jax.random.key(seed), exact)
+        np.testing.assert_array_equal(np.asarray(found, np.float32), exact)
+    assert np.isnan(half.round_by_chance(jax.random.key(0), jnp.float32(jnp.nan)))
+
+
+def test_a_moment_that_the_nearest_would_freeze_follows_its_mean():
+    """The second moment of gradients of size 1, started at 0: after 2,000 steps it is 1 - 0.999^n,
+    where rounding to the nearest stops growing at a quarter of it."""
+    params = {"w": jnp.zeros(512)}
+    grads = {"w": jnp.ones(512)}
+    exact = optax.scale_by_adam(0.9, 0.999)
+    tx = half.moments(exact, 0)
+
+    def many(tx):
+        def step(state, _):
+            return tx.update(grads, state)[1], None
+
+        return jax.jit(lambda s: jax.lax.scan(step, s, length=2000)[0])(tx.init(params))
+
+    state = many(tx)
+    assert state.inner.nu["w"].dtype == state.inner.mu["w"].dtype == jnp.bfloat16
+    assert state.inner.count.dtype == jnp.int32 and int(state.inner.count) == 2000
+    want = 1 - 0.999**2000
+    assert abs(float(state.inner.nu["w"].astype(jnp.float32).mean()) - want) < 0.01
+    frozen = jnp.bfloat16(0)
+    for _ in range(2000):
+        frozen = jnp.bfloat16(0.999 * np.float32(frozen) + np.float32(0.001))
+    assert float(frozen) < 0.5 * want
+
+
+def test_the_option_halves_what_the_optimizer_keeps():
+    c = config_lib.defaults().optim
+    params = {"image_tower": {"fc": {"kernel": jnp.ones((64, 64))}}}
+    sizes = {}
+    for c.moments in ("float32", "bfloat16"):
+        tx, _ = optim.build(c, 0, 10)
+        state = tx.init(params)
+        sizes[c.moments] = sum(x.nbytes for x in jax.tree.leaves(state))
+        updates, after = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+        assert updates["image_tower"]["fc"]["kernel"].dtype == jnp.float32
+    assert sizes["bfloat16"] < 0.51 * sizes["float32"]
+
+
+def test_rounding_does_not_depend_on_the_mesh():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 16)), jnp.float32)
+    rounding = jax.jit(half.round_by_chance)
+    whole = rounding(jax.random.key(3), x)
+    on = mesh.create_mesh({"data": 8})
+    sharded = rounding(jax.random.key(3), jax.device_put(x, mesh.batch_sharding(on)))
+    np.testing.assert_array_equal(np.asarray(whole, np.float32), np.asarray(sharded, np.float32))
