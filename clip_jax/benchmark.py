@@ -1,15 +1,19 @@
 """Measurements that anyone can repeat: python -m clip_jax.benchmark baselines
 
 baselines: what cheap methods reach on the quickstart's zero-shot tasks.
+fits: what the paper's recipes need on TPU pods; needs the extra aot, and an hour.
+scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
 
 import argparse
 import sys
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 
+from clip_jax import aot, pods
 from clip_jax import config as config_lib
 from clip_jax.data import emoji, emoji_pairs, sources
 from clip_jax.data.preprocess import Preprocess
@@ -60,7 +64,20 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     return found
 
 
-BENCHMARKS = {"baselines": measure_baselines}
+def _on_tpus(measure: Callable[[], None]) -> Callable[[str], None]:
+    def run(cache_dir: str) -> None:
+        del cache_dir
+        aot.prepare_environment()
+        measure()
+
+    return run
+
+
+BENCHMARKS: dict[str, Callable[[str], Any]] = {
+    "baselines": measure_baselines,
+    "fits": _on_tpus(pods.fits),
+    "scaling": _on_tpus(pods.scaling),
+}
 
 
 class _Parser(argparse.ArgumentParser):

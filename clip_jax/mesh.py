@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -28,7 +29,8 @@ def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
     """Builds the mesh from axis sizes; one of them may be -1 and takes the devices left over.
 
     Args:
-      sizes: size of each axis of ``AXES``; an absent axis has size 1.
+      sizes: size of each axis of ``AXES``; an absent axis has size 1. And "slices", TPU slices
+        that are joined by the network of the data centre; 1 if absent.
       devices: the devices to use, all of them by default.
 
     Raises:
@@ -50,7 +52,35 @@ def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
             "set one of the sizes to -1 to let it take what is left"
         )
     # Auto axes: make_mesh would default to Explicit ones, on which Linen's constraints assert.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    auto = (AxisType.Auto,) * len(AXES)
+    slices = int(sizes.get("slices", 1))
+    _check_slices(slices, shape, devices)
+    if slices > 1:
+        inner = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inner, (slices, *[1] * len(inner[1:])), devices, allow_split_physical_axes=True
+        )
+        return Mesh(grid, AXES, axis_types=auto)
+    try:
+        return jax.make_mesh(tuple(shape), AXES, axis_types=auto, devices=devices)
+    except NotImplementedError:
+        # No axis of the mesh is a product of axes of the torus: split one of those.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=auto)
+
+
+def _check_slices(slices: int, shape: Sequence[int], devices: Sequence[jax.Device]) -> None:
+    there = len({getattr(d, "slice_index", None) or 0 for d in devices})
+    if slices != there:
+        raise ValueError(
+            f"mesh.slices={slices}, but the {len(devices)} devices are {there} slice(s); "
+            f"set mesh.slices={there}"
+        )
+    if shape[0] % slices:
+        raise ValueError(
+            f"mesh.data={shape[0]} is not a multiple of mesh.slices={slices}: slices are joined "
+            "along the data axis, for they are far apart"
+        )
 
 
 def batch_shards(mesh: Mesh) -> int:

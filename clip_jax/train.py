@@ -45,21 +45,14 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
     flags, rest = parser.parse_known_args(arguments)
-    overrides = []
-    for argument in rest:
-        key, equals, value = argument.removeprefix("--config.").partition("=")
-        if not argument.startswith("--config.") or not equals:
-            raise config_lib.ConfigError(
-                f"{argument!r}: overrides are written --config.key=value (see clip_jax/config.py)"
-            )
-        overrides.append((key, value))
     workdir = flags.workdir or f"runs/{Path(flags.config).stem}"
     if "://" in workdir:
         raise config_lib.ConfigError(
             f"--workdir={workdir}: must be a folder, not an address; mount the bucket on every "
             "host (for gs://, with gcsfuse) and give the folder where it is mounted"
         )
-    return config_lib.load(flags.config, overrides), Path(workdir).absolute()
+    config = config_lib.load(flags.config, config_lib.overrides(rest))
+    return config, Path(workdir).absolute()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,307 @@
+"""Compiles the train step for machines that are not there: does it fit, and how fast can it be?
+
+python -m clip_jax.aot --config=configs/vit_b32.py --topology=v5e:16x16
+
+For TPUs (v4, v5e, v5p, v6e, tpu7x; two slices: v5e:16x16*2) the real compiler runs on this
+machine's CPU, which needs the extra ``aot``. ``--topology=cpu:8`` compiles for 8 emulated devices.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from clip_jax import config as config_lib
+from clip_jax.distributed import MISMATCH, OK, USAGE
+
+_TOPOLOGY = re.compile(r"(?P<kind>[a-z0-9]+):(?P<shape>\d+(x\d+)*)(\*(?P<slices>\d+))?")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise config_lib.ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the compiler says of a train step, per device.
+
+    Attributes:
+      topology, devices, mesh, batch: what was compiled.
+      loss: name and implementation of the loss.
+      memory: bytes: arguments, outputs, temporaries, aliased, total.
+      capacity: bytes of the device; 0: not known.
+      fits: whether the compiler took it, and it fits.
+      problem: what the compiler said where it did not.
+      flops: of a step on one device, in closed form (``models.flops``).
+      compute_seconds: these at the device's peak; 0: not known.
+      link_seconds: the received bytes at the bandwidth of the links; 0: not known.
+      received: bytes a device receives in a step.
+      collectives: the greatest, as dicts.
+      compile_seconds: how long this took.
+    """
+
+    topology: str
+    devices: int
+    mesh: dict[str, int]
+    batch: int
+    loss: str
+    memory: dict[str, int]
+    capacity: int
+    fits: bool
+    problem: str
+    flops: int
+    compute_seconds: float
+    link_seconds: float
+    received: int
+    collectives: list[dict[str, Any]]
+    compile_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        """The least that a step can take: all transfers hidden behind the arithmetic, or all
+        arithmetic behind the transfers.
+        """
+        return max(self.compute_seconds, self.link_seconds)
+
+    @property
+    def best_mfu(self) -> float:
+        """Model FLOPs utilisation at that: the bound, not a prediction."""
+        return self.compute_seconds / self.step_seconds if self.step_seconds else 0.0
+
+
+def devices_of(topology: str) -> tuple[list[Any], Any]:
+    """The devices of a topology, and what is known of the chip (None for CPUs).
+
+    Raises:
+      ConfigError: not a topology, or not one that libtpu knows; libtpu is not there.
+    """
+    match = _TOPOLOGY.fullmatch(topology)
+    if match is None:
+        raise config_lib.ConfigError(f"--topology={topology} is not of the form v5e:16x16 or cpu:8")
+    kind, shape, slices = match["kind"], match["shape"], int(match["slices"] or 1)
+    import jax
+
+    from clip_jax.chips import CHIPS
+
+    if kind == "cpu":
+        jax.config.update("jax_num_cpu_devices", int(shape))
+        return jax.devices("cpu"), None
+    if kind not in CHIPS:
+        raise config_lib.ConfigError(f"--topology={topology}: {kind!r} is not of {[*CHIPS, 'cpu']}")
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = dict(CHIPS[kind].options)
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{kind}:{shape}", **options
+        )
+    except Exception as error:  # libtpu's are of many kinds
+        if "libtpu" in str(error) and "not" in str(error):
+            raise config_lib.ConfigError(
+                "TPU topologies need libtpu: pip install '.[aot]'"
+            ) from None
+        first = str(error).strip().splitlines()[0]
+        raise config_lib.ConfigError(f"--topology={topology}: {first}") from None
+    return list(found.devices), CHIPS[kind]
+
+
+def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> Report:
+    """Compiles the train step of a config for devices, and reports what it needs.
+
+    Raises:
+      ValueError: parts of the config do not go together, or not with the devices.
+    """
+    import jax
+
+    from clip_jax import compiled, mesh, program
+    from clip_jax.models import clip, flops
+
+    sizes = config.mesh.to_dict()
+    on = mesh.create_mesh(sizes, devices)
+    mesh.local_rows(on, config.train.batch_size)  # complains of a batch that cannot be divided
+    model = clip.build(config.model, _Sizes(config))
+    made = program.build(config, model, on, total_steps=2**31)
+    started, problem = time.perf_counter(), ""
+    needs, found = compiled.Memory(0, 0, 0, 0), []
+    batch = program.abstract_batch(config, model, on)
+    with jax.set_mesh(on):
+        lowered = made.train_step.lower(made.abstract, batch)
+        try:
+            result = lowered.compile()
+        except Exception as error:  # the compiler's own
+            if "memory" not in str(error).lower():
+                raise
+            problem = _first_line(str(error))
+        else:
+            needs, found = compiled.memory(result), compiled.collectives(result.as_text())
+    received = sum(c.received for c in found)
+    work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
+    return Report(
+        topology=topology,
+        devices=len(devices),
+        mesh={**on.shape, "slices": sizes["slices"]},
+        batch=config.train.batch_size,
+        loss=made.loss,
+        memory={**dataclasses.asdict(needs), "total": needs.total},
+        capacity=chip.memory if chip else 0,
+        fits=not problem and (chip is None or needs.total <= chip.memory),
+        problem=problem,
+        flops=work,
+        compute_seconds=work / chip.flops if chip else 0.0,
+        link_seconds=received / chip.link if chip else 0.0,
+        received=received,
+        collectives=[dataclasses.asdict(c) for c in found[:12]],
+        compile_seconds=time.perf_counter() - started,
+    )
+
+
+class _Sizes:
+    """What a model takes of a tokenizer, without the tokenizer: its model file need not be here."""
+
+    def __init__(self, config: Any):
+        self.context_length = config.tokenizer.context_length
+        clip_own = config.tokenizer.name == "clip"
+        self.vocab_size = 49408 if clip_own else config.tokenizer.vocab_size
+        self.eot_id = 49407 if clip_own else 1
+
+
+def _first_line(text: str) -> str:
+    found = re.search(r"[^\n]*(?:Ran out of|exceeded|Exceeded|memory)[^\n]*", text)
+    return (found[0] if found else text.strip().splitlines()[0]).strip()[:300]
+
+
+def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> Report | None:
+    """The report of the largest global batch that fits: a power of two for every batch shard.
+
+    Doubles, then stops: a batch between two powers of two gains little. None if not even one
+    example a shard fits.
+    """
+    best, config = None, config.copy_and_resolve_references()
+    from clip_jax import mesh
+
+    shards = mesh.batch_shards(mesh.create_mesh(config.mesh.to_dict(), devices))
+    each = config.train.pieces
+    while True:
+        config.train.batch_size = shards * each
+        report = compile_step(config, topology, devices, chip)
+        print(f"batch {report.batch:,}: {_verdict(report)}", flush=True)
+        if not report.fits:
+            return best
+        best, each = report, 2 * each
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.2f} GiB"
+
+
+def _verdict(r: Report) -> str:
+    if r.problem:
+        return f"does not fit: {r.problem}"
+    if not r.capacity:
+        return f"needs {_gib(r.memory['total'])}"
+    return (
+        f"{'fits' if r.fits else 'does not fit'}: {_gib(r.memory['total'])} of {_gib(r.capacity)}"
+    )
+
+
+def table(r: Report) -> str:
+    """A report for people."""
+    m = r.memory
+    axes = ", ".join(f"{k} {v}" for k, v in r.mesh.items() if v > 1) or "one device"
+    lines = [
+        f"{r.topology}: {r.devices} devices ({axes}), batch {r.batch:,}, compiled in "
+        f"{r.compile_seconds:.0f} s",
+        f"  loss               {r.loss}",
+        f"  memory             {_verdict(r)}",
+    ]
+    if not r.problem:
+        lines += [
+            f"    arguments        {_gib(m['arguments'])}",
+            f"    outputs          {_gib(m['outputs'])}, of which in place {_gib(m['aliased'])}",
+            f"    temporaries      {_gib(m['temporaries'])}",
+            f"  FLOPs a step       {r.flops:.3e} on each device",
+            f"  received a step    {r.received / 1e6:,.1f} MB by each device",
+        ]
+        if r.capacity:
+            lines += [
+                f"  step at the least  {1e3 * r.step_seconds:,.1f} ms "
+                f"(arithmetic {1e3 * r.compute_seconds:,.1f}, links {1e3 * r.link_seconds:,.1f}): "
+                f"MFU at most {r.best_mfu:.0%}",
+            ]
+        lines += [
+            f"    {c['kind']:<19}{c['count']:>6} x {c['shape'][:44]:<46}"
+            f"{c['received'] / 1e6:>10,.1f} MB"
+            for c in r.collectives
+        ]
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
+    """The config and the flags of a command line.
+
+    Raises:
+      ConfigError: a flag, key or value that is not legal.
+    """
+    parser = _Parser(
+        prog="python -m clip_jax.aot", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--config", required=True, help="Python file with get_config()")
+    parser.add_argument("--topology", required=True, help="v5e:16x16, v5e:16x16*2, cpu:8, ...")
+    parser.add_argument("--search-batch", action="store_true", help="find the largest that fits")
+    parser.add_argument("--json", help="file to write the report to")
+    flags, rest = parser.parse_known_args(arguments)
+    return config_lib.load(flags.config, config_lib.overrides(rest)), flags
+
+
+def prepare_environment() -> None:
+    """Tells libtpu, before its first use, that there is no TPU and no cloud around it: it would
+    ask the metadata server, and lock out a second process.
+    """
+    os.environ.update(
+        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+        TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8",
+        TF_CPP_MIN_LOG_LEVEL="3", TPU_MIN_LOG_LEVEL="3",
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 78 where the step does not fit."""
+    prepare_environment()
+    try:
+        config, flags = parse(sys.argv[1:] if arguments is None else arguments)
+        devices, chip = devices_of(flags.topology)
+        if flags.search_batch:
+            if chip is None:
+                raise config_lib.ConfigError("--search-batch needs a TPU topology: a CPU's memory "
+                                             "has no bound here")  # fmt: skip
+            report = largest_batch(config, flags.topology, devices, chip)
+            if report is None:
+                print("not even one example a batch shard fits", file=sys.stderr)
+                return MISMATCH
+        else:
+            report = compile_step(config, flags.topology, devices, chip)
+    except ValueError as error:
+        if type(error) not in (ValueError, config_lib.ConfigError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    print(table(report))
+    if flags.json:
+        extra = {"step_seconds": report.step_seconds, "best_mfu": report.best_mfu}
+        text = json.dumps(dataclasses.asdict(report) | extra, indent=2)
+        Path(flags.json).write_text(text + "\n")
+    return OK if report.fits else MISMATCH
+
+
+if __name__ == "__main__":
+    sys.exit(main())

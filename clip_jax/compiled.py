@@ -1,0 +1,177 @@
+"""What a compiled program needs: memory, and the bytes that its collectives move.
+
+Collectives are read from the program's text. A loop's body is written once, however often it runs:
+it counts as often as its condition lets it run. On TPUs a collective that goes on beside other
+operations is written into each of them; it counts where it starts.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from typing import Any
+
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
+          "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|condition|body)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+_OPERATION = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([0-9,]+)\}|\[(\d+),(\d+)\])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind and shape.
+
+    Attributes:
+      kind: "all-gather", "all-reduce", "reduce-scatter", "collective-permute" or "all-to-all".
+      shape: of the result, in words.
+      devices: size of a group.
+      count: how often a step runs it.
+      received: bytes that a device receives in all of them.
+    """
+
+    kind: str
+    shape: str
+    devices: int
+    count: int
+    received: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      arguments, outputs, temporaries: as XLA says.
+      aliased: of the outputs, what takes the place of (donated) arguments.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    aliased: int
+
+    @property
+    def total(self) -> int:
+        """What has to fit."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+def memory(compiled: Any) -> Memory:
+    """The memory of a ``jax.stages.Compiled``."""
+    m = compiled.memory_analysis()
+    return Memory(
+        m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes,
+        m.alias_size_in_bytes,
+    )  # fmt: skip
+
+
+def collectives(text: str) -> list[Collective]:
+    """The collectives of an optimized program, those that move most first.
+
+    Args:
+      text: ``Compiled.as_text()``.
+    """
+    bodies = _computations(text)
+    runs = _runs(bodies)
+    found: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for name, lines in bodies.items():
+        starts = any('"AsyncCollectiveStart"' in line for line in lines)
+        for line in lines:
+            goes_on = "chain_id=" in line and not starts
+            if runs[name] and not goes_on and (match := _OPERATION.search(line)):
+                shape, kind = match[1], match[2]
+                shapes = _SHAPE.findall(shape)
+                if match[3] and shape.startswith("("):
+                    # An asynchronous start gives its operands, its results, and contexts.
+                    shapes = _results(shapes, kind)
+                devices = _group_size(line)
+                size = sum(_size(*s) for s in shapes)
+                words = " ".join(f"{t}[{d}]" for t, d in shapes)
+                entry = found[kind, words, devices]
+                entry[0] += runs[name]
+                entry[1] += runs[name] * _received(kind, size, devices)
+    made = [Collective(k, s, d, c, r) for (k, s, d), (c, r) in found.items() if r]
+    return sorted(made, key=lambda c: -c.received)
+
+
+def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
+    """Of an asynchronous start's tuple, its results."""
+    arrays = [s for s in shapes if s[1] or kind == "all-reduce"]
+    if kind == "all-reduce":
+        return arrays  # the results alone
+    return arrays[len(arrays) // 2 :] if len(arrays) % 2 == 0 else arrays[1:2]
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    bodies: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if (match := _COMPUTATION.match(line)) and not line.startswith("HloModule"):
+            current = bodies.setdefault(match[1], [])
+            if line.startswith("ENTRY"):
+                bodies["ENTRY"] = current
+        elif line.startswith("  "):
+            current.append(line)
+    return bodies
+
+
+def _runs(bodies: dict[str, list[str]]) -> dict[str, int]:
+    """How often a step runs each computation."""
+    runs: dict[str, int] = defaultdict(int)
+
+    def visit(name: str, times: int) -> None:
+        runs[name] += times
+        for line in bodies.get(name, ()):
+            body = _BODY.search(line)
+            for called in _CALLED.findall(line):
+                repeated = body is not None and called == body[1]
+                visit(called, times * (_trips(line, bodies) if repeated else 1))
+            for branches in _BRANCHES.findall(line):
+                for called in branches.split(","):
+                    visit(called.strip().lstrip("%"), times)
+
+    visit("ENTRY", 1)
+    return runs
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """How often a loop runs: by the compiler, or by the bound that its condition compares with."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    text = "\n".join(bodies.get(condition[1], ())) if condition else ""
+    bounds = set(_BOUND.findall(text))
+    return int(bounds.pop()) if len(bounds) == 1 and "direction=LT" in text else 1
+
+
+def _size(kind: str, dimensions: str) -> int:
+    return _BYTES.get(kind, 0) * math.prod(int(d) for d in dimensions.split(",") if d)
+
+
+def _group_size(line: str) -> int:
+    match = _GROUPS.search(line)
+    if match is None:
+        return 2  # collective-permute names pairs
+    return len(match[1].split(",")) if match[1] else int(match[3])
+
+
+def _received(kind: str, size: int, devices: int) -> int:
+    """Bytes a device receives, of a result of ``size`` bytes on each, around a ring."""
+    others = (devices - 1) / devices
+    factor = {
+        "all-gather": others,
+        "all-reduce": 2 * others,  # a reduce-scatter, and a gather of the parts
+        "reduce-scatter": devices - 1,  # the result is one part of what was given
+        "all-to-all": others,
+        "collective-permute": 1,
+    }[kind]
+    return round(factor * size)

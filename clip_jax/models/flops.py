@@ -1,0 +1,87 @@
+"""How much arithmetic a model is: multiplications and additions of its matrix products.
+
+In closed form, for XLA's own count takes the body of a loop once, however often it runs. What is
+counted is what the mathematics asks for: the last block of a Transformer of which one token is
+wanted computes that one alone; what a backward pass recomputes to save memory is not counted.
+"""
+
+from clip_jax.models.clip import ClipConfig
+from clip_jax.models.resnet import EXPANSION, ResNetConfig
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import ViTConfig
+
+
+def _product(rows: int, inner: int, columns: int) -> int:
+    return 2 * rows * inner * columns
+
+
+def _block(tokens: int, asking: int, width: int, mlp_width: int) -> int:
+    """A Transformer block in which ``asking`` of ``tokens`` tokens are wanted."""
+    keys_values = _product(tokens, width, 2 * width)
+    queries_out = 2 * _product(asking, width, width)
+    attention = 2 * _product(asking, width, tokens)
+    return keys_values + queries_out + attention + 2 * _product(asking, width, mlp_width)
+
+
+def _encoder(layers: int, tokens: int, asking: int, width: int, mlp_width: int) -> int:
+    whole = _block(tokens, tokens, width, mlp_width)
+    return (layers - 1) * whole + _block(tokens, asking, width, mlp_width)
+
+
+def _vit(c: ViTConfig, embed_dim: int) -> int:
+    total, side, channels = 0, c.image_size, 3
+    for wider in c.stem:
+        side //= 2
+        total += _product(side * side, 9 * channels, wider)
+        channels = wider
+    patches, patch = (c.image_size // c.patch_size) ** 2, c.patch_size // 2 ** len(c.stem)
+    total += _product(patches, patch * patch * channels, c.width)
+    if c.pool == "map":
+        total += _encoder(c.layers, patches, patches, c.width, c.mlp_width)
+        return total + _block(patches, 1, c.width, c.mlp_width)
+    total += _encoder(c.layers, patches + 1, 1, c.width, c.mlp_width)
+    return total + _product(1, c.width, embed_dim)
+
+
+def _resnet(c: ResNetConfig, embed_dim: int) -> int:
+    side, total, channels = c.image_size // 2, 0, 3
+    for wider in (c.width // 2, c.width // 2, c.width):
+        total += _product(side * side, 9 * channels, wider)
+        channels = wider
+    side //= 2
+    for stage, blocks in enumerate(c.layers):
+        width, stride = c.width * 2**stage, 1 if stage == 0 else 2
+        for block in range(blocks):
+            cells = side * side
+            total += _product(cells, channels, width) + _product(cells, 9 * width, width)
+            if block == 0 and stride == 2:
+                side //= 2
+            cells = side * side
+            total += _product(cells, width, EXPANSION * width)
+            if block == 0:
+                total += _product(cells, channels, EXPANSION * width)
+            channels = EXPANSION * width
+    tokens = side * side + 1
+    attention = _product(tokens, channels, 2 * channels) + _product(1, channels, channels)
+    return total + attention + 2 * _product(1, channels, tokens) + _product(1, channels, embed_dim)
+
+
+def _text(c: TextConfig, embed_dim: int) -> int:
+    total = _encoder(c.layers, c.context_length, 1, c.width, c.mlp_width)
+    return total + _product(1, c.width, embed_dim)
+
+
+def forward(config: ClipConfig) -> int:
+    """FLOPs of both towers for one pair."""
+    vision = config.vision
+    tower = _resnet if isinstance(vision, ResNetConfig) else _vit
+    return tower(vision, config.embed_dim) + _text(config.text, config.embed_dim)
+
+
+def training(config: ClipConfig, batch: int) -> int:
+    """FLOPs of a training step: a backward pass is twice the products of a forward pass.
+
+    The first products of the towers need no gradient by the pixels; that they are counted makes
+    less than 1% of a model of the paper. The loss is 3 products of [batch, E] by [E, batch].
+    """
+    return 3 * batch * forward(config) + 3 * _product(batch, config.embed_dim, batch)

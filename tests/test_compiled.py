@@ -1,0 +1,70 @@
+"""Collectives and memory read from compiled programs, against what the programs must move."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clip_jax import compiled, losses
+from clip_jax.mesh import batch_sharding, create_mesh
+
+
+def test_kinds_and_bytes_on_eight_devices():
+    mesh = create_mesh({"data": 8})
+
+    def local(x):
+        whole = jax.lax.all_gather(x, "data", axis=0, tiled=True)
+        part = jax.lax.psum_scatter(whole, "data", tiled=True)
+        return jax.lax.psum(part.sum(), "data") + jax.lax.ppermute(x, "data", [(0, 1)]).sum()
+
+    f = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False))
+    text = f.lower(jax.ShapeDtypeStruct((64, 4), jnp.float32)).compile().as_text()
+    found = {c.kind: c for c in compiled.collectives(text)}
+    assert found["all-gather"].received == 64 * 4 * 4 * 7 // 8
+    assert found["all-gather"].devices == 8
+    assert found["reduce-scatter"].received == 8 * 4 * 4 * 7
+    assert found["collective-permute"].received == 8 * 4 * 4
+    assert found["all-reduce"].received == 2 * 4 * 7 // 8
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    mesh = create_mesh({"data": 8})
+    loss = losses.build("softmax", "ring", mesh)
+    x, s = jax.ShapeDtypeStruct((64, 16), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    text = jax.jit(loss).lower(x, x, s, s).compile().as_text()
+    travelling = [c for c in compiled.collectives(text) if c.kind == "collective-permute"]
+    assert sum(c.received for c in travelling if "f32[8,16]" in c.shape) == 8 * 8 * 16 * 4
+
+
+def test_parts_of_an_asynchronous_collective_count_once():
+    """As TPUs' compiler writes one that three fusions share."""
+    gather = (
+        "bf16[64,8]{1,0:T(8,128)} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, "
+        'frontend_attributes={chain_id="0"}'
+    )
+    text = "\n".join([
+        "%start (p: bf16[16,8]) -> (bf16[16,8], bf16[64,8]) {",
+        f"  %all-gather.1 = {gather}",
+        '  ROOT %c = (bf16[16,8], bf16[64,8]) custom-call(%all-gather.1), '
+        'custom_call_target="AsyncCollectiveStart"',
+        "}",
+        "%beside (p: bf16[16,8]) -> bf16[64,8] {",
+        f"  %all-gather.2 = {gather}",
+        "}",
+        "ENTRY %main (a: bf16[16,8]) -> bf16[64,8] {",
+        "  %s = (bf16[16,8], bf16[64,8]) fusion(%a), kind=kCustom, calls=%start",
+        "  %b = bf16[64,8] fusion(%s), kind=kCustom, calls=%beside",
+        "}",
+    ])  # fmt: skip
+    (found,) = compiled.collectives(text)
+    assert (found.count, found.received) == (1, 64 * 8 * 2 * 3 // 4)
+
+
+def test_memory_subtracts_what_is_donated():
+    mesh = create_mesh({"data": 8})
+    rows = NamedSharding(mesh, P("data"))
+    f = jax.jit(lambda x: x + 1, donate_argnums=0, in_shardings=rows, out_shardings=rows)
+    needs = compiled.memory(f.lower(jax.ShapeDtypeStruct((8, 1024), jnp.float32)).compile())
+    assert needs.arguments == needs.outputs == needs.aliased == 4096
+    assert needs.total == 4096 + needs.temporaries
+    assert batch_sharding(mesh).mesh == mesh
