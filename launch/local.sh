@@ -5,21 +5,15 @@
 # the others are ended, and the first failure's exit code is returned. SIGTERM and SIGINT are passed
 # on, and the processes take the time they need to save; a second one kills them.
 set -euo pipefail
-
-dry_run=false
-if [[ "${1:-}" == --dry-run ]]; then dry_run=true; shift; fi
-if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: launch/local.sh [--dry-run] PROCESSES --config=FILE [--workdir=DIR] [...]" >&2
-  exit 64
-fi
-processes=$1; shift
-logs=.
-previous=
-for flag in "$@"; do
-  if [[ "$flag" == --workdir=* ]]; then logs=${flag#--workdir=}; fi
-  if [[ "$previous" == --workdir ]]; then logs=$flag; fi
-  previous=$flag
-done
+# shellcheck source=launch/launcher.sh
+. "$(dirname "${BASH_SOURCE[0]}")/launcher.sh"
+options "" "$@"
+set -- "${flags[@]}"
+[[ "${1:-}" =~ ^[1-9][0-9]*$ ]] || usage "the number of processes comes first"
+processes=$1
+shift
+logs=$(workdir_of "$@")
+logs=${logs:-.}
 port=${CLIP_JAX_PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 
 if $dry_run; then
@@ -40,6 +34,7 @@ stop() {
 }
 trap stop INT TERM
 for ((i = 0; i < processes; i++)); do
+  : > "$logs/process-$i.log"  # or the tail below may be faster than the redirection
   CLIP_JAX_COORDINATOR=127.0.0.1:$port CLIP_JAX_PROCESSES=$processes CLIP_JAX_PROCESS_ID=$i \
     python -m clip_jax.train "$@" > "$logs/process-$i.log" 2>&1 &
   pids+=($!)

@@ -1,9 +1,12 @@
-"""The launcher for one machine, with stand-ins for the trainer."""
+"""The launcher for one machine, with stand-ins for the trainer; and once for real."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +112,76 @@ def test_the_commands_can_be_shown(root):
         "CLIP_JAX_COORDINATOR=127.0.0.1:77 CLIP_JAX_PROCESSES=2 CLIP_JAX_PROCESS_ID=1" in lines[1]
     )
     assert r"--workdir a\ run > a\ run/process-1.log" in lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_processes_train(trainer, root, tmp_path):
+    """Without stand-ins, from the command to the result."""
+    done = subprocess.run(
+        ["bash", "launch/local.sh", "2", "--config=configs/tiny.py", f"--workdir={tmp_path}",
+         "--config.train.examples=160", "--config.log.tensorboard=False"],
+        cwd=root, capture_output=True, text=True, timeout=300,
+        env=trainer.environment | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 process(es), 2 cpu device(s)" in done.stdout
+    assert (tmp_path / "result.json").is_file()
+    assert "step " not in (tmp_path / "process-1.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_four_processes_survive_the_loss_of_one(trainer, root, tmp_path):
+    """One is killed: all end within a minute and say why; the same command then takes the run to
+    the end that an undisturbed one has."""
+    flags = ("--config=configs/tiny.py", "--config.train.examples=3200", "--config.eval.tasks=()",
+             "--config.log.report=False", "--config.log.tensorboard=False",
+             "--config.log.every_steps=1")  # fmt: skip
+    environment = trainer.environment | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }
+
+    def start(workdir):
+        return subprocess.Popen(
+            ["bash", "launch/local.sh", "4", *flags, f"--workdir={workdir}"], cwd=root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+
+    undisturbed = start(tmp_path / "undisturbed")
+    output, _ = undisturbed.communicate(timeout=400)
+    assert undisturbed.returncode == 0, output
+    workdir = tmp_path / "run"
+    launcher = start(workdir)
+    trainer.wait_for_step(launcher, workdir, 40, timeout=300)
+    os.kill(process_of(workdir, 2), signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = launcher.communicate(timeout=120)
+    assert time.monotonic() - killed < 60
+    assert launcher.returncode == 128 + signal.SIGKILL, output
+    logs = [(workdir / f"process-{i}.log").read_text() for i in (0, 1, 3)]
+    assert any("another process was lost" in log for log in logs), logs
+    again = start(workdir)
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, output
+    assert "resuming the run" in output
+    results = [json.loads((w / "result.json").read_text())
+               for w in (workdir, tmp_path / "undisturbed")]  # fmt: skip
+    assert results[0]["state_fingerprint"] == results[1]["state_fingerprint"]
+
+
+def process_of(workdir, number):
+    """The id of the trainer that is a process of a run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            mine = f"CLIP_JAX_PROCESS_ID={number}".encode() in (folder / "environ").read_bytes()
+        except OSError:  # ended meanwhile, or not ours
+            continue
+        if mine and b"clip_jax.train" in command and str(workdir).encode() in command:
+            return int(folder.name)
+    raise AssertionError("no such process")

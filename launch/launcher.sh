@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# What the launchers in this folder share; they source it.
+
+# Ends with one line, and the exit code of a wrong command line.
+usage() { echo "${0##*/}: $*" >&2; exit 64; }
+
+# options ACTIONS [arguments]: sets dry_run, action (train, or one of ACTIONS) and flags (the
+# rest: those of clip_jax.train).
+# shellcheck disable=SC2034 # the launchers use them
+options() {
+  local actions=" $1 "
+  shift
+  dry_run=false action=train
+  while [[ "${1:-}" == --dry-run || "$actions" == *" ${1:--} "* ]]; do
+    if [[ $1 == --dry-run ]]; then dry_run=true; else action=${1#--}; fi
+    shift
+  done
+  flags=("$@")
+}
+
+# need VARIABLE ...
+need() {
+  local name
+  for name; do [[ -n "${!name:-}" ]] || usage "$name is not set (see launch/README.md)"; done
+}
+
+# The value of --workdir among the flags, however it is written; nothing without one.
+workdir_of() {
+  local flag previous=
+  for flag; do
+    if [[ "$flag" == --workdir=* ]]; then echo "${flag#--workdir=}"; return; fi
+    if [[ "$previous" == --workdir ]]; then echo "$flag"; return; fi
+    previous=$flag
+  done
+}
+
+# Machines are only asked for once it is certain that the trainer will not refuse the flags.
+need_shared_workdir() {
+  local workdir
+  workdir=$(workdir_of "$@")
+  if [[ -z "$workdir" ]]; then usage "--workdir=DIR is missing: a folder that all workers see"; fi
+  if [[ "$workdir" == *://* ]]; then
+    usage "--workdir=$workdir must be a folder that all workers see, not an address: mount it"
+  fi
+}
+
+# Prints a command as one line for a shell.
+show() {
+  local word line=
+  for word; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+    line+=" $word"
+  done
+  echo "${line:1}"
+}
+
+# Runs a command; in a dry run, prints it instead.
+run() { if $dry_run; then show "$@"; else "$@"; fi; }
+
+# Words as one string that a shell splits into the same words.
+quoted() {
+  local line
+  printf -v line ' %q' "$@"
+  echo "${line:1}"
+}
+
+# The exit code that a process's log ends with (in the words of xpk's containers, or our own); 70
+# for one that was lost before it could say.
+code_of() {
+  local code
+  code=$(sed -nE 's/^(exit code |EXIT_CODE=)([0-9]+)$/\2/p' "$1" | tail -n 1)
+  echo "${code:-70}"
+}
+
+# verdict CODE ...: the exit code of a run from those of its processes. When one fails, the others
+# end with "start again": what the failed one says comes first.
+verdict() {
+  local code result=0
+  for code; do
+    if ((code == 0)); then continue; fi
+    if ! again "$code"; then echo "$code"; return; fi
+    result=$code
+  done
+  echo "$result"
+}
+
+# Whether an exit code means: start again.
+again() { [[ "$1" == 70 || "$1" == 71 || "$1" == 75 ]]; }
+
+# outlast PID: its exit code. Looks instead of waiting: a signal ends bash's `wait` with a status
+# like that of a killed child.
+outlast() {
+  while kill -0 "$1" 2>/dev/null; do sleep 0.2; done
+  wait "$1"
+}

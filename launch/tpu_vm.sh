@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice: creates it unless it is there, copies this checkout to every worker,
+# starts the same command on all, collects one log per worker, returns the exit code.
+#   TPU_NAME=NAME ZONE=ZONE ACCELERATOR_TYPE=TYPE RUNTIME_VERSION=VERSION \
+#     launch/tpu_vm.sh [--dry-run] --config=FILE --workdir=DIR [flags of clip_jax.train ...]
+#   TPU_NAME=NAME ZONE=ZONE launch/tpu_vm.sh [--dry-run] --stop | --delete
+# Optional variables: PROJECT_ID, CAPACITY=on-demand|spot|reserved, MOUNT, REPOSITORY and REF, LOGS,
+# CREATE_FLAGS and SSH_FLAGS for gcloud (see launch/README.md).
+# Ending this command does not end training, and starting it again follows it again: --stop does.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=launch/launcher.sh
+. "$here/launcher.sh"
+options "--stop --delete" "$@"
+need TPU_NAME ZONE
+
+at=(--zone="$ZONE" ${PROJECT_ID:+--project="$PROJECT_ID"})
+read -ra create_flags <<< "${CREATE_FLAGS:-}"
+read -ra ssh_flags <<< "${SSH_FLAGS:-}"
+tpu_vm() { run gcloud compute tpus tpu-vm "$@" "${at[@]}"; }
+
+# on_worker NUMBER|all COMMAND. gcloud tries again ten times, so that attempts must be short, and a
+# connection that died must be noticed.
+on_worker() {
+  tpu_vm ssh "$TPU_NAME" --worker="$1" --command="$2" --quiet \
+    --ssh-flag="-oConnectTimeout=15 -oServerAliveInterval=30" "${ssh_flags[@]}"
+}
+
+case $action in
+  stop) on_worker all "clip_jax/launch/tpu_worker.sh stop"; exit ;;
+  delete) tpu_vm delete "$TPU_NAME" --quiet; exit ;;
+esac
+
+need ACCELERATOR_TYPE RUNTIME_VERSION
+need_shared_workdir "${flags[@]}"
+case ${CAPACITY:-on-demand} in
+  on-demand) ;;
+  spot | reserved) create_flags=(--"$CAPACITY" "${create_flags[@]}") ;;
+  *) usage "CAPACITY=$CAPACITY is not on-demand, spot or reserved" ;;
+esac
+$dry_run && time=TIME || time=$(date +%Y%m%d-%H%M%S)
+logs=${LOGS:-runs/launch}/$TPU_NAME/$time
+run mkdir -p "$logs"
+
+# A list, because describing what is not there is an error like any other.
+there=$(tpu_vm list --filter="name~/$TPU_NAME\$" --format="value(state)")
+if $dry_run; then
+  echo "$there"
+  [[ "${CREATE:-yes}" == no ]] || echo "# If that prints nothing:"
+  there=
+fi
+if [[ "${CREATE:-yes}" == no ]]; then  # launch/tpu_queued.sh asks for slices in its own way
+  if ! $dry_run && [[ -z "$there" ]]; then echo "$TPU_NAME has gone" >&2; exit 70; fi
+elif [[ -z "$there" ]]; then
+  tpu_vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" --version="$RUNTIME_VERSION" \
+    "${create_flags[@]}"
+fi
+node=$(tpu_vm describe "$TPU_NAME" --format="csv[no-heading](state,health,networkEndpoints.len())")
+if $dry_run; then echo "$node"; else
+  IFS=, read -r state health workers <<< "$node"
+  if [[ "$state" != READY || "$health" == TIMEOUT || "$health" == UNHEALTHY* ]]; then
+    echo "$TPU_NAME cannot be used: state $state, health $health" >&2
+    exit 70
+  fi
+fi
+
+if [[ -n "${REPOSITORY:-}" ]]; then
+  unpack="git clone --quiet $(quoted "$REPOSITORY") clip_jax && git -C clip_jax checkout --quiet $(quoted "${REF:-HEAD}")"
+else
+  run tar -C "$here/.." --exclude-vcs --exclude-vcs-ignores -czf "$logs/clip_jax.tar.gz" .
+  tpu_vm scp "$logs/clip_jax.tar.gz" "$TPU_NAME:" --worker=all --quiet \
+    --scp-flag=-oConnectTimeout=15 "${ssh_flags[@]}"
+  unpack="mkdir clip_jax && tar -xzf clip_jax.tar.gz -C clip_jax"
+fi
+worker=clip_jax/launch/tpu_worker.sh
+on_worker all "{ $worker busy 2>/dev/null || { rm -rf clip_jax && $unpack; }; } && $worker install$(
+  [[ -z "${MOUNT:-}" ]] || echo " $(quoted "$MOUNT")")"
+on_worker all "$worker start $(quoted "${flags[@]}")"
+if $dry_run; then
+  echo "# For every worker I:"
+  echo "$(on_worker I "$worker follow") < /dev/null > $(show "$logs/worker-I.log") 2>&1 &"
+  exit 0
+fi
+
+set -m  # every follower is a process group, and ends as a whole
+pids=() codes=() failed=
+end_followers() { for pid in "${pids[@]}"; do kill -- -"$pid" 2>/dev/null || true; done; }
+trap end_followers EXIT
+for ((i = 0; i < workers; i++)); do
+  : > "$logs/worker-$i.log"  # or the tail below may be faster than the redirection
+  on_worker "$i" "$worker follow" < /dev/null > "$logs/worker-$i.log" 2>&1 &
+  pids+=($!)
+done
+tail -n +1 -f --pid="${pids[0]}" --sleep-interval=0.2 "$logs/worker-0.log" &
+tail=$!
+while ((${#pids[@]})); do
+  sleep 0.2
+  for i in "${!pids[@]}"; do
+    kill -0 "${pids[i]}" 2>/dev/null && continue
+    unset 'pids[i]'
+    codes[i]=$(code_of "$logs/worker-$i.log")
+    if ((codes[i] != 0 && codes[i] != 75)) && [[ -z "$failed" ]]; then
+      failed=$SECONDS
+      echo "worker $i ended with exit code ${codes[i]}; see $logs/worker-$i.log" >&2
+    fi
+  done
+  # The others notice within 20 seconds, and say why in their logs; what is left then hangs.
+  if [[ -n "$failed" ]] && ((${#pids[@]} && SECONDS - failed >= ${GRACE:-60})); then
+    for i in "${!pids[@]}"; do codes[i]=70; done
+    end_followers
+    pids=()
+    on_worker all "$worker kill" || true
+  fi
+done
+wait "$tail" || true
+code=$(verdict "${codes[@]}")
+((code == 0)) || echo "ended with exit code $code; see $logs/worker-*.log" >&2
+exit "$code"

@@ -1,0 +1,223 @@
+# ruff: noqa: E501 # commands are compared as they are
+"""The launchers for Cloud TPU, with stand-ins for gcloud and the trainer; tpu_worker.sh is real."""
+
+import shlex
+import signal
+import time
+
+import pytest
+
+SLICE = dict(
+    TPU_NAME="pod", ZONE="us-central2-b", ACCELERATOR_TYPE="v4-16",
+    RUNTIME_VERSION="tpu-ubuntu2204-base",
+)  # fmt: skip
+FLAGS = ("--config=configs/tiny.py", "--workdir=/shared/it's a run")
+SSH = "--quiet '--ssh-flag=-oConnectTimeout=15 -oServerAliveInterval=30' --zone=us-central2-b"
+WORKER = "clip_jax/launch/tpu_worker.sh"
+TRAIN = f"""\
+gcloud compute tpus tpu-vm describe pod '--format=csv[no-heading](state,health,networkEndpoints.len())' --zone=us-central2-b
+tar -C ROOT/launch/.. --exclude-vcs --exclude-vcs-ignores -czf runs/launch/pod/TIME/clip_jax.tar.gz .
+gcloud compute tpus tpu-vm scp runs/launch/pod/TIME/clip_jax.tar.gz pod: --worker=all --quiet --scp-flag=-oConnectTimeout=15 --zone=us-central2-b
+gcloud compute tpus tpu-vm ssh pod --worker=all '--command={{ {WORKER} busy 2>/dev/null || {{ rm -rf clip_jax && mkdir clip_jax && tar -xzf clip_jax.tar.gz -C clip_jax; }}; }} && {WORKER} install' {SSH}
+gcloud compute tpus tpu-vm ssh pod --worker=all '--command={WORKER} start --config=configs/tiny.py --workdir=/shared/it\\'\\''s\\ a\\ run' {SSH}
+# For every worker I:
+gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} follow' {SSH} < /dev/null > runs/launch/pod/TIME/worker-I.log 2>&1 &
+"""
+LIST = "gcloud compute tpus tpu-vm list '--filter=name~/pod$' '--format=value(state)' --zone=us-central2-b\n"
+QUEUED = "gcloud compute tpus queued-resources"
+
+
+def shown(machines, script, *flags, **variables):
+    code, output = machines.run(script, "--dry-run", *flags, **SLICE | variables)
+    assert code == 0, output
+    assert machines.calls() == []
+    return output.replace(str(machines.root), "ROOT")
+
+
+def test_the_commands_of_a_slice_can_be_shown(machines):
+    assert shown(machines, "tpu_vm.sh", *FLAGS) == (
+        "mkdir -p runs/launch/pod/TIME\n" + LIST + "# If that prints nothing:\n"
+        "gcloud compute tpus tpu-vm create pod --accelerator-type=v4-16"
+        " --version=tpu-ubuntu2204-base --zone=us-central2-b\n" + TRAIN
+    )
+    assert list(machines.tmp_path.glob("runs")) == []
+
+
+def test_the_commands_of_a_queued_resource_can_be_shown(machines):
+    request = (
+        f"{QUEUED} create pod --node-id=pod --accelerator-type=v4-16"
+        " --runtime-version=tpu-ubuntu2204-base --valid-until-duration=6h --spot"
+        " --zone=us-central2-b\n"
+    )
+    assert shown(machines, "tpu_queued.sh", *FLAGS, VALID_UNTIL="6h") == (
+        "# Every 0.1 seconds:\n"
+        f"{QUEUED} list '--filter=name~/pod$' '--format=value(state.state)' --zone=us-central2-b\n"
+        + LIST + "# If there is no request:\n" + request
+        + "# If it is SUSPENDED or FAILED, or the slice was preempted:\n"
+        f"{QUEUED} delete pod --force --quiet --zone=us-central2-b\n" + request
+        + "# If it is ACTIVE; after exit codes 70, 71 and 75, and when the slice has gone, all again:\n"
+        "mkdir -p runs/launch/pod/TIME\n" + LIST + TRAIN
+    )  # fmt: skip
+
+
+def test_optional_variables_become_flags(machines):
+    output = shown(
+        machines, "tpu_vm.sh", *FLAGS, CAPACITY="spot", PROJECT_ID="mine", REF="v1",
+        REPOSITORY="https://x/y.git", MOUNT="mount 'a b'", LOGS="my logs",
+        CREATE_FLAGS="--network=n --internal-ips", SSH_FLAGS="--internal-ip",
+    )  # fmt: skip
+    assert " --spot --network=n --internal-ips --zone=us-central2-b --project=mine\n" in output
+    unpack = (
+        f"{{ {WORKER} busy 2>/dev/null || {{ rm -rf clip_jax && git clone --quiet"
+        " https://x/y.git clip_jax && git -C clip_jax checkout --quiet v1; }; }"
+    )
+    assert f"--command={unpack} && {WORKER} install mount\\ \\'a\\ b\\'" in shlex.split(output)
+    assert " scp " not in output
+    assert output.count(" --internal-ip --zone=us-central2-b --project=mine") == 3
+    assert "> 'my logs/pod/TIME/worker-I.log'" in output
+
+
+@pytest.mark.parametrize("script, action, command", [
+    ("tpu_vm.sh", "--delete", "tpu-vm delete pod --quiet --zone=us-central2-b"),
+    ("tpu_vm.sh", "--stop", f"tpu-vm ssh pod --worker=all '--command={WORKER} stop' {SSH}"),
+    ("tpu_queued.sh", "--delete",
+     "queued-resources delete pod --force --quiet --zone=us-central2-b"),
+])  # fmt: skip
+def test_the_commands_of_other_actions_can_be_shown(machines, script, action, command):
+    assert shown(machines, script, action) == f"gcloud compute tpus {command}\n"
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
+@pytest.mark.parametrize("change, flags, message", [
+    ({"ZONE": ""}, FLAGS, "ZONE is not set"),
+    ({"RUNTIME_VERSION": ""}, FLAGS, "RUNTIME_VERSION is not set"),
+    ({"CAPACITY": "cheap"}, FLAGS, "CAPACITY=cheap is not"),
+    ({}, FLAGS[:1], "--workdir=DIR is missing"),
+    ({}, ["--workdir", "gs://b/run"], "--workdir=gs://b/run must be a folder"),
+])  # fmt: skip
+def test_what_is_missing_is_one_line(machines, script, change, flags, message):
+    code, output = machines.run(script, *flags, **SLICE | change)
+    assert code == 64
+    assert output.startswith(f"{script}: {message}") and output.count("\n") == 1
+    assert machines.calls() == []
+
+
+def test_a_slice_is_created_set_up_and_trained_on(machines):
+    machines.trainers("0", "0")
+    code, output = machines.run("tpu_vm.sh", *FLAGS, MOUNT='touch "$HOME/mounted here"', **SLICE)
+    assert code == 0, output
+    assert "started" in output
+    for i in range(2):
+        home = machines.folder / f"worker-{i}"
+        assert (home / "mounted here").is_file()
+        assert (home / "installed").read_text().endswith("clip_jax[tpu]\n")
+        assert (home / "arguments").read_text() == "\n".join(["-m", "clip_jax.train", *FLAGS, ""])
+        assert (home / "clip_jax" / "configs" / "tiny.py").is_file()
+        assert not (home / "clip_jax" / ".git").exists()
+    logs = machines.logs("runs/launch/pod/*/worker-*.log")
+    assert list(logs) == ["worker-0.log", "worker-1.log"]
+    assert all(text.endswith("started\n\nexit code 0\n") for text in logs.values())
+    assert len(machines.calls("create")) == 1
+    # And again: the slice is there.
+    for i in range(2):
+        (machines.folder / f"worker-{i}" / "codes").write_text("0\n")
+    assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == 0
+    assert len(machines.calls("create")) == 1
+
+
+def test_training_under_way_is_followed_and_stops_when_told(machines):
+    machines.write(slice="READY")
+    machines.trainers("runs", "runs")
+    first = machines.start("tpu_vm.sh", *FLAGS, **SLICE)
+    deadline = time.time() + 30
+    while len(machines.calls("tpu_worker.sh follow")) < 2:
+        assert time.time() < deadline
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    # Other flags are refused; the same ones follow what is under way, and do not start it.
+    code, output = machines.run("tpu_vm.sh", "--workdir=/other", **SLICE)
+    assert code == 73 and "other training is under way" in output
+    second = machines.start("tpu_vm.sh", *FLAGS, **SLICE)
+    while len(machines.calls("tpu_worker.sh follow")) < 4:
+        assert time.time() < deadline
+        time.sleep(0.1)
+    assert machines.run("tpu_vm.sh", "--stop", **SLICE)[0] == 0
+    output, _ = second.communicate(timeout=20)
+    assert second.returncode == 75 and "already under way" in output
+    assert output.count("saved") == 1
+
+
+def test_the_failed_worker_decides_and_the_others_are_ended(machines):
+    machines.write(slice="READY")
+    machines.trainers("hangs", "65")
+    code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
+    assert code == 65
+    assert "worker 1 ended with exit code 65" in output
+    assert machines.calls("--worker=all", "tpu_worker.sh kill")
+    log = machines.folder / "worker-0" / "clip_jax.state" / "log"
+    assert log.read_text().endswith("exit code 137\n")
+
+
+@pytest.mark.parametrize("node, code", [
+    ("CREATING,,0", 70), ("PREEMPTED,,2", 70), ("READY,TIMEOUT,2", 70),
+    ("READY,UNHEALTHY_MAINTENANCE,2", 70),
+])  # fmt: skip
+def test_a_slice_that_is_not_well_is_not_used(machines, node, code):
+    machines.write(slice="READY", node=node)
+    assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == code
+    assert machines.calls("ssh") == machines.calls("scp") == machines.calls("create") == []
+
+
+def test_a_missing_worker_fails_at_once(machines):
+    machines.write(slice="READY")
+    machines.trainers("0")
+    assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == 255
+    assert machines.calls("tpu_worker.sh start") == []
+
+
+def test_a_queued_resource_is_waited_for_and_started_again(machines):
+    machines.write(queue="\nWAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE", slice="READY")
+    machines.trainers("75 0", "75 0")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
+    assert code == 0, output
+    assert len(machines.calls("queued-resources create pod", "--spot")) == 1
+    assert machines.calls("queued-resources delete") == []
+    assert len(machines.calls("tpu_worker.sh start")) == 2
+    assert machines.calls("tpu-vm create") == []
+
+
+def test_after_a_preemption_another_slice_is_asked_for(machines):
+    # Two looks at the slice before the first run, one after it: it has been preempted.
+    machines.write(queue="ACTIVE", slice="READY\nREADY\nPREEMPTED\nPREEMPTED\nREADY")
+    machines.trainers("70 0", "1 0")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
+    assert code == 0, output
+    assert "restart 1: SUSPENDED" in output
+    calls = [c.split()[4] for c in machines.calls("queued-resources") if " list " not in c]
+    assert calls == ["delete", "create"]
+    assert len(machines.calls("tpu_worker.sh start")) == 2
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
+def test_a_request_that_ended_is_made_again(machines, state):
+    machines.write(queue=f"{state}\nACTIVE", slice="READY")
+    machines.trainers("0", "0")
+    assert machines.run("tpu_queued.sh", *FLAGS, **SLICE)[0] == 0
+    assert len(machines.calls("queued-resources create")) == 1
+    assert bool(machines.calls("state.failedData.error.message")) == (state == "FAILED")
+
+
+def test_what_starting_again_does_not_help_is_not_started_again(machines):
+    machines.write(queue="ACTIVE", slice="READY")
+    machines.trainers("70", "78")
+    assert machines.run("tpu_queued.sh", *FLAGS, **SLICE)[0] == 78
+    assert len(machines.calls("tpu_worker.sh start")) == 1
+
+
+def test_restarts_come_to_an_end(machines):
+    machines.write(queue="FAILED", slice="READY")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="2", **SLICE)
+    assert code == 70
+    assert "given up after 2 restarts" in output
+    assert len(machines.calls("queued-resources create")) == 2
