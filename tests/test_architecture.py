@@ -11,12 +11,12 @@ FLOORS = {
         "tokenizers", "data.sources", "data.table", "data.tar", "data.image_file",
         "data.preprocess", "data.preprocess_formats", "data.transforms", "data.drawing",
         "data.emoji",
-        "data.emoji_pairs", "metrics"],
-    1: ["models", "losses", "optim", "data.loader"],
+        "data.emoji_pairs", "metrics", "chips", "compiled"],
+    1: ["models", "losses", "half", "optim", "data.loader"],
     2: ["state", "interop"],
-    3: ["step", "checkpoint", "workdir", "pretrained"],
+    3: ["step", "gradients", "program", "checkpoint", "workdir", "pretrained"],
     4: ["evals"],
-    5: ["api", "trainer", "results", "train", "evaluate", "aot", "convert", "benchmark"],
+    5: ["api", "trainer", "results", "train", "evaluate", "aot", "convert", "pods", "benchmark"],
 }  # fmt: skip
 # Rooms without arrays on devices. (The loader is not among them: Grain imports jax itself.)
 WITHOUT_JAX = ["config", "cluster", "distributed", "tokenizers", "data.sources", "data.table",
@@ -85,7 +85,7 @@ def test_collectives_live_in_losses(root):
     for module, tree in modules(root):
         names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         found = names & {"shard_map", "all_gather", "ppermute", "psum", "psum_scatter", "pmean"}
-        if module != "losses" and found:
+        if not module.startswith("losses") and found:
             wrong.append((module, found))
     assert wrong == []
 
