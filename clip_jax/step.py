@@ -60,7 +60,7 @@ def train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # Clipped after the update, as the released models were (section 2.5: at most 100).
-        # SigLIP\'s scale, which comes with a bias, is not.
+        # SigLIP's scale, which comes with a bias, is not.
         if clip_scale:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
         variables = {"params": params, "batch_stats": batch_stats}
