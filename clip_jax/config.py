@@ -106,6 +106,7 @@ def defaults() -> ConfigDict:
     c.optim.beta2 = 0.98
     c.optim.eps = 1e-6
     c.optim.moments = "float32"  # of Adam, as kept: bfloat16 halves them, rounded by chance
+    c.optim.text_weights = "float32"  # of the text tower, as kept: bfloat16 likewise
     c.optim.weight_decay = 0.2
     c.optim.muon_beta = 0.95
     c.optim.muon_steps = 5  # Newton-Schulz steps towards an orthogonal update
@@ -161,6 +162,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.implementation": ("auto", "dense", "all_gather", "ring"),
     "loss.dtype": ("bfloat16", "float32"),
     "optim.moments": ("float32", "bfloat16"),
+    "optim.text_weights": ("float32", "bfloat16"),
     "optim.name": ("adamw", "muon"),
     "optim.decay_rule": ("paper", "open_clip"),
 }

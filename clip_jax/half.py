@@ -1,4 +1,5 @@
-"""Numbers kept in bfloat16 between steps, rounded by chance (paper section 2.5).
+"""Numbers kept in bfloat16 between steps, rounded by chance (paper section 2.5): Adam's moments,
+and the weights of the text encoder.
 
 Rounding to the nearest would freeze them: a second moment changes by a thousandth a step, and a
 bfloat16 has 8 bits. Rounded up or down by chance, in proportion to how near each neighbour is, it
@@ -36,8 +37,24 @@ def _rounded(key: jax.Array, tree: Any) -> Any:
     )
 
 
+def widened(tree: Any) -> Any:
+    """The same numbers with every bfloat16 as a float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
+
+
+def narrowed_text(params: Any) -> Any:
+    """Parameters with the text tower's weights, not its gains and biases, as bfloat16."""
+
+    def narrowed(path, x):
+        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        weight = names[0] == "text_tower" and names[-1] not in ("bias", "scale")
+        return x.astype(jnp.bfloat16) if weight else x
+
+    return jax.tree_util.tree_map_with_path(narrowed, params)
+
+
 class HalfState(NamedTuple):
-    """Number of updates made, and the inner state in bfloat16."""
+    """Number of updates made, and the state of the inner optimizer."""
 
     count: jax.Array
     inner: Any
@@ -58,11 +75,41 @@ def moments(inner: optax.GradientTransformation, seed: int) -> optax.GradientTra
         return HalfState(jnp.zeros((), jnp.int32), narrow)
 
     def update(updates, state, params=None):
-        wide = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner
-        )
-        updates, new = inner.update(updates, wide, params)
+        updates, new = inner.update(updates, widened(state.inner), params)
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         return updates, HalfState(state.count + 1, _rounded(key, new))
+
+    return optax.GradientTransformation(init, update)
+
+
+def weights(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
+    """An optimizer of parameters some of which are kept in bfloat16 (see ``narrowed_text``).
+
+    Rounded to the nearest, a weight would stand still: most updates are less than the 256th part
+    of it. The updates that come out lead to a bfloat16 exactly, one that is right on average.
+
+    Args:
+      inner: the whole chain; it sees float32 parameters.
+      seed: of the rounding, which is a function of it and the number of updates alone.
+    """
+
+    def init(params):
+        return HalfState(jnp.zeros((), jnp.int32), inner.init(widened(params)))
+
+    def update(updates, state, params):
+        wide = widened(params)
+        updates, new = inner.update(updates, state.inner, wide)
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), state.count), max(len(leaves), 1)
+        )
+
+        def rounded(key, kept, old, update):
+            if kept.dtype != jnp.bfloat16:
+                return update
+            return round_by_chance(key, old + update).astype(jnp.float32) - old
+
+        keys = jax.tree.unflatten(structure, list(keys)[: len(leaves)])
+        return jax.tree.map(rounded, keys, params, wide, updates), HalfState(state.count + 1, new)
 
     return optax.GradientTransformation(init, update)

@@ -163,7 +163,8 @@ def build(
         chain.insert(2, _scaled_text(optim["text_rate"]))
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
-    return optax.chain(*chain), schedule
+    tx = optax.chain(*chain)
+    return (tx if optim["text_weights"] == "float32" else half.weights(tx, seed=1)), schedule
 
 
 def rate(schedule: Schedule, opt_state: Any) -> jax.Array:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
-from clip_jax import checkpoint, state, workdir
+from clip_jax import checkpoint, half, state, workdir
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
 from clip_jax.data.preprocess import Preprocess
@@ -112,7 +113,11 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
     )
     mesh = create_mesh({"data": 1}, jax.local_devices()[:1])
     # Of the state, not the optimizer's part.
-    whole, _ = state.abstract(model, optax.identity(), config["optim"]["ema_decay"] > 0, mesh)
+    optim = config["optim"]
+    whole, _ = state.abstract(
+        model, optax.identity(), optim["ema_decay"] > 0, mesh,
+        half_text=optim["text_weights"] == "bfloat16",
+    )  # fmt: skip
     wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
     try:
         found, facts = checkpoint.read(
@@ -121,7 +126,7 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
         workdir.check_facts(path, facts, workdir.model_facts(preprocess, tokenizer))
     except (checkpoint.CheckpointError, Mismatch) as error:
         raise LayoutError(str(error)) from None
-    variables = jax.device_get(found.get("ema", found))
+    variables = jax.device_get(half.widened(found.get("ema", found)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))
 
 
@@ -157,7 +162,9 @@ def begin_from(
 
     def placed(old: jax.Array, new: Any) -> jax.Array:
         # Each device takes its part: no device ever holds the whole model.
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda at: new[at])
+        return jax.make_array_from_callback(
+            old.shape, old.sharding, lambda at: np.asarray(new[at], old.dtype)
+        )
 
     params = jax.tree.map(placed, fresh.params, variables["params"])
     stats = jax.tree.map(placed, fresh.batch_stats, variables["batch_stats"])

@@ -53,7 +53,9 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
     c = config
     warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
     tx, schedule = optim.build(c.optim, warmup, total_steps)
-    abstract, shardings = state.abstract(model, tx, c.optim.ema_decay > 0, mesh)
+    abstract, shardings = state.abstract(
+        model, tx, c.optim.ema_decay > 0, mesh, half_text=c.optim.text_weights == "bfloat16"
+    )
     loss_fn, loss = _loss(c, model, mesh)
     _check_heads(model, mesh)
     gradients.check(c.train.pieces, c.train.batch_size, mesh)

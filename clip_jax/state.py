@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from clip_jax import half
 from clip_jax.mesh import partition_spec
 from clip_jax.models.clip import Clip
 
@@ -19,7 +20,7 @@ class TrainState:
 
     Attributes:
       step: int32[], number of updates done.
-      params: the model's parameters, float32.
+      params: the model's parameters, float32 (weights of the text tower bfloat16, if so asked).
       batch_stats: running means and variances of batch norms, float32; empty without any.
       opt_state: the optimizer's state.
       ema: exponential moving average of ``variables`` for evaluation, or None.
@@ -35,8 +36,8 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``Clip.apply`` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What ``Clip.apply`` takes, float32."""
+        return half.widened({"params": self.params, "batch_stats": self.batch_stats})
 
     @property
     def eval_variables(self) -> dict[str, Any]:
@@ -44,7 +45,9 @@ class TrainState:
         return self.variables if self.ema is None else self.ema
 
 
-def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: jax.Array):
+def _create(
+    model: Clip, tx: optax.GradientTransformation, use_ema: bool, half_text: bool, key: jax.Array
+):
     c = model.config
     images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
@@ -52,6 +55,8 @@ def _create(model: Clip, tx: optax.GradientTransformation, use_ema: bool, key: j
     variables = model.clone(scan=True, remat="none").init(key, images, tokens)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     variables = {"params": params, "batch_stats": batch_stats}
+    if half_text:
+        params = half.narrowed_text(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -67,9 +72,16 @@ def _is_box(x: Any) -> bool:
 
 
 def abstract(
-    model: Clip, tx: optax.GradientTransformation, use_ema: bool, mesh: Mesh
+    model: Clip,
+    tx: optax.GradientTransformation,
+    use_ema: bool,
+    mesh: Mesh,
+    *,
+    half_text: bool = False,
 ) -> tuple[TrainState, TrainState]:
     """The state's shapes and its shardings, computed without allocating anything.
+
+    ``half_text`` keeps the text tower's weights in bfloat16 (``half.narrowed_text``).
 
     Logical axis names sit in boxes around the parameters; they pass through ``eval_shape`` and
     through optax, so that moments get the sharding of their parameter by construction.
@@ -77,7 +89,7 @@ def abstract(
     Returns:
       A TrainState of ShapeDtypeStruct (with shardings) and one of NamedSharding.
     """
-    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, k), jax.random.key(0))
+    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, half_text, k), jax.random.key(0))
 
     def sharding(x):
         if _is_box(x) and isinstance(x.value, optax.MaskedNode):
@@ -96,11 +108,19 @@ def abstract(
 
 
 def create(
-    model: Clip, tx: optax.GradientTransformation, use_ema: bool, mesh: Mesh, seed: int
+    model: Clip,
+    tx: optax.GradientTransformation,
+    use_ema: bool,
+    mesh: Mesh,
+    seed: int,
+    *,
+    half_text: bool = False,
 ) -> TrainState:
     """Initialises straight into the shards: no device ever holds the whole state."""
-    _, shardings = abstract(model, tx, use_ema, mesh)
-    make = jax.jit(lambda key: nn.unbox(_create(model, tx, use_ema, key)), out_shardings=shardings)
+    _, shardings = abstract(model, tx, use_ema, mesh, half_text=half_text)
+    make = jax.jit(
+        lambda key: nn.unbox(_create(model, tx, use_ema, half_text, key)), out_shardings=shardings
+    )
     return make(jax.random.key(seed))
 
 

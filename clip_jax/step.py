@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clip_jax import gradients
+from clip_jax import gradients, half
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.mesh import batch_sharding, replicated
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
@@ -64,7 +64,7 @@ def train_step(
         if clip_scale:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
         variables = {"params": params, "batch_stats": batch_stats}
-        ema = _average(state.ema, variables, ema_decay, state.step)
+        ema = _average(state.ema, half.widened(variables), ema_decay, state.step)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)

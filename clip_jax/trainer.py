@@ -112,6 +112,7 @@ class Run:
                 self.config.optim.ema_decay > 0,
                 self.mesh,
                 self.config.seed,
+                half_text=self.config.optim.text_weights == "bfloat16",
             )
             self.step = 0
             if name := self.config.model.weights:

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 
 from clip_jax import config as config_lib
-from clip_jax import half, mesh, optim
+from clip_jax import half, mesh, optim, program, state
+from clip_jax.models import clip
 
 
 def test_neighbours_in_the_right_proportion():
@@ -78,3 +79,53 @@ def test_rounding_does_not_depend_on_the_mesh():
     on = mesh.create_mesh({"data": 8})
     sharded = rounding(jax.random.key(3), jax.device_put(x, mesh.batch_sharding(on)))
     np.testing.assert_array_equal(np.asarray(whole, np.float32), np.asarray(sharded, np.float32))
+
+
+def test_weights_that_the_nearest_would_freeze_follow_their_mean():
+    """Updates of 1e-4 on weights of 1, whose next bfloat16 is 1 + 2^-7: in 1,000 steps 1.1."""
+    text = {"kernel": jnp.ones((64, 64)), "bias": jnp.ones(64)}
+    params = half.narrowed_text({"text_tower": text, "image_tower": {"kernel": jnp.ones(8)}})
+    assert params["text_tower"]["kernel"].dtype == jnp.bfloat16
+    assert params["text_tower"]["bias"].dtype == params["image_tower"]["kernel"].dtype == "float32"
+    tx = half.weights(optax.sgd(1e-4), seed=0)
+    grads = jax.tree.map(lambda x: -jnp.ones(x.shape), params)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    after, _ = jax.jit(lambda c: jax.lax.scan(step, c, length=1000)[0])((params, tx.init(params)))
+    kernel = np.asarray(after["text_tower"]["kernel"], np.float64)
+    assert after["text_tower"]["kernel"].dtype == jnp.bfloat16
+    # A weight's deviation is about sqrt(1000 * 2^-7 * 1e-4) = 0.028; the mean of 4,096, 0.0005.
+    assert abs(kernel.mean() - 1.1) < 0.003
+    assert 0.015 < kernel.std() < 0.04
+    for exact in (after["text_tower"]["bias"], after["image_tower"]["kernel"]):
+        np.testing.assert_allclose(exact, 1.1, rtol=1e-4)
+
+
+def test_text_weights_and_moments_in_half_precision_train():
+    c = config_lib.defaults()
+    c.model.variant, c.model.dtype, c.train.batch_size = "ViT-Test/8", "float32", 16
+    c.optim.warmup_examples, c.optim.ema_decay = 0, 0.9
+    c.optim.text_weights = c.optim.moments = "bfloat16"
+    on = mesh.create_mesh({"data": 1}, jax.devices()[:1])
+    model = clip.build(c.model)
+    made = program.build(c, model, on, 10)
+    start = state.create(model, made.tx, True, on, 0, half_text=True)
+    inputs = {
+        k: jnp.ones(v.shape, v.dtype) if k in ("images", "tokens") else jnp.zeros(v.shape, v.dtype)
+        for k, v in program.abstract_batch(c, model, on).items()
+    }
+    inputs["tokens"] = inputs["tokens"].at[:, 5].set(63)
+    before = jax.tree.map(np.asarray, start.params)
+    with jax.set_mesh(on):
+        after, metrics = made.train_step(start, inputs)
+    assert np.isfinite(float(metrics["loss"]))
+    types = jax.tree.map(lambda x: x.dtype, after.params)
+    assert types == jax.tree.map(lambda x: x.dtype, before)
+    moved = jax.tree.map(lambda a, b: np.mean(np.asarray(a) != b), after.params, before)
+    assert max(jax.tree.leaves(moved["text_tower"]["encoder"])) > 0.01
+    for variables in (after.eval_variables, after.variables):
+        assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
