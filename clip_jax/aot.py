@@ -3,7 +3,7 @@
 python -m clip_jax.aot --config=configs/vit_b32.py --topology=v5e:16x16
 
 For TPUs (v4, v5e, v5p, v6e, tpu7x; two slices: v5e:16x16*2) the real compiler runs on this
-machine's CPU, which needs the extra ``aot``. ``--topology=cpu:8`` compiles for 8 emulated devices.
+machine's CPU, which needs the extra ``tpu``. ``--topology=cpu:8`` compiles for 8 emulated devices.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def devices_of(topology: str) -> tuple[list[Any], Any]:
     except Exception as error:  # libtpu's are of many kinds
         if "libtpu" in str(error) and "not" in str(error):
             raise config_lib.ConfigError(
-                "TPU topologies need libtpu: pip install '.[aot]'"
+                "TPU topologies need libtpu: pip install '.[tpu]'"
             ) from None
         first = str(error).strip().splitlines()[0]
         raise config_lib.ConfigError(f"--topology={topology}: {first}") from None
@@ -142,7 +142,7 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
                 raise
             problem = _first_line(str(error))
         else:
-            needs, found = compiled.memory(result), compiled.collectives(result.as_text())
+            needs, found = compiled.memory(result), compiled.collectives(_text(result))
     received = sum(c.received for c in found)
     work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
     return Report(
@@ -162,6 +162,18 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
         collectives=[dataclasses.asdict(c) for c in found[:12]],
         compile_seconds=time.perf_counter() - started,
     )
+
+
+def _text(result: Any) -> str:
+    import jax
+
+    try:
+        return result.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"jax {jax.__version__} cannot read what this libtpu compiled "
+            f"({_first_line(str(error))}); the two belong together: pip install '.[tpu]'"
+        ) from None
 
 
 class _Sizes:

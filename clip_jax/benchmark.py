@@ -1,7 +1,7 @@
 """Measurements that anyone can repeat: python -m clip_jax.benchmark baselines
 
 baselines: what cheap methods reach on the quickstart's zero-shot tasks.
-fits: what the paper's recipes need on TPU pods; needs the extra aot, and an hour.
+fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hour.
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
 

@@ -161,7 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
         if code == -1:  # not an error we know: a defect, whose place matters
             traceback.print_exc()
             return 1
-        print(f"error: {error}", file=sys.stderr)
+        if code == distributed.PEER_LOST:
+            print("error: another process was lost; the same command on all of them continues "
+                  f"from the last checkpoint ({error})", file=sys.stderr)  # fmt: skip
+        else:
+            print(f"error: {error}", file=sys.stderr)
         return code
     if distributed.is_lead():
         print(f"done in {time.time() - started:.0f} s: {workdir}")

@@ -106,7 +106,7 @@ def test_the_search_doubles_until_it_does_not_fit(monkeypatch, capsys):
 
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs pip install '.[aot]'"
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install '.[tpu]'"
 )
 
 
