@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clip_jax import config as config_lib
+from clip_jax.chips import devices_of
 from clip_jax.distributed import MISMATCH, OK, USAGE
 
-_TOPOLOGY = re.compile(r"(?P<kind>[a-z0-9]+):(?P<shape>\d+(x\d+)*)(\*(?P<slices>\d+))?")
+SHOWN = 12  # collectives on screen; the JSON file has them all
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,13 +38,14 @@ class Report:
       loss: name and implementation of the loss.
       memory: bytes: arguments, outputs, temporaries, aliased, total.
       capacity: bytes of the device; 0: not known.
-      fits: whether the compiler took it, and it fits.
+      fits: whether the compiler took it.
       problem: what the compiler said where it did not.
       flops: of a step on one device, in closed form (``models.flops``).
       compute_seconds: these at the device's peak; 0: not known.
       link_seconds: the received bytes at the bandwidth of the links; 0: not known.
-      received: bytes a device receives in a step.
-      collectives: the greatest, as dicts.
+      received: bytes a device receives in a step from others of its slice.
+      between_slices: bytes it receives from other slices, at most.
+      collectives: those that move most first, as dicts.
       compile_seconds: how long this took.
     """
 
@@ -60,6 +62,7 @@ class Report:
     compute_seconds: float
     link_seconds: float
     received: int
+    between_slices: int
     collectives: list[dict[str, Any]]
     compile_seconds: float
 
@@ -74,44 +77,6 @@ class Report:
     def best_mfu(self) -> float:
         """Model FLOPs utilisation at that: the bound, not a prediction."""
         return self.compute_seconds / self.step_seconds if self.step_seconds else 0.0
-
-
-def devices_of(topology: str) -> tuple[list[Any], Any]:
-    """The devices of a topology, and what is known of the chip (None for CPUs).
-
-    Raises:
-      ConfigError: not a topology, or not one that libtpu knows; libtpu is not there.
-    """
-    match = _TOPOLOGY.fullmatch(topology)
-    if match is None:
-        raise config_lib.ConfigError(f"--topology={topology} is not of the form v5e:16x16 or cpu:8")
-    kind, shape, slices = match["kind"], match["shape"], int(match["slices"] or 1)
-    import jax
-
-    from clip_jax.chips import CHIPS
-
-    if kind == "cpu":
-        jax.config.update("jax_num_cpu_devices", int(shape))
-        return jax.devices("cpu"), None
-    if kind not in CHIPS:
-        raise config_lib.ConfigError(f"--topology={topology}: {kind!r} is not of {[*CHIPS, 'cpu']}")
-    from jax.experimental import topologies
-
-    options: dict[str, Any] = dict(CHIPS[kind].options)
-    if slices > 1:
-        options["num_slices"] = slices
-    try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{kind}:{shape}", **options
-        )
-    except Exception as error:  # libtpu's are of many kinds
-        if "libtpu" in str(error) and "not" in str(error):
-            raise config_lib.ConfigError(
-                "TPU topologies need libtpu: pip install '.[tpu]'"
-            ) from None
-        first = str(error).strip().splitlines()[0]
-        raise config_lib.ConfigError(f"--topology={topology}: {first}") from None
-    return list(found.devices), CHIPS[kind]
 
 
 def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> Report:
@@ -143,7 +108,8 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
             problem = _first_line(str(error))
         else:
             needs, found = compiled.memory(result), compiled.collectives(_text(result))
-    received = sum(c.received for c in found)
+    between = sum(c.received for c in found if c.kind == compiled.BETWEEN_SLICES)
+    received = sum(c.received for c in found) - between
     work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
     return Report(
         topology=topology,
@@ -153,13 +119,14 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
         loss=made.loss,
         memory={**dataclasses.asdict(needs), "total": needs.total},
         capacity=chip.memory if chip else 0,
-        fits=not problem and (chip is None or needs.total <= chip.memory),
+        fits=not problem,
         problem=problem,
         flops=work,
         compute_seconds=work / chip.flops if chip else 0.0,
         link_seconds=received / chip.link if chip else 0.0,
         received=received,
-        collectives=[dataclasses.asdict(c) for c in found[:12]],
+        between_slices=between,
+        collectives=[dataclasses.asdict(c) for c in found],
         compile_seconds=time.perf_counter() - started,
     )
 
@@ -192,23 +159,31 @@ def _first_line(text: str) -> str:
 
 
 def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> Report | None:
-    """The report of the largest global batch that fits: a power of two for every batch shard.
+    """The report of the largest global batch that fits, to within an eighth; None if none does.
 
-    Doubles, then stops: a batch between two powers of two gains little. None if not even one
-    example a shard fits.
+    Begins with the config's own. Batches are multiples of all that has to divide them: the batch
+    shards, ``train.pieces``, ``loss.chunk`` and ``model.batch_norm_group``.
     """
-    best, config = None, config.copy_and_resolve_references()
     from clip_jax import mesh
 
+    config = config.copy_and_resolve_references()
+    pieces = config.train.pieces
     shards = mesh.batch_shards(mesh.create_mesh(config.mesh.to_dict(), devices))
-    each = config.train.pieces
-    while True:
-        config.train.batch_size = shards * each
+    unit = math.lcm(
+        shards * pieces, config.loss.chunk or 1, (config.model.batch_norm_group or 1) * pieces
+    )
+    best, low, high = None, 0, 0  # in units: fits, does not fit
+    count = max(1, config.train.batch_size // unit)
+    while not high or high - low > max(1, low // 8):
+        config.train.batch_size = unit * count
         report = compile_step(config, topology, devices, chip)
         print(f"batch {report.batch:,}: {_verdict(report)}", flush=True)
-        if not report.fits:
-            return best
-        best, each = report, 2 * each
+        if report.fits:
+            best, low = report, count
+        else:
+            high = count
+        count = (low + high) // 2 if high else 2 * low
+    return best
 
 
 def _gib(size: float) -> str:
@@ -243,6 +218,11 @@ def table(r: Report) -> str:
             f"  FLOPs a step       {r.flops:.3e} on each device",
             f"  received a step    {r.received / 1e6:,.1f} MB by each device",
         ]
+        if r.between_slices:
+            lines += [
+                f"  from other slices  {r.between_slices / 1e6:,.1f} MB at most, through the "
+                "hosts' network, whose time is not counted below"
+            ]
         if r.capacity:
             lines += [
                 f"  step at the least  {1e3 * r.step_seconds:,.1f} ms "
@@ -252,9 +232,24 @@ def table(r: Report) -> str:
         lines += [
             f"    {c['kind']:<19}{c['count']:>6} x {c['shape'][:44]:<46}"
             f"{c['received'] / 1e6:>10,.1f} MB"
-            for c in r.collectives
+            for c in r.collectives[:SHOWN]
         ]
     return "\n".join(lines)
+
+
+def as_dict(r: Report) -> dict[str, Any]:
+    """A report for programs; without the figures of a program that was not made."""
+    found = dataclasses.asdict(r) | {"step_seconds": r.step_seconds, "best_mfu": r.best_mfu}
+    if r.problem:
+        for key in ("memory", "received", "between_slices", "collectives", "link_seconds",
+                    "step_seconds", "best_mfu"):  # fmt: skip
+            found[key] = None
+    return found
+
+
+def _write(path: str | None, found: dict[str, Any]) -> None:
+    if path:
+        Path(path).write_text(json.dumps(found, indent=2) + "\n")
 
 
 def parse(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
@@ -269,9 +264,13 @@ def parse(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     )  # fmt: skip
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5e:16x16*2, cpu:8, ...")
-    parser.add_argument("--search-batch", action="store_true", help="find the largest that fits")
+    parser.add_argument(
+        "--search-batch", action="store_true", help="find the largest that fits, to an eighth"
+    )
     parser.add_argument("--json", help="file to write the report to")
     flags, rest = parser.parse_known_args(arguments)
+    if flags.json and not Path(flags.json).parent.is_dir():
+        raise config_lib.ConfigError(f"--json={flags.json}: there is no folder of that name")
     return config_lib.load(flags.config, config_lib.overrides(rest)), flags
 
 
@@ -298,7 +297,8 @@ def main(arguments: list[str] | None = None) -> int:
                                              "has no bound here")  # fmt: skip
             report = largest_batch(config, flags.topology, devices, chip)
             if report is None:
-                print("not even one example a batch shard fits", file=sys.stderr)
+                print("not even the least batch fits", file=sys.stderr)
+                _write(flags.json, {"topology": flags.topology, "fits": False})
                 return MISMATCH
         else:
             report = compile_step(config, flags.topology, devices, chip)
@@ -308,10 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     print(table(report))
-    if flags.json:
-        extra = {"step_seconds": report.step_seconds, "best_mfu": report.best_mfu}
-        text = json.dumps(dataclasses.asdict(report) | extra, indent=2)
-        Path(flags.json).write_text(text + "\n")
+    _write(flags.json, as_dict(report))
     return OK if report.fits else MISMATCH
 
 

@@ -1,12 +1,22 @@
-"""The TPU generations: what one device can do, by Google's specifications.
+"""The TPU generations: what one device can do by Google's specifications, and their topologies.
 
 Per *device* as JAX counts them: a chip, except of TPU7x, whose chips are two devices each.
 Sources: the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x (Ironwood)" of the Cloud TPU
 documentation (docs.cloud.google.com/tpu/docs). Link bandwidth is one direction of all links
-together: half of what these pages call bidirectional.
+together: half of what these pages call bidirectional. Memory is what the compiler (libtpu 0.0.42)
+says there is when a program needs more: a little less than the chip has.
 """
 
 import dataclasses
+import importlib.util
+import re
+from typing import Any
+
+from clip_jax.config import ConfigError
+
+_TOPOLOGY = re.compile(
+    r"(?P<kind>[a-z0-9]+):(?P<shape>[1-9]\d*(x[1-9]\d*)*)(\*(?P<slices>[1-9]\d*))?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +24,7 @@ class Chip:
     """One device of a generation.
 
     Attributes:
-      memory: bytes of HBM.
+      memory: bytes of HBM that a program may use.
       flops: peak of bfloat16 matrix products, FLOP/s.
       link: bytes/s that it can receive from its neighbours.
       kind: what JAX calls it.
@@ -29,9 +39,45 @@ class Chip:
 
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip(32 * 2**30, 275e12, 300e9, "TPU v4", (("chip_config_name", "megacore"),)),
-    "v5e": Chip(16 * 2**30, 197e12, 200e9, "TPU v5 lite"),
-    "v5p": Chip(95 * 2**30, 459e12, 600e9, "TPU v5"),
-    "v6e": Chip(32 * 2**30, 918e12, 400e9, "TPU v6 lite"),
-    "tpu7x": Chip(96 * 2**30, 2307e12 / 2, 300e9, "TPU7x"),
+    "v4": Chip(int(30.75 * 2**30), 275e12, 300e9, "TPU v4", (("chip_config_name", "megacore"),)),
+    "v5e": Chip(int(15.75 * 2**30), 197e12, 200e9, "TPU v5 lite"),
+    "v5p": Chip(int(95.74 * 2**30), 459e12, 600e9, "TPU v5"),
+    "v6e": Chip(int(31.25 * 2**30), 918e12, 400e9, "TPU v6 lite"),
+    "tpu7x": Chip(int(94.75 * 2**30), 2307e12 / 2, 300e9, "TPU7x"),
 }
+
+
+def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
+    """The devices of a topology, and what is known of the chip (None for CPUs).
+
+    Raises:
+      ConfigError: not a topology, or not one that libtpu knows; libtpu is not there.
+    """
+    match = _TOPOLOGY.fullmatch(topology)
+    if match is None:
+        raise ConfigError(f"--topology={topology} is not of the form v5e:16x16 or cpu:8")
+    kind, shape, slices = match["kind"], match["shape"], int(match["slices"] or 1)
+    import jax
+
+    if kind == "cpu":
+        if "x" in shape or slices > 1:
+            raise ConfigError(f"--topology={topology}: of CPUs give a number, cpu:8")
+        jax.config.update("jax_num_cpu_devices", int(shape))
+        return jax.devices("cpu"), None
+    if kind not in CHIPS:
+        raise ConfigError(f"--topology={topology}: {kind!r} is not of {[*CHIPS, 'cpu']}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("TPU topologies need libtpu: pip install '.[tpu]'")
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = dict(CHIPS[kind].options)
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{kind}:{shape}", **options
+        )
+    except Exception as error:  # libtpu's are of many kinds
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--topology={topology}: {first}") from None
+    return list(found.devices), CHIPS[kind]

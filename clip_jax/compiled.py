@@ -11,6 +11,8 @@ import re
 from collections import defaultdict
 from typing import Any
 
+# The kind of what passes between slices, through their hosts and the data centre's network.
+BETWEEN_SLICES = "between slices"
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
           "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
@@ -23,7 +25,12 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
+_BETWEEN = re.compile(r"= \((.*?), u32\[\]\S*, token\[\]\) recv\(.*xla_megascale_runtime")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([0-9,]+)\}|\[(\d+),(\d+)\])")
+# GSPMD's own on TPUs: the sizes of a mesh's axes, and the axes (or a part of one) of a group.
+_MESH = re.compile(r"replica_groups=mesh\[([^]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'([^']+)'=(\d+)")
+_GROUP_AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Collective:
     """Collectives of one kind and shape.
 
     Attributes:
-      kind: "all-gather", "all-reduce", "reduce-scatter", "collective-permute" or "all-to-all".
+      kind: "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all" or
+        "between slices".
       shape: of the result, in words.
       devices: size of a group.
       count: how often a step runs it.
@@ -85,22 +93,31 @@ def collectives(text: str) -> list[Collective]:
     found: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for name, lines in bodies.items():
         starts = any('"AsyncCollectiveStart"' in line for line in lines)
-        for line in lines:
+        for line in lines if runs[name] else ():
             goes_on = "chain_id=" in line and not starts
-            if runs[name] and not goes_on and (match := _OPERATION.search(line)):
-                shape, kind = match[1], match[2]
-                shapes = _SHAPE.findall(shape)
-                if match[3] and shape.startswith("("):
-                    # An asynchronous start gives its operands, its results, and contexts.
-                    shapes = _results(shapes, kind)
-                devices = _group_size(line)
-                size = sum(_size(*s) for s in shapes)
-                words = " ".join(f"{t}[{d}]" for t, d in shapes)
-                entry = found[kind, words, devices]
-                entry[0] += runs[name]
-                entry[1] += runs[name] * _received(kind, size, devices)
+            if goes_on or (read := _read(line)) is None:
+                continue
+            kind, shapes, devices = read
+            words = " ".join(f"{t}[{d}]" for t, d in shapes)
+            entry = found[kind, words, devices]
+            entry[0] += runs[name]
+            entry[1] += runs[name] * _received(kind, sum(_size(*s) for s in shapes), devices)
     made = [Collective(k, s, d, c, r) for (k, s, d), (c, r) in found.items() if r]
     return sorted(made, key=lambda c: -c.received)
+
+
+def _read(line: str) -> tuple[str, list[tuple[str, str]], int] | None:
+    """Kind, results and size of a group of the collective in a line, if there is one."""
+    if match := _BETWEEN.search(line):
+        return BETWEEN_SLICES, _SHAPE.findall(match[1]), 2
+    if (match := _OPERATION.search(line)) is None:
+        return None
+    shape, kind = match[1], match[2]
+    shapes = _SHAPE.findall(shape)
+    if match[3] and shape.startswith("("):
+        # An asynchronous start gives its operands, its results, and contexts.
+        shapes = _results(shapes, kind)
+    return kind, shapes, _group_size(line)
 
 
 def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
@@ -158,10 +175,14 @@ def _size(kind: str, dimensions: str) -> int:
 
 
 def _group_size(line: str) -> int:
-    match = _GROUPS.search(line)
-    if match is None:
-        return 2  # collective-permute names pairs
-    return len(match[1].split(",")) if match[1] else int(match[3])
+    if match := _MESH.search(line):
+        sizes = dict(_AXIS.findall(match[1]))
+        return math.prod(int(part or sizes[name]) for name, part in _GROUP_AXIS.findall(match[2]))
+    if match := _GROUPS.search(line):
+        return len(match[1].split(",")) if match[1] else int(match[3])
+    if "source_target_pairs=" in line:
+        return 2
+    raise ValueError(f"the groups of a collective cannot be read: {line.strip()[:200]}")
 
 
 def _received(kind: str, size: int, devices: int) -> int:
@@ -173,5 +194,6 @@ def _received(kind: str, size: int, devices: int) -> int:
         "reduce-scatter": devices - 1,  # the result is one part of what was given
         "all-to-all": others,
         "collective-permute": 1,
+        BETWEEN_SLICES: 1,  # at most: of a gather, a slice has its own part
     }[kind]
     return round(factor * size)

@@ -21,6 +21,11 @@ OK, USAGE, BAD_DATA, PEER_LOST, HANGING, IN_USE, PREEMPTED, MISMATCH = (
     0, 64, 65, 70, 71, 73, 75, 78,
 )  # fmt: skip
 
+_RUNTIME_CODES = (
+    "UNKNOWN:", "UNAVAILABLE:", "INTERNAL:", "DEADLINE_EXCEEDED:", "ABORTED:", "CANCELLED:",
+    "FAILED_PRECONDITION:",
+)  # fmt: skip
+
 _stop = threading.Event()
 
 
@@ -162,10 +167,14 @@ def is_peer_loss(error: BaseException) -> bool:
 
     signs = ("gloo", "connection", "peer", "heartbeat", "coordination", "unavailable", "socket",
              "barrier", "deadline_exceeded")  # fmt: skip
-    return any(
-        isinstance(e, jax.errors.JaxRuntimeError) and any(s in str(e).lower() for s in signs)
-        for e in causes(error)
-    )
+
+    def of_the_runtime(e: BaseException) -> bool:
+        # Where a result is waited for, the runtime's error comes as a plain ValueError.
+        return isinstance(e, jax.errors.JaxRuntimeError) or (
+            type(e) is ValueError and str(e).startswith(_RUNTIME_CODES)
+        )
+
+    return any(of_the_runtime(e) and any(s in str(e).lower() for s in signs) for e in causes(error))
 
 
 class Watchdog:

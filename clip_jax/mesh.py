@@ -55,6 +55,9 @@ def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
     auto = (AxisType.Auto,) * len(AXES)
     slices = int(sizes.get("slices", 1))
     _check_slices(slices, shape, devices)
+    if devices[0].platform != "tpu":
+        # There is no torus to follow, and make_mesh would take the hosts of GPUs for slices.
+        return Mesh(np.array(devices).reshape(shape), AXES, axis_types=auto)
     if slices > 1:
         inner = (shape[0] // slices, *shape[1:])
         grid = mesh_utils.create_hybrid_device_mesh(
@@ -70,7 +73,8 @@ def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
 
 
 def _check_slices(slices: int, shape: Sequence[int], devices: Sequence[jax.Device]) -> None:
-    there = len({getattr(d, "slice_index", None) or 0 for d in devices})
+    on_tpus = devices[0].platform == "tpu"  # GPUs have a slice_index for every host
+    there = len({getattr(d, "slice_index", None) or 0 for d in devices}) if on_tpus else 1
     if slices != there:
         raise ValueError(
             f"mesh.slices={slices}, but the {len(devices)} devices are {there} slice(s); "

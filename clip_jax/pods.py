@@ -27,6 +27,7 @@ RECIPES: tuple[tuple[str, str], ...] = (
 )
 # Weak scaling: pairs on each chip, and slices of more and more chips.
 PAIRS_EACH = 128
+WIDTH = 512  # of ViT-B/32's embeddings
 SLICES = ("v5e:2x4", "v5e:4x8", "v5e:8x8", "v5e:16x16")
 
 
@@ -61,8 +62,12 @@ def fits(only: Sequence[str] = ()) -> None:
         if only and name not in only:
             continue
         r = _compiled(name, topology)
-        gib = f"{r.memory['total'] / 2**30:.2f}" if not r.problem else r.problem
-        _row((f"`{name}`", topology, r.devices, gib, f"{r.capacity / 2**30:.0f}",
+        cells = (f"`{name}`", topology, r.devices)
+        if r.problem:
+            _row((*cells, r.problem, f"{r.capacity / 2**30:.2f}", f"{r.flops / 1e12:.1f}",
+                  *["none"] * 3))  # fmt: skip
+            continue
+        _row((*cells, f"{r.memory['total'] / 2**30:.2f}", f"{r.capacity / 2**30:.2f}",
               f"{r.flops / 1e12:.1f}", f"{r.received / 1e6:,.0f}",
               f"{1e3 * r.step_seconds:,.0f} ms", f"{r.best_mfu:.0%}"))  # fmt: skip
 
@@ -79,26 +84,64 @@ def loss_bytes(implementation: str, chips: int, each: int, width: int, itemsize:
     return chips * each * width * (2 * itemsize + 4)
 
 
+def gradient_bytes(chips: int, gradients: float) -> float:
+    """What summing the gradients over all chips sends to each: 2 (n - 1) / n of their bytes."""
+    return 2 * (chips - 1) / chips * gradients
+
+
 def scaling(slices: Sequence[str] = SLICES) -> None:
-    """Prints what a chip of more and more chips does, at the same number of pairs on each."""
-    _head(("loss", "chips", "batch", "TFLOPs a chip", "of these the loss", "temporaries, MiB",
-           "MB received", "of these embeddings", "by the formula"))  # fmt: skip
+    """Prints what a chip of more and more chips does, at the same number of pairs on each.
+
+    The bytes of the gradients, some of which XLA sums in bfloat16, are those that the first row's
+    slice moves; the other rows' are theory.
+    """
+    _head(("loss", "chips", "batch", "TFLOPs a chip", "of these the loss", "GiB a chip",
+           "temporaries of the loss, MiB", "MB of embeddings", "by the formula",
+           "MB of gradients", "by the formula", "MB of others"))  # fmt: skip
     for implementation in ("all_gather", "ring"):
+        gradients = 0.0
         for topology in slices:
-            devices, chip = aot.devices_of(topology)
-            batch = PAIRS_EACH * len(devices)
-            config = _config(
-                "vit_b32", train__batch_size=batch, loss__implementation=implementation
+            devices, _ = aot.devices_of(topology)
+            chips = len(devices)
+            batch = PAIRS_EACH * chips
+            r = _compiled(
+                "vit_b32", topology, train__batch_size=batch, loss__implementation=implementation
             )
-            r = aot.compile_step(config, topology, devices, chip)
-            width, itemsize = 512, 2
-            sent = sum(c["received"] for c in r.collectives if _is_embeddings(c, width))
-            theory = loss_bytes(implementation, len(devices), PAIRS_EACH, width, itemsize)
-            loss = 6 * batch * width * PAIRS_EACH
-            _row((implementation, len(devices), f"{batch:,}", f"{r.flops / 1e12:.3f}",
-                  f"{loss / 1e12:.3f}", f"{r.memory['temporaries'] / 2**20:,.0f}",
-                  f"{r.received / 1e6:,.1f}", f"{sent / 1e6:,.1f}",
-                  f"{theory / 1e6:,.1f}"))  # fmt: skip
+            embeddings = sum(c["received"] for c in r.collectives if _is_embeddings(c, WIDTH))
+            sums = sum(c["received"] for c in r.collectives if c["kind"] == "all-reduce")
+            gradients = gradients or sums / gradient_bytes(chips, 1)
+            theory = loss_bytes(implementation, chips, PAIRS_EACH, WIDTH, 2)
+            others = r.received - embeddings - sums
+            _row((implementation, chips, f"{batch:,}", f"{r.flops / 1e12:.3f}",
+                  f"{6 * batch * WIDTH * PAIRS_EACH / 1e12:.3f}",
+                  f"{r.memory['total'] / 2**30:.2f}",
+                  f"{loss_temporaries(implementation, devices, batch) / 2**20:.2f}",
+                  f"{embeddings / 1e6:,.1f}", f"{theory / 1e6:,.1f}", f"{sums / 1e6:,.1f}",
+                  f"{gradient_bytes(chips, gradients) / 1e6:,.1f}",
+                  f"{others / 1e6:,.1f}"))  # fmt: skip
+
+
+def bare_loss(implementation: str, devices: Sequence[Any], batch: int, width: int = WIDTH) -> Any:
+    """The compiled softmax loss alone with its gradients, of bfloat16 embeddings."""
+    import jax
+    import jax.numpy as jnp
+
+    from clip_jax import losses
+    from clip_jax.mesh import batch_sharding, create_mesh
+
+    mesh = create_mesh({"data": -1}, devices)
+    loss = losses.build("softmax", implementation, mesh, dtype="bfloat16")
+    rows = jax.ShapeDtypeStruct((batch, width), jnp.bfloat16, sharding=batch_sharding(mesh))
+    scale = jax.ShapeDtypeStruct((), jnp.float32)
+    gradients = jax.value_and_grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2))
+    return jax.jit(gradients).lower(rows, rows, scale, scale).compile()
+
+
+def loss_temporaries(implementation: str, devices: Sequence[Any], batch: int) -> int:
+    """Bytes that the bare loss needs on each device beside embeddings and gradients."""
+    from clip_jax import compiled
+
+    return compiled.memory(bare_loss(implementation, devices, batch)).temporaries
 
 
 def _is_embeddings(collective: dict[str, Any], width: int) -> bool:

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from clip_jax import aot
+from clip_jax import aot, chips, pods
+from clip_jax import config as config_lib
 
 
 def run(root, *flags, timeout=500):
@@ -40,6 +42,12 @@ def test_emulated_devices(root, tmp_path):
     [
         (("--topology=v5e",), "is not of the form v5e:16x16 or cpu:8"),
         (("--topology=v9:2x2",), "'v9' is not of"),
+        (("--topology=v5e:0x4",), "is not of the form"),
+        (("--topology=v5e:2x4*0",), "is not of the form"),
+        (("--topology=cpu:0",), "is not of the form"),
+        (("--topology=cpu:2x4",), "of CPUs give a number"),
+        (("--topology=cpu:8*2",), "of CPUs give a number"),
+        (("--topology=cpu:8", "--json=/no/such/report.json"), "there is no folder of that name"),
         (("--topology=cpu:8", "--config.train.batch_size=33"), "train.batch_size=33"),
         (("--topology=cpu:8", "--config.mesh.slices=2"), "set mesh.slices=1"),
         (("--topology=cpu:8", "--config.mesh.fsdp=3"), "not a multiple of 3"),
@@ -51,7 +59,7 @@ def test_emulated_devices(root, tmp_path):
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, root, flags, message):
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(aot, "devices_of", _emulated(aot.devices_of))
+    monkeypatch.setattr(aot, "devices_of", _emulated(chips.devices_of))
     assert aot.main([f"--config={root}/configs/tiny.py", *flags]) == 64
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
@@ -59,8 +67,6 @@ def test_bad_input_is_one_line(monkeypatch, capsys, root, flags, message):
 
 def _emulated(original):
     def devices_of(topology):
-        import jax
-
         # The tests' own 8 devices: their number cannot be changed any more.
         return (jax.devices(), None) if topology == "cpu:8" else original(topology)
 
@@ -71,7 +77,7 @@ def report(**changes):
     r = aot.Report(
         "v5e:2x2", 4, {"data": 4, "fsdp": 1, "tensor": 1, "slices": 1}, 64, "softmax, ring (x)",
         dict(arguments=1, outputs=1, temporaries=2 * 2**30, aliased=1, total=2 * 2**30 + 1),
-        16 * 2**30, True, "", 10**12, 0.005, 0.010, 10**6,
+        16 * 2**30, True, "", 10**12, 0.005, 0.010, 10**6, 0,
         [dict(kind="all-gather", shape="f32[8]", devices=4, count=2, received=10**6)], 3.0,
     )  # fmt: skip
     return dataclasses.replace(r, **changes)
@@ -87,22 +93,35 @@ def test_what_people_see():
     assert "does not fit: Ran out of memory in hbm" in text and "MFU" not in text
 
 
-def test_the_search_doubles_until_it_does_not_fit(monkeypatch, capsys):
-    from clip_jax import config as config_lib
+@pytest.mark.parametrize("limit", [1, 8, 24, 100, 1000, 1024, 5000, 40000])
+@pytest.mark.parametrize(("begin", "chunk", "pieces"), [(1024, 0, 1), (32768, 256, 4)])
+def test_the_search_finds_the_largest_to_an_eighth(monkeypatch, limit, begin, chunk, pieces):
+    tried = []
 
     def compile_step(config, *_):
-        batch = config.train.batch_size
-        return report(batch=batch, fits=batch <= 100)
+        tried.append(config.train.batch_size)
+        return report(batch=tried[-1], fits=tried[-1] <= limit)
 
     monkeypatch.setattr(aot, "compile_step", compile_step)
-    import jax
-
     config = config_lib.defaults()
+    config.train.batch_size, config.train.pieces, config.loss.chunk = begin, pieces, chunk
     found = aot.largest_batch(config, "v5e:2x2", jax.devices(), None)
-    assert found.batch == 64
-    assert "batch 128: does not fit" in capsys.readouterr().out
-    monkeypatch.setattr(aot, "compile_step", lambda c, *_: report(fits=False))
-    assert aot.largest_batch(config, "v5e:2x2", jax.devices(), None) is None
+    unit = chunk or 8 * pieces
+    assert all(batch % unit == 0 for batch in tried)
+    assert len(tried) == len(set(tried)) < 20
+    if limit < unit:
+        assert found is None and min(tried) == unit
+    else:
+        assert limit - max(unit, limit / 7) < found.batch <= limit
+    assert config.train.batch_size == begin
+
+
+def test_a_report_of_nothing_has_no_figures():
+    found = aot.as_dict(report(fits=False, problem="Ran out of memory in hbm"))
+    assert found["best_mfu"] is None and found["received"] is None and not found["fits"]
+    assert aot.as_dict(report())["best_mfu"] == 0.5
+    text = aot.table(report(between_slices=3 * 10**6))
+    assert "from other slices  3.0 MB at most" in text
 
 
 needs_libtpu = pytest.mark.skipif(
@@ -128,6 +147,7 @@ def test_two_slices(root):
     code, out, err = run(root, *flags, "--config.mesh.slices=2")
     assert code == 0, err
     assert "16 devices (data 16, slices 2)" in out
+    assert "from other slices" in out
     code, _, err = run(root, *flags)
     assert code == 64 and "mesh.slices=1, but the 16 devices are 2 slice(s)" in err
 
@@ -147,18 +167,10 @@ BOUNDS = [
 @pytest.mark.parametrize(("implementation", "batch", "temporaries", "received"), BOUNDS)
 def test_the_loss_stays_small_on_256_chips(root, implementation, batch, temporaries, received):
     code = f"""
-import jax, jax.numpy as jnp
-from clip_jax import aot, compiled, losses
-from clip_jax.mesh import batch_sharding, create_mesh
+from clip_jax import aot, chips, compiled, pods
 aot.prepare_environment()
-devices, _ = aot.devices_of("v5e:16x16")
-mesh = create_mesh({{"data": -1}}, devices)
-loss = losses.build("softmax", "{implementation}", mesh, dtype="bfloat16")
-rows = batch_sharding(mesh)
-x = jax.ShapeDtypeStruct(({batch}, 512), jnp.bfloat16, sharding=rows)
-s = jax.ShapeDtypeStruct((), jnp.float32)
-gradients = jax.value_and_grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2))
-result = jax.jit(gradients).lower(x, x, s, s).compile()
+devices, _ = chips.devices_of("v5e:16x16")
+result = pods.bare_loss("{implementation}", devices, {batch})
 found = compiled.collectives(result.as_text())
 print(compiled.memory(result).temporaries, sum(c.received for c in found))
 """
@@ -170,3 +182,22 @@ print(compiled.memory(result).temporaries, sum(c.received for c in found))
     needed, moved = map(int, process.stdout.split())
     assert needed <= temporaries
     assert moved <= received
+    assert moved >= 0.98 * pods.loss_bytes(implementation, 256, batch // 256, 512, 2)
+
+
+@needs_libtpu
+@pytest.mark.aot
+@pytest.mark.parametrize(("axis", "most"), [("data", 2.1), ("fsdp", 3.6)])
+def test_what_travels_on_tpus_is_parameters_and_gradients(root, tmp_path, axis, most):
+    """In bytes of float32 parameters (XLA may send some in half precision): an all-reduce of the
+    gradients, or two gathers and a reduce-scatter. A tensor of activations is as much again."""
+    path = tmp_path / "report.json"
+    code, _, err = run(
+        root, "--config=configs/tiny.py", "--topology=v5e:2x4", f"--json={path}",
+        "--config.train.batch_size=16384", "--config.mesh.data=1", f"--config.mesh.{axis}=8",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(path.read_text())["collectives"]
+    towers = sum(c["received"] for c in found if "[16384" not in c["shape"])
+    parameters = 4 * 59_777 * 7 / 8
+    assert 0.9 * parameters < towers < most * parameters, found

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -58,6 +59,38 @@ def test_parts_of_an_asynchronous_collective_count_once():
     ])  # fmt: skip
     (found,) = compiled.collectives(text)
     assert (found.count, found.received) == (1, 64 * 8 * 2 * 3 // 4)
+
+
+def one(line):
+    (found,) = compiled.collectives(f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  {line}\n}}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}", 4),
+        ("replica_groups=[2,16]<=[32]", 16),
+        ("replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}", 8),
+        ("replica_groups=mesh['a'=4,'b'=4], device_ids=([4,4]T(1,0)) {'b'}", 4),
+        ("replica_groups=mesh['a'=4,'b'=4] {'a','b'}", 16),
+        ("replica_groups=mesh['a'=16] {'a':(1)4}", 4),
+    ],
+)
+def test_every_way_of_writing_groups(groups, devices):
+    found = one(f"%r = f32[1024]{{0}} all-reduce(%a), channel_id=1, {groups}, to_apply=%sum")
+    assert (found.devices, found.received) == (devices, 2 * 4096 * (devices - 1) // devices)
+    with pytest.raises(ValueError, match="groups of a collective cannot be read"):
+        one("%r = f32[1024]{0} all-reduce(%a), channel_id=1, replica_groups=of_a_new_kind")
+
+
+def test_what_comes_from_another_slice():
+    found = one(
+        "%recv.1 = (f32[32,16]{1,0:T(8,128)}, u32[], token[]) recv(%after-all.1), channel_id=2, "
+        "is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="
+        '"xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}'
+    )
+    assert (found.kind, found.received) == (compiled.BETWEEN_SLICES, 32 * 16 * 4)
 
 
 def test_memory_subtracts_what_is_donated():

@@ -76,6 +76,27 @@ def test_hosts_of_a_pod_share_the_batch_wherever_their_chips_lie(side, sizes, fi
     np.testing.assert_array_equal(np.sort(np.concatenate(hosts)), np.arange(2 * shards))
 
 
+class Gpu:
+    """A GPU as meshes see it: JAX counts every host as a slice."""
+
+    platform, device_kind = "gpu", "NVIDIA H100"
+
+    def __init__(self, number, each):
+        self.id, self.process_index = number, number // each
+        self.slice_index = self.process_index
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": -1}, {"data": 2, "fsdp": 16}, {"data": 8, "fsdp": 2, "tensor": 2}]
+)
+def test_hosts_of_gpus_are_not_slices(sizes):
+    gpus = [Gpu(i, 8) for i in range(32)]
+    mesh = mesh_lib.create_mesh(sizes, gpus)
+    assert [d.id for d in mesh.devices.flat] == list(range(32))
+    with pytest.raises(ValueError, match="32 devices are 1 slice"):
+        mesh_lib.create_mesh({**sizes, "slices": 4}, gpus)
+
+
 @pytest.mark.parametrize("order", [range(8), (3, 0, 6, 1, 7, 2, 5, 4)], ids=["usual", "permuted"])
 def test_put_batch_keeps_the_rows_in_order(order):
     devices = jax.devices()
