@@ -187,17 +187,17 @@ print(compiled.memory(result).temporaries, sum(c.received for c in found))
 
 @needs_libtpu
 @pytest.mark.aot
-@pytest.mark.parametrize(("axis", "most"), [("data", 2.1), ("fsdp", 3.6)])
+@pytest.mark.parametrize(("axis", "most"), [("data", 2.3), ("fsdp", 3.6)])
 def test_what_travels_on_tpus_is_parameters_and_gradients(root, tmp_path, axis, most):
     """In bytes of float32 parameters (XLA may send some in half precision): an all-reduce of the
     gradients, or two gathers and a reduce-scatter. A tensor of activations is as much again."""
     path = tmp_path / "report.json"
     code, _, err = run(
         root, "--config=configs/tiny.py", "--topology=v5e:2x4", f"--json={path}",
-        "--config.train.batch_size=16384", "--config.mesh.data=1", f"--config.mesh.{axis}=8",
+        "--config.train.batch_size=2048", "--config.mesh.data=1", f"--config.mesh.{axis}=8",
     )  # fmt: skip
     assert code == 0, err
     found = json.loads(path.read_text())["collectives"]
-    towers = sum(c["received"] for c in found if "[16384" not in c["shape"])
+    towers = sum(c["received"] for c in found if "[2048" not in c["shape"])
     parameters = 4 * 59_777 * 7 / 8
     assert 0.9 * parameters < towers < most * parameters, found
