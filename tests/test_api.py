@@ -77,7 +77,7 @@ def test_equals_the_model_itself(clip, pictures):
 
     pixels = np.stack([clip.preprocess(p) for p in pictures])
     tokens = clip.tokenize(["red car", "blue bus"])
-    out = Clip(clip.config).apply(dict(clip.weights.variables), pixels, tokens)
+    out = jax.jit(Clip(clip.config).apply)(dict(clip.weights.variables), pixels, tokens)
     np.testing.assert_allclose(clip.encode_image(pictures), out.image_emb, atol=2e-6)
     np.testing.assert_allclose(clip.encode_text(["red car", "blue bus"]), out.text_emb, atol=2e-6)
     np.testing.assert_allclose(clip.encode_text(tokens), out.text_emb, atol=2e-6)

@@ -48,7 +48,11 @@ def plain(model, loss_fn, variables, inputs, key):
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [("ViT-Test/8", "softmax"), ("ViT-Test/8", "sigmoid"), ("RN-Test", "softmax")],
+    [
+        ("ViT-Test/8", "softmax"),
+        pytest.param("ViT-Test/8", "sigmoid", marks=pytest.mark.slow),
+        pytest.param("RN-Test", "softmax", marks=pytest.mark.slow),
+    ],
 )
 def test_both_passes_draw_the_same_numbers(name, loss):
     """Patch dropout is the same in both passes, and batch statistics are updated once a piece."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from clip_jax import config as config_lib
 from clip_jax import half, mesh, optim, program, state
@@ -105,6 +106,7 @@ def test_weights_that_the_nearest_would_freeze_follow_their_mean():
         np.testing.assert_allclose(exact, 1.1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_text_weights_and_moments_in_half_precision_train():
     c = config_lib.defaults()
     c.model.variant, c.model.dtype, c.train.batch_size = "ViT-Test/8", "float32", 16

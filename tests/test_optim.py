@@ -108,7 +108,7 @@ def test_text_rate_scales_the_text_towers_whole_update():
     def update(rate):
         config.text_rate = rate
         tx, _ = optim.build(config, 0, 100)
-        return tx.update(grads, tx.init(params), params)[0]
+        return jax.jit(tx.update)(grads, tx.init(params), params)[0]
 
     plain, scaled = update(1.0), update(0.25)
     for tower, rate in (("image_tower", 1.0), ("text_tower", 0.25)):
@@ -151,7 +151,7 @@ def test_muon_orthogonalises_each_layers_matrices_and_adam_does_the_rest():
     config = config_lib.defaults().optim
     config.update(name="muon", learning_rate=1.0, weight_decay=0.0)
     tx, _ = optim.build(config, 0, 10**9)
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     updates, grads = (jax.tree.map(np.asarray, t) for t in (updates, grads))
     matrices = {
         "qkv": lambda x: x[:, 2].reshape(8, 8),

@@ -46,7 +46,10 @@ def test_what_does_not_go_together_is_named(changes, sizes, message):
         build(config(**changes), **sizes)
 
 
-@pytest.mark.parametrize(("sizes", "factor"), [({"fsdp": 8}, 4.0), ({"data": 8}, 2.5)])
+@pytest.mark.parametrize(
+    ("sizes", "factor"),
+    [({"fsdp": 8}, 4.0), pytest.param({"data": 8}, 2.5, marks=pytest.mark.slow)],
+)
 def test_sharded_parameters_move_and_activations_do_not(sizes, factor):
     """A device receives the parameters for the forward and for the backward pass, and its part of
     the gradients: about 3 times their bytes (2 with data parallelism: an all-reduce). One tensor of

@@ -80,7 +80,9 @@ def reference():
     return run("1", implementation="dense")
 
 
-@pytest.mark.parametrize("mesh_name", ["1", "data8", "fsdp8", "2x2x2"])
+@pytest.mark.parametrize(
+    "mesh_name", ["1", "data8", pytest.param("fsdp8", marks=pytest.mark.slow), "2x2x2"]
+)
 def test_every_mesh_gives_the_same_parameters(reference, mesh_name):
     """2e-6 absolute, where three steps move a parameter by up to 3e-3: sums over the batch are
     associated differently on different meshes, which changes the last bits."""
@@ -102,7 +104,11 @@ def test_muon_too_gives_the_same_parameters_on_every_mesh():
 
 @pytest.mark.parametrize(
     ("mesh_name", "implementation", "pieces"),
-    [("1", "dense", 2), ("data8", "ring", 2), ("2x2x2", "all_gather", 4)],
+    [
+        pytest.param("1", "dense", 2, marks=pytest.mark.slow),
+        pytest.param("data8", "ring", 2, marks=pytest.mark.slow),
+        ("2x2x2", "all_gather", 4),
+    ],
 )
 def test_pieces_give_the_same_parameters(mesh_name, implementation, pieces):
     """Of a model that draws nothing at random: no piece shrinks the negatives."""

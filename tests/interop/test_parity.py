@@ -141,7 +141,9 @@ def test_gradients(golden, name):
         assert scale > 0 or key in g.meta["zero_gradient_ranges"]
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "oai_rn" else ()) for n in TRAINED]
+)
 def test_ten_adamw_steps(golden, name):
     """Our own train step, with the reference's optimizer settings, from its weights."""
     g = golden(name)

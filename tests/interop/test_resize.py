@@ -31,7 +31,7 @@ def test_grid_equals_pillow_and_keeps_the_class_token(first, old, new):
     np.testing.assert_allclose(got[first:], want, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "siglip"])
+@pytest.mark.parametrize("name", ["vit", pytest.param("resnet", marks=pytest.mark.slow), "siglip"])
 def test_a_model_for_another_image_size(name, made):
     weights = made(name)
     size = 2 * weights.config.vision.image_size
@@ -40,7 +40,9 @@ def test_a_model_for_another_image_size(name, made):
     images = np.zeros((1, size, size, 3), np.float32)
     # Numbers at which no activation leaves the range of float32.
     small = jax.tree.map(lambda x: 0.05 * x, dict(bigger.variables))
-    out = Clip(bigger.config).apply(small, images, method="embed_images")
+    out = jax.jit(lambda v, x: Clip(bigger.config).apply(v, x, method="embed_images"))(
+        small, images
+    )
     assert np.isfinite(out).all()
     assert weights.config.vision.image_size == size // 2
     same = resize.for_image_size(weights, size // 2)

@@ -85,7 +85,7 @@ def test_a_stem_is_convolutions_of_stride_two_before_the_patches():
     variables = init(model)
     tower = variables["params"]["image_tower"]
     assert tower["patch_embedding"]["kernel"].shape == (2, 2, 6, 32)
-    _, seen = model.apply(variables, images, tokens, capture_intermediates=True)
+    _, seen = apply(model, variables, images, tokens, capture_intermediates=True)
     x = np.asarray((images / np.float32(255) - model.config.image_mean) / model.config.image_std)
     for i in range(2):
         kernel, bias = (np.asarray(tower["stem"][f"conv_{i}"][k]) for k in ("kernel", "bias"))
@@ -148,7 +148,12 @@ def plain():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"scan": True}, {"remat": "full"}, {"remat": "dots"}, {"scan": True, "remat": "full"}],
+    [
+        {"scan": True},
+        {"remat": "full"},
+        pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
+        {"scan": True, "remat": "full"},
+    ],
     ids=str,
 )
 def test_scan_and_remat_change_nothing(plain, changes):

@@ -77,14 +77,14 @@ def test_a_block_asked_for_one_token_gives_the_whole_blocks(causal, at):
     x = jnp.asarray(rng.normal(size=(3, n, width)), jnp.float32)
     at = at if at == 0 else jnp.array([4, 0, 2])
     block = layers.Block(heads, 32, "gelu", layers.torch_block_init(width, 32), causal)
-    p = nn.unbox(block.init(jax.random.key(0), x))
+    p = nn.unbox(jax.jit(block.init)(jax.random.key(0), x))
 
     def value_and_grads(one):
         def loss(p, x):
             y = block.apply(p, x, at)[0] if one else layers.token_at(block.apply(p, x)[0], at)
             return jnp.sin(y).sum(), y
 
-        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(p, x)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(p, x)
 
     whole, alone = value_and_grads(False), value_and_grads(True)
     assert alone[0][1].shape == (3, 1, width)

@@ -92,7 +92,7 @@ def test_a_group_that_does_not_divide_the_batch_is_named():
     [
         pytest.param(dict(scan=True), marks=pytest.mark.slow),
         pytest.param(dict(remat="full"), marks=pytest.mark.slow),
-        dict(scan=True, remat="dots"),
+        pytest.param(dict(scan=True, remat="dots"), marks=pytest.mark.slow),
     ],
 )
 def test_scan_and_remat_change_no_numbers(variables, options):
