@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a GKE cluster through xpk: submits the run unless it is there, waits for it, collects
-# one log per worker, returns the exit code. GKE starts it again after exit codes 70, 71 and 75.
+# one log per worker, returns the exit code. GKE starts it again after exit codes 70, 71 and 75, and
+# after those of processes that were killed.
 #   CLUSTER=NAME WORKLOAD=NAME TPU_TYPE=TYPE \
 #     launch/gke_xpk.sh [--dry-run] --config=FILE --workdir=DIR [flags of clip_jax.train ...]
 #   CLUSTER=NAME TPU_TYPE=TYPE launch/gke_xpk.sh [--dry-run] --create-cluster
@@ -72,11 +73,16 @@ if $dry_run; then
   echo "$(run kubectl logs POD) > $(show "$logs/POD.log")"
   exit 0
 fi
+pods=$("${get_pods[@]}") || echo "no logs: the pods cannot be listed" >&2
 codes=()
-for pod in $("${get_pods[@]}"); do
+for pod in $pods; do
   log=$logs/${pod#pod/}.log
-  kubectl logs "$pod" > "$log" || true
-  codes+=("$(code_of "$log")")
+  # A log that cannot be read says nothing about its process.
+  if kubectl logs "$pod" > "$log"; then
+    codes+=("$(code_of "$log")")
+  else
+    echo "no log of $pod" >&2
+  fi
 done
 # xpk says that the run failed (125); its workers say why.
 if ((status == 125 && ${#codes[@]})); then

@@ -15,6 +15,12 @@ options() {
     if [[ $1 == --dry-run ]]; then dry_run=true; else action=${1#--}; fi
     shift
   done
+  local flag
+  for flag; do  # not for the trainer to refuse, when machines have been paid for
+    if [[ "$actions--dry-run " == *" ${flag:--} "* ]]; then
+      usage "$flag comes before the flags of clip_jax.train"
+    fi
+  done
   flags=("$@")
 }
 
@@ -64,28 +70,34 @@ quoted() {
   echo "${line:1}"
 }
 
-# The exit code that a process's log ends with (in the words of xpk's containers, or our own); 70
-# for one that was lost before it could say.
+# The exit code that a process's log ends with (in the words of xpk's containers, or our own), if
+# the process came to say it.
+reported_code() { sed -nE 's/^(exit code |EXIT_CODE=)([0-9]+)$/\2/p' "$1" | tail -n 1; }
+
+# The same; 70 for a process that was lost before it could say.
 code_of() {
   local code
-  code=$(sed -nE 's/^(exit code |EXIT_CODE=)([0-9]+)$/\2/p' "$1" | tail -n 1)
+  code=$(reported_code "$1")
   echo "${code:-70}"
 }
+
+# The exit codes that mean: start again. First what is more likely the cause than what came of it:
+# killed (or out of memory), no progress, JAX's own abort when a peer was lost, ours, told to stop.
+again_codes=(137 71 134 70 75)
+again() { [[ " ${again_codes[*]} " == *" $1 "* ]]; }
 
 # verdict CODE ...: the exit code of a run from those of its processes. When one fails, the others
 # end with "start again": what the failed one says comes first.
 verdict() {
-  local code result=0
+  local code likely
   for code; do
-    if ((code == 0)); then continue; fi
-    if ! again "$code"; then echo "$code"; return; fi
-    result=$code
+    if ((code != 0)) && ! again "$code"; then echo "$code"; return; fi
   done
-  echo "$result"
+  for likely in "${again_codes[@]}"; do
+    if [[ " $* " == *" $likely "* ]]; then echo "$likely"; return; fi
+  done
+  echo 0
 }
-
-# Whether an exit code means: start again.
-again() { [[ "$1" == 70 || "$1" == 71 || "$1" == 75 ]]; }
 
 # outlast PID: its exit code. Looks instead of waiting: a signal ends bash's `wait` with a status
 # like that of a killed child.

@@ -2,8 +2,9 @@
 # Trains with several processes on this machine, as a pod does with several hosts.
 #   launch/local.sh [--dry-run] PROCESSES [flags of clip_jax.train ...]
 # Output of process i goes to <workdir or .>/process-i.log; process 0 is shown too. When one fails,
-# the others are ended, and the first failure's exit code is returned. SIGTERM and SIGINT are passed
-# on, and the processes take the time they need to save; a second one kills them.
+# the others are ended, and its exit code is returned, not that of one which only noticed. SIGTERM
+# and SIGINT are passed on, and the processes take the time they need to save; a second one kills
+# them.
 set -euo pipefail
 # shellcheck source=launch/launcher.sh
 . "$(dirname "${BASH_SOURCE[0]}")/launcher.sh"
@@ -43,7 +44,7 @@ tail -n +1 -f --pid="${pids[0]}" "$logs/process-0.log" &
 tail=$!
 
 # Looks instead of waiting: a signal ends bash's `wait` with a status like that of a killed child.
-code=0
+codes=() failed_at='' killed=false
 while ((${#pids[@]})); do
   sleep 0.2
   for i in "${!pids[@]}"; do
@@ -51,16 +52,17 @@ while ((${#pids[@]})); do
     status=0
     wait "${pids[i]}" || status=$?
     unset 'pids[i]'
-    if ((status != 0 && code == 0)); then
-      code=$status
-      failed_at=$SECONDS
-    fi
+    if $killed && ((status == 137)); then continue; fi  # our doing, and not what failed
+    codes+=("$status")
+    if ((status != 0 && status != 75)); then failed_at=${failed_at:-$SECONDS}; fi
   done
   # The others notice by themselves, and say why in their logs; what has not ended by then hangs.
-  if ((code != 0 && code != 75 && SECONDS - ${failed_at:-0} >= 5)) && ! $stopping; then
+  if [[ -n "$failed_at" ]] && ((SECONDS - failed_at >= 5)) && ! $stopping; then
+    killed=true
     kill -KILL "${pids[@]}" 2>/dev/null || true
   fi
 done
 wait "$tail" || true
+code=$(verdict "${codes[@]}")
 ((code == 0 || code == 75)) || echo "failed with exit code $code; see $logs/process-*.log" >&2
 exit "$code"

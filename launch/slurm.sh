@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains on a SLURM cluster with GPUs: one process per GPU. Submits itself as a job, which saves
-# before its time is up, and queues itself again after exit codes 70, 71 and 75.
+# before its time is up, and queues itself again after exit codes 70, 71, 75, 134 and 137.
 #   NODES=N GPUS_PER_NODE=N launch/slurm.sh [--dry-run] --config=FILE --workdir=DIR [flags ...]
-# Optional variables: JOB_NAME (clip_jax-<name of the workdir>), SAVE_SECONDS (300), RESTARTS (50),
-# LOGS, and sbatch's own: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...
+# Optional variables: JOB_NAME (clip_jax-<name of the workdir>), CPUS_PER_TASK, SAVE_SECONDS (300),
+# RESTARTS (50), LOGS, and sbatch's own: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...
 # The environment is passed on, so that an activated virtual environment is the one used.
 set -euo pipefail
 # SLURM runs a copy of this file: so the job and its processes are told where its folder is.
@@ -27,7 +27,7 @@ submission() {
   # the script (B:), which could not pass it on: srun answers SIGTERM by killing them.
   run sbatch --job-name="${JOB_NAME:-clip_jax-$(basename "$workdir")}" --dependency=singleton \
     --nodes="$NODES" --ntasks-per-node="$GPUS_PER_NODE" --gpus-per-node="$GPUS_PER_NODE" \
-    --requeue --signal="TERM@${SAVE_SECONDS:-300}" \
+    "${cpus[@]}" --requeue --signal="TERM@${SAVE_SECONDS:-300}" \
     --output="$logs/%j.log" --open-mode=append \
     "$here/slurm.sh" --job "$here" "${flags[@]}"
   if $dry_run; then
@@ -39,19 +39,24 @@ submission() {
 # Every process has a log of its own. One that fails does not end the others at once: they notice,
 # and say why in their logs; what is left after 120 seconds hangs.
 job() {
-  local log code
+  local log files code=0
   log=$logs/${SLURM_JOB_ID:-JOB}-${SLURM_RESTART_COUNT:-0}
-  step=(srun --output="$log-%t.log" --kill-on-bad-exit=0 --wait=120
+  step=(srun "${cpus[@]}" --output="$log-%t.log" --kill-on-bad-exit=0 --wait=120
     "$here/slurm.sh" --process "$here" "${flags[@]}")
   if $dry_run; then
     show "${step[@]}"
     echo "# In each of its processes:"
     process
-    echo "# After exit codes 70, 71 and 75:"
+    echo "# After exit codes ${again_codes[*]}:"
     show scontrol requeue Incomplete JOB
     return
   fi
-  "${step[@]}" || true
+  "${step[@]}" || code=$?
+  files=("$log"-*.log)
+  if [[ ! -e "${files[0]}" ]]; then  # what srun refuses, it refuses every time
+    echo "srun ended with exit code $code before any process began"
+    exit "$code"
+  fi
   codes=()
   for ((i = 0; i < SLURM_NTASKS; i++)); do codes+=("$(code_of "$log-$i.log")"); done
   code=$(verdict "${codes[@]}")
@@ -80,4 +85,6 @@ process() {
 }
 
 logs=${LOGS:-$(workdir_of "${flags[@]}")/slurm}
+# For both: since SLURM 22.05 srun does not take it from the job.
+cpus=(${CPUS_PER_TASK:+--cpus-per-task="$CPUS_PER_TASK"})
 "$part"

@@ -6,7 +6,7 @@
 #     launch/tpu_queued.sh [--dry-run] --config=FILE --workdir=DIR [flags of clip_jax.train ...]
 #   TPU_NAME=NAME ZONE=ZONE launch/tpu_queued.sh [--dry-run] --delete
 # Optional variables: those of launch/tpu_vm.sh; VALID_UNTIL (a duration: how long a request may
-# wait, such as 6h), RESTARTS (50), POLL (seconds between looks, 60).
+# wait, such as 6h), RESTARTS (50), STEADY and POLL (see launch/README.md).
 # To stop, end this command, then launch/tpu_vm.sh --stop.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -64,13 +64,14 @@ if $dry_run; then
   echo "# If it is SUSPENDED or FAILED, or the slice was preempted:"
   remove
   request
-  echo "# If it is ACTIVE; after exit codes 70, 71 and 75, and when the slice has gone, all again:"
+  echo "# If it is ACTIVE; all again after exit codes ${again_codes[*]}, and when the slice has gone:"
   CREATE=no "$here/tpu_vm.sh" --dry-run "${flags[@]}"
   exit 0
 fi
 
 restarts=0
-# Counts what is done again, so that a request or a run that can never succeed comes to an end.
+# Counts what is done again, so that a request or a run that can never succeed comes to an end. A
+# start that lasted begins the count anew: long runs see many preemptions.
 count() {
   if ((++restarts > ${RESTARTS:-50})); then
     echo "given up after $((restarts - 1)) restarts (RESTARTS)" >&2
@@ -79,13 +80,17 @@ count() {
   echo "restart $restarts: $1" >&2
 }
 
-last=
+last='' seen=false
 while true; do
   now=$(state)
   [[ "$now" == "$last" ]] || echo "$(date +%T) $TPU_NAME: $now" >&2
   last=$now
+  [[ "$now" == NONE || "$now" == UNKNOWN ]] || seen=true
   case $now in
-    NONE) request ;;
+    NONE)
+      if $seen; then echo "$TPU_NAME: the request has been deleted" >&2; exit 1; fi
+      request
+      ;;
     SUSPENDED | FAILED)
       count "$now"
       if [[ $now == FAILED ]]; then
@@ -93,12 +98,13 @@ while true; do
       fi
       remove
       request
+      seen=false
       ;;
-    UNKNOWN) count "no answer" ;;
     ACTIVE)
-      code=0
+      code=0 began=$SECONDS
       CREATE=no "$here/tpu_vm.sh" "${flags[@]}" || code=$?
       if ((code == 0)); then exit 0; fi
+      ((SECONDS - began < ${STEADY:-1800})) || restarts=0
       now=$(state)
       last=
       case $now in

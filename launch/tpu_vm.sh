@@ -5,8 +5,9 @@
 #     launch/tpu_vm.sh [--dry-run] --config=FILE --workdir=DIR [flags of clip_jax.train ...]
 #   TPU_NAME=NAME ZONE=ZONE launch/tpu_vm.sh [--dry-run] --stop | --delete
 # Optional variables: PROJECT_ID, CAPACITY=on-demand|spot|reserved, MOUNT, REPOSITORY and REF, LOGS,
-# CREATE_FLAGS and SSH_FLAGS for gcloud (see launch/README.md).
+# CREATE_FLAGS and SSH_FLAGS for gcloud, POLL, PATIENCE, GRACE (see launch/README.md).
 # Ending this command does not end training, and starting it again follows it again: --stop does.
+# What fails before training has been started ends with 70: start again.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/launcher.sh
@@ -26,6 +27,9 @@ on_worker() {
     --ssh-flag="-oConnectTimeout=15 -oServerAliveInterval=30" "${ssh_flags[@]}"
 }
 
+list_slice() { tpu_vm list --filter="name~/$TPU_NAME\$" --format="value(state)"; }
+give_up() { echo "$TPU_NAME: $*" >&2; exit 70; }
+
 case $action in
   stop) on_worker all "clip_jax/launch/tpu_worker.sh stop"; exit ;;
   delete) tpu_vm delete "$TPU_NAME" --quiet; exit ;;
@@ -41,54 +45,95 @@ esac
 $dry_run && time=TIME || time=$(date +%Y%m%d-%H%M%S)
 logs=${LOGS:-runs/launch}/$TPU_NAME/$time
 run mkdir -p "$logs"
+pids=() temporary=''
+# shellcheck disable=SC2329 # called by the trap
+finish() {
+  local pid
+  for pid in "${pids[@]}"; do kill -- -"$pid" 2>/dev/null || true; done
+  [[ -z "$temporary" ]] || rm -rf "$temporary"
+}
+trap finish EXIT
 
 # A list, because describing what is not there is an error like any other.
-there=$(tpu_vm list --filter="name~/$TPU_NAME\$" --format="value(state)")
+there=$(list_slice) || give_up "the slices cannot be listed"
 if $dry_run; then
   echo "$there"
   [[ "${CREATE:-yes}" == no ]] || echo "# If that prints nothing:"
   there=
 fi
 if [[ "${CREATE:-yes}" == no ]]; then  # launch/tpu_queued.sh asks for slices in its own way
-  if ! $dry_run && [[ -z "$there" ]]; then echo "$TPU_NAME has gone" >&2; exit 70; fi
+  if ! $dry_run && [[ -z "$there" ]]; then give_up "the slice has gone"; fi
 elif [[ -z "$there" ]]; then
   tpu_vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" --version="$RUNTIME_VERSION" \
-    "${create_flags[@]}"
+    "${create_flags[@]}" || give_up "the slice cannot be created"
 fi
-node=$(tpu_vm describe "$TPU_NAME" --format="csv[no-heading](state,health,networkEndpoints.len())")
+node=$(tpu_vm describe "$TPU_NAME" \
+  --format="csv[no-heading](state,health,networkEndpoints.len(),acceleratorType.basename())") ||
+  give_up "the slice cannot be described"
 if $dry_run; then echo "$node"; else
-  IFS=, read -r state health workers <<< "$node"
+  IFS=, read -r state health workers type <<< "$node"
+  [[ "$type" == "$ACCELERATOR_TYPE" ]] ||
+    usage "$TPU_NAME is there as $type, not as ACCELERATOR_TYPE=$ACCELERATOR_TYPE"
   if [[ "$state" != READY || "$health" == TIMEOUT || "$health" == UNHEALTHY* ]]; then
-    echo "$TPU_NAME cannot be used: state $state, health $health" >&2
-    exit 70
+    give_up "the slice cannot be used: state $state, health $health"
   fi
 fi
 
 if [[ -n "${REPOSITORY:-}" ]]; then
   unpack="git clone --quiet $(quoted "$REPOSITORY") clip_jax && git -C clip_jax checkout --quiet $(quoted "${REF:-HEAD}")"
 else
-  run tar -C "$here/.." --exclude-vcs --exclude-vcs-ignores -czf "$logs/clip_jax.tar.gz" .
-  tpu_vm scp "$logs/clip_jax.tar.gz" "$TPU_NAME:" --worker=all --quiet \
-    --scp-flag=-oConnectTimeout=15 "${ssh_flags[@]}"
+  # Not into the checkout, or the archive would contain itself.
+  if $dry_run; then archive=TMP; else archive=$(mktemp -d) temporary=$archive; fi
+  archive+=/clip_jax.tar.gz
+  run tar -C "$here/.." --exclude-vcs --exclude-vcs-ignores -czf "$archive" . ||
+    give_up "the checkout cannot be packed"
+  tpu_vm scp "$archive" "$TPU_NAME:" --worker=all --quiet \
+    --scp-flag=-oConnectTimeout=15 "${ssh_flags[@]}" || give_up "the checkout cannot be copied"
   unpack="mkdir clip_jax && tar -xzf clip_jax.tar.gz -C clip_jax"
 fi
 worker=clip_jax/launch/tpu_worker.sh
 on_worker all "{ $worker busy 2>/dev/null || { rm -rf clip_jax && $unpack; }; } && $worker install$(
-  [[ -z "${MOUNT:-}" ]] || echo " $(quoted "$MOUNT")")"
-on_worker all "$worker start $(quoted "${flags[@]}")"
+  [[ -z "${MOUNT:-}" ]] || echo " $(quoted "$MOUNT")")" || give_up "a worker cannot be set up"
+on_worker all "$worker start $(quoted "${flags[@]}")" || {
+  code=$?
+  ((code != 73)) || exit 73  # other training is under way, for longer than restarts help
+  give_up "training cannot be started"
+}
+# Whether a worker answers: that training is under way (0), or that it is not (1).
+answers="$worker busy || [ \$? = 1 ]"
 if $dry_run; then
+  show_log="< /dev/null >> $(show "$logs/worker-I.log") 2>&1"
   echo "# For every worker I:"
-  echo "$(on_worker I "$worker follow") < /dev/null > $(show "$logs/worker-I.log") 2>&1 &"
+  echo "$(on_worker I "$worker follow") $show_log &"
+  echo "# After a lost connection, until it answers; then follows again:"
+  echo "$(on_worker I "$answers") $show_log"
+  list_slice
   exit 0
 fi
 
+# follow NUMBER: prints the log of a worker until training ends there. A lost connection says
+# nothing about training: only when the worker does not answer for long, or the slice has gone, this
+# ends without an exit code.
+follow() {
+  local deadline slice
+  while true; do
+    on_worker "$1" "$worker follow" || true
+    if [[ -n "$(reported_code "$logs/worker-$1.log")" ]]; then return; fi
+    deadline=$((SECONDS + ${PATIENCE:-600}))
+    until on_worker "$1" "$answers"; do
+      slice=$(list_slice) || slice=READY  # nobody says that it has gone
+      if [[ "$slice" != READY ]] || ((SECONDS >= deadline)); then return; fi
+      sleep "${POLL:-60}"
+    done
+    printf '\n# The connection was lost. The log again, from its start:\n'
+  done
+}
+
 set -m  # every follower is a process group, and ends as a whole
-pids=() codes=() failed=
-end_followers() { for pid in "${pids[@]}"; do kill -- -"$pid" 2>/dev/null || true; done; }
-trap end_followers EXIT
+codes=() failed_at=
 for ((i = 0; i < workers; i++)); do
   : > "$logs/worker-$i.log"  # or the tail below may be faster than the redirection
-  on_worker "$i" "$worker follow" < /dev/null > "$logs/worker-$i.log" 2>&1 &
+  follow "$i" < /dev/null >> "$logs/worker-$i.log" 2>&1 &
   pids+=($!)
 done
 tail -n +1 -f --pid="${pids[0]}" --sleep-interval=0.2 "$logs/worker-0.log" &
@@ -98,16 +143,21 @@ while ((${#pids[@]})); do
   for i in "${!pids[@]}"; do
     kill -0 "${pids[i]}" 2>/dev/null && continue
     unset 'pids[i]'
-    codes[i]=$(code_of "$logs/worker-$i.log")
-    if ((codes[i] != 0 && codes[i] != 75)) && [[ -z "$failed" ]]; then
-      failed=$SECONDS
+    codes[i]=$(reported_code "$logs/worker-$i.log")
+    if [[ -z "${codes[i]}" ]]; then
+      [[ -n "$failed_at" ]] ||
+        give_up "worker $i does not answer, see $logs/worker-$i.log; training may be under way"
+      codes[i]=70
+    fi
+    if ((codes[i] != 0 && codes[i] != 75)) && [[ -z "$failed_at" ]]; then
+      failed_at=$SECONDS
       echo "worker $i ended with exit code ${codes[i]}; see $logs/worker-$i.log" >&2
     fi
   done
   # The others notice within 20 seconds, and say why in their logs; what is left then hangs.
-  if [[ -n "$failed" ]] && ((${#pids[@]} && SECONDS - failed >= ${GRACE:-60})); then
+  if [[ -n "$failed_at" ]] && ((${#pids[@]} && SECONDS - failed_at >= ${GRACE:-60})); then
     for i in "${!pids[@]}"; do codes[i]=70; done
-    end_followers
+    finish
     pids=()
     on_worker all "$worker kill" || true
   fi

@@ -2,7 +2,8 @@
 # What launch/tpu_vm.sh asks of each worker of a TPU slice; runs there.
 #   install [COMMAND]   runs COMMAND, then makes the virtual environment
 #   start [flags]       starts training in the background; nothing if the same is under way
-#   follow              prints the log until training ends, and returns its exit code
+#   follow              prints the log until training ends, and last its exit code: 70 if it was
+#                       lost before it could say
 #   stop | kill         sends SIGTERM | SIGKILL to training, if it is under way
 #   busy                whether training is under way
 # Training does not depend on the connection: it goes on when that is lost, and can be followed
@@ -53,13 +54,13 @@ case $what in
   follow)
     flock --shared "$state/lock" true &
     tail -n +1 -f --pid=$! --sleep-interval=0.2 "$state/log"
-    code=$(sed -n '$s/^exit code //p' "$state/log")
-    exit "${code:-70}"
+    # Said here, so that no answer can only mean that the connection was lost.
+    grep -q '^exit code [0-9]' "$state/log" || printf '\nexit code 70\n'
     ;;
   stop | kill)
     if ! busy; then echo "nothing is under way"; exit 0; fi
     [[ $what == kill ]] && signal=KILL || signal=TERM
     kill -"$signal" "$(cat "$state/pid")"
     ;;
-  *) sed -n '3,8s/^# *//p' "$0" >&2; exit 64 ;;
+  *) sed -n '3,9s/^# *//p' "$0" >&2; exit 64 ;;
 esac

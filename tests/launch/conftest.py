@@ -8,9 +8,10 @@ import sys
 import pytest
 
 # One script for all; the name it is called by says which program it is. `gcloud ... ssh` really
-# runs the command, in a folder per worker in place of its home.
+# runs the command, in a folder per worker in place of its home; one with a file `unreachable` in it
+# has no connection.
 PROGRAMS = f"""#!{sys.executable} -SE
-import os, pathlib, shlex, subprocess, sys
+import os, pathlib, shlex, signal, subprocess, sys, time
 fake = pathlib.Path(os.environ["FAKE"])
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 with open(fake / "calls", "a") as calls:
@@ -24,7 +25,7 @@ def next_line(file, default=""):
     "The file's first line, which goes unless it is the last."
     lines = content(file, default).splitlines()
     if len(lines) > 1:
-        (fake / file).write_text("\\n".join(lines[1:]))
+        (fake / file).write_text("\\n".join(lines[1:]) + "\\n")
     return lines[0] if lines else ""
 
 def workers():
@@ -33,18 +34,27 @@ def workers():
 
 if name == "gcloud":
     group, verb = words[2:4]
+    if content("broken") == f"{{group}} {{verb}}":
+        sys.exit(1)
     if group == "queued-resources":
         if verb == "list":
-            print(next_line("queue"))
+            state = next_line("queue")
+            if state == "no answer":
+                sys.exit(1)
+            print(state)
     elif verb == "list":
         print(next_line("slice"))
     elif verb == "create":
         (fake / "slice").write_text("READY")
     elif verb == "describe":
-        print(next_line("node", "READY,HEALTHY,2"))
+        print(next_line("node", "READY,HEALTHY,2,v4-16"))
     elif verb in ("scp", "ssh"):
         homes = [fake / f"worker-{{i}}" for i in workers()]
-        if not all(h.is_dir() for h in homes):
+
+        def reachable():
+            return all(h.is_dir() and not (h / "unreachable").exists() for h in homes)
+
+        if not reachable():
             sys.exit(255)
         if verb == "scp":
             for home in homes:
@@ -52,16 +62,23 @@ if name == "gcloud":
         else:
             running = [
                 subprocess.Popen(["bash", "-c", flags["--command"]], cwd=h,
-                                 env=os.environ | {{"HOME": str(h)}})
+                                 env=os.environ | {{"HOME": str(h)}}, start_new_session=True)
                 for h in homes
             ]
-            sys.exit(next((c for c in [r.wait() for r in running] if c), 0))
+            while any(r.poll() is None for r in running):
+                if not reachable():
+                    for r in running:
+                        os.killpg(r.pid, signal.SIGKILL)
+                    sys.exit(255)
+                time.sleep(0.05)
+            sys.exit(next((r.returncode for r in running if r.returncode), 0))
 elif name == "xpk" and "--wait-for-job-completion" in flags:
     sys.exit(int(content("wait", "0")))
-elif name == "kubectl" and words[0] == "get":
-    print(content(words[1]))
 elif name == "kubectl":
-    print(content(words[1].removeprefix("pod/")))
+    answer = content(words[1].removeprefix("pod/"))
+    if answer == "no answer":
+        sys.exit(1)
+    print(answer)
 """
 
 # python3 on a worker: makes a virtual environment of stand-ins.
@@ -74,6 +91,7 @@ esac
 """
 PIP = r"""#!/usr/bin/env bash
 echo "$*" >> "$HOME/installed"
+[[ ! -f "$HOME/no-packages" ]]
 """
 
 # The trainer. Its first line in the file `codes` of its folder says what it does.
@@ -95,6 +113,10 @@ while true; do sleep 0.1; done
 
 SRUN = r"""#!/usr/bin/env bash
 echo "srun $*" >> "$FAKE/calls"
+if [[ -f "$FAKE/srun" ]]; then
+  echo "srun: error: Invalid generic resource (gres) specification"
+  exit "$(cat "$FAKE/srun")"
+fi
 while [[ $1 == --* ]]; do
   [[ $1 == --output=* ]] && output=${1#--output=}
   shift
@@ -112,7 +134,7 @@ class Machines:
 
     def __init__(self, root, tmp_path):
         self.root, self.folder, self.tmp_path = root, tmp_path / "fake", tmp_path
-        self.bin = tmp_path / "bin"
+        self.bin, self.cwd, self.started = tmp_path / "bin", tmp_path, []
         for folder in (self.folder, self.bin):
             folder.mkdir()
         programs = dict.fromkeys(("gcloud", "xpk", "kubectl", "sbatch", "scontrol"), PROGRAMS)
@@ -133,12 +155,14 @@ class Machines:
             (self.folder / f"{kind}-{i}" / "codes").write_text("\n".join(text.split()) + "\n")
 
     def start(self, script, *flags, **environment):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["bash", str(self.root / "launch" / script), *flags],
             env={"PATH": f"{self.bin}:{os.environ['PATH']}", "FAKE": str(self.folder),
                  "HOME": str(self.tmp_path), "POLL": "0.1", "GRACE": "1"} | environment,
-            cwd=self.tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=self.cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def run(self, script, *flags, **environment):
         """The exit code and the output."""
@@ -160,6 +184,8 @@ class Machines:
 def machines(root, tmp_path):
     machines = Machines(root, tmp_path)
     yield machines
-    # What was started in the background and not ended by the test.
+    # What was started and not ended by the test.
+    for process in machines.started:
+        process.kill()
     for path in machines.folder.glob("worker-*/clip_jax.state/pid"):
         subprocess.run(["kill", "-KILL", path.read_text().strip()], capture_output=True)

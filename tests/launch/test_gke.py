@@ -61,6 +61,8 @@ def test_the_commands_of_other_actions_can_be_shown(machines):
     ({"TPU_TYPE": ""}, ["--create-cluster"], "TPU_TYPE is not set"),
     ({"CAPACITY": "cheap"}, ["--create-cluster"], "CAPACITY=cheap is not"),
     ({}, FLAGS[:1], "--workdir=DIR is missing"),
+    ({}, [*FLAGS, "--dry-run"], "--dry-run comes before the flags of clip_jax.train"),
+    ({}, [*FLAGS, "--create-cluster"], "--create-cluster comes before the flags"),
 ])  # fmt: skip
 def test_what_is_missing_is_one_line(machines, change, flags, message):
     code, output = machines.run("gke_xpk.sh", *flags, **RUN | change)
@@ -88,10 +90,28 @@ def test_a_run_is_submitted_once_and_its_logs_are_collected(machines):
     ("125", ("EXIT_CODE=75", "cut off"), 70),
     ("125", (), 125),
     ("1", ("EXIT_CODE=0",), 1),
+    ("125", ("no answer", "EXIT_CODE=78"), 78),
+    ("125", ("no answer",), 125),  # a log that cannot be read is not one that says nothing
 ])  # fmt: skip
 def test_the_failed_worker_decides(machines, wait, logs, code):
     machines.write(
         wait=wait, jobset="w", pods="".join(f"pod/p{i}\n" for i in range(len(logs))),
         **{f"p{i}": text for i, text in enumerate(logs)},
     )  # fmt: skip
-    assert machines.run("gke_xpk.sh", *FLAGS, **RUN)[0] == code
+    result, output = machines.run("gke_xpk.sh", *FLAGS, **RUN)
+    assert result == code
+    assert ("no log of pod/p0" in output) == ("no answer" in logs)
+
+
+def test_pods_that_cannot_be_listed_are_said(machines):
+    machines.write(wait="125", jobset="w", pods="no answer")
+    code, output = machines.run("gke_xpk.sh", *FLAGS, **RUN)
+    assert code == 125 and "the pods cannot be listed" in output
+
+
+def test_what_git_ignores_does_not_go_into_images(root):
+    ignored = (root / ".gitignore").read_text().split()
+    lines = (root / ".dockerignore").read_text().splitlines()
+    assert [line for line in lines if line[0] != "#"] == [
+        f"**/{name}" for name in [*ignored, ".git", ".env"]
+    ]

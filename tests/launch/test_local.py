@@ -16,6 +16,10 @@ what=WHAT_$CLIP_JAX_PROCESS_ID
 saving() { echo stopping; sleep "${SAVING:-0}"; echo saved; exit 75; }
 case ${!what:-train} in
   fail) exit 65 ;;
+  fail_late) sleep 1; exit 65 ;;
+  notice) exit 70 ;;
+  notice_late) sleep 1; exit 70 ;;
+  killed) kill -KILL $$ ;;
   deaf) trap '' TERM ;;
   done) echo done; exit 0 ;;
   *) trap saving TERM ;;
@@ -65,7 +69,7 @@ def test_a_stop_waits_for_what_is_being_saved(launch, tmp_path, number):
     for i in range(2):
         wait_for(tmp_path / f"process-{i}.log", "started")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 75, output
     for i in range(2):
         assert "saved" in (tmp_path / f"process-{i}.log").read_text()
@@ -85,9 +89,28 @@ def test_a_second_signal_kills(launch, tmp_path):
 
 def test_a_failure_ends_the_others_and_its_code_is_returned(launch, tmp_path):
     process = launch(3, f"--workdir={tmp_path}", WHAT_0="deaf", WHAT_1="fail", WHAT_2="done")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 65
     assert "failed with exit code 65" in output
+
+
+@pytest.mark.parametrize("what, code", [
+    (("notice", "fail_late"), 65),
+    (("killed", "notice_late"), 137), (("notice", "killed"), 137),
+    (("notice", "deaf"), 70),  # the second is killed by the launcher
+])  # fmt: skip
+def test_the_cause_comes_before_those_that_noticed(launch, tmp_path, what, code):
+    process = launch(2, f"--workdir={tmp_path}", WHAT_0=what[0], WHAT_1=what[1])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert f"failed with exit code {code}" in output
+
+
+def test_a_dry_run_asked_for_too_late_starts_nothing(launch, tmp_path):
+    process = launch(2, f"--workdir={tmp_path}", "--dry-run", WHAT_0="done", WHAT_1="done")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 64 and "--dry-run comes before the flags" in output
+    assert not (tmp_path / "process-0.log").exists()
 
 
 @pytest.mark.parametrize("form", ["--workdir={}", "--workdir {}"])
@@ -95,7 +118,7 @@ def test_logs_are_in_the_workdir_however_it_is_written(launch, tmp_path, form):
     folder = tmp_path / "a run"
     flags = [part.format(folder) for part in form.split(" ")]
     process = launch(2, "--config=x.py", *flags, WHAT_0="done", WHAT_1="done")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert sorted(p.name for p in folder.iterdir()) == ["process-0.log", "process-1.log"]
     assert "done" in output

@@ -21,18 +21,19 @@ def job(machines):
 
 def test_the_commands_can_be_shown(machines):
     code, output = machines.run(
-        "slurm.sh", "--dry-run", "--config=x.py", "--workdir", "/shared/it's a run", **SIZE
-    )
+        "slurm.sh", "--dry-run", "--config=x.py", "--workdir", "/shared/it's a run",
+        CPUS_PER_TASK="12", **SIZE,
+    )  # fmt: skip
     assert code == 0, output
     assert (
         output.replace(str(machines.root), "ROOT")
         == r"""mkdir -p '/shared/it'\''s a run/slurm'
-sbatch '--job-name=clip_jax-it'\''s a run' --dependency=singleton --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --requeue --signal=TERM@300 '--output=/shared/it'\''s a run/slurm/%j.log' --open-mode=append ROOT/launch/slurm.sh --job ROOT/launch --config=x.py --workdir '/shared/it'\''s a run'
+sbatch '--job-name=clip_jax-it'\''s a run' --dependency=singleton --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=12 --requeue --signal=TERM@300 '--output=/shared/it'\''s a run/slurm/%j.log' --open-mode=append ROOT/launch/slurm.sh --job ROOT/launch --config=x.py --workdir '/shared/it'\''s a run'
 # In the job:
-srun '--output=/shared/it'\''s a run/slurm/JOB-0-%t.log' --kill-on-bad-exit=0 --wait=120 ROOT/launch/slurm.sh --process ROOT/launch --config=x.py --workdir '/shared/it'\''s a run'
+srun --cpus-per-task=12 '--output=/shared/it'\''s a run/slurm/JOB-0-%t.log' --kill-on-bad-exit=0 --wait=120 ROOT/launch/slurm.sh --process ROOT/launch --config=x.py --workdir '/shared/it'\''s a run'
 # In each of its processes:
 python -m clip_jax.train --config=x.py --workdir '/shared/it'\''s a run'
-# After exit codes 70, 71 and 75:
+# After exit codes 137 71 134 70 75:
 scontrol requeue Incomplete JOB
 """
     )
@@ -43,6 +44,7 @@ scontrol requeue Incomplete JOB
     ({"NODES": ""}, ["--workdir=/w"], "NODES is not set"),
     ({"GPUS_PER_NODE": ""}, ["--workdir=/w"], "GPUS_PER_NODE is not set"),
     ({}, ["--config=x.py"], "--workdir=DIR is missing"),
+    ({}, ["--workdir=/w", "--dry-run"], "--dry-run comes before the flags of clip_jax.train"),
 ])  # fmt: skip
 def test_what_is_missing_is_one_line(machines, change, flags, message):
     code, output = machines.run("slurm.sh", *flags, **SIZE | change)
@@ -62,7 +64,8 @@ def test_a_job_is_submitted(machines):
 
 @pytest.mark.parametrize("codes, code, requeued", [
     (("0", "0"), 0, False), (("75", "75"), 75, True), (("70", "71"), 71, True),
-    (("78", "70"), 78, False), (("70", "1"), 1, False),
+    (("134", "70"), 134, True), (("137", "134"), 137, True),
+    (("78", "70"), 78, False), (("70", "1"), 1, False), (("137", "65"), 65, False),
 ])  # fmt: skip
 def test_the_exit_codes_decide_whether_it_is_queued_again(machines, codes, code, requeued):
     machines.trainers(*codes, kind="process")
@@ -73,6 +76,15 @@ def test_the_exit_codes_decide_whether_it_is_queued_again(machines, codes, code,
     assert list(logs) == ["7-0-0.log", "7-0-1.log"]
     arguments = (machines.folder / "process-1" / "arguments").read_text().splitlines()
     assert arguments == ["-m", "clip_jax.train", *job(machines)[3:]]
+
+
+def test_what_srun_refuses_is_not_queued_again(machines):
+    machines.write(srun="1")
+    (machines.tmp_path / "a run" / "slurm").mkdir(parents=True)
+    code, output = machines.run(*job(machines), **JOB)
+    assert code == 1
+    assert "srun ended with exit code 1 before any process began" in output
+    assert machines.calls("scontrol") == []
 
 
 def test_it_is_not_queued_again_for_ever(machines):

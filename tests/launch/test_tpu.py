@@ -1,7 +1,9 @@
 # ruff: noqa: E501 # commands are compared as they are
 """The launchers for Cloud TPU, with stand-ins for gcloud and the trainer; tpu_worker.sh is real."""
 
+import os
 import shlex
+import shutil
 import signal
 import time
 
@@ -15,13 +17,15 @@ FLAGS = ("--config=configs/tiny.py", "--workdir=/shared/it's a run")
 SSH = "--quiet '--ssh-flag=-oConnectTimeout=15 -oServerAliveInterval=30' --zone=us-central2-b"
 WORKER = "clip_jax/launch/tpu_worker.sh"
 TRAIN = f"""\
-gcloud compute tpus tpu-vm describe pod '--format=csv[no-heading](state,health,networkEndpoints.len())' --zone=us-central2-b
-tar -C ROOT/launch/.. --exclude-vcs --exclude-vcs-ignores -czf runs/launch/pod/TIME/clip_jax.tar.gz .
-gcloud compute tpus tpu-vm scp runs/launch/pod/TIME/clip_jax.tar.gz pod: --worker=all --quiet --scp-flag=-oConnectTimeout=15 --zone=us-central2-b
+gcloud compute tpus tpu-vm describe pod '--format=csv[no-heading](state,health,networkEndpoints.len(),acceleratorType.basename())' --zone=us-central2-b
+tar -C ROOT/launch/.. --exclude-vcs --exclude-vcs-ignores -czf TMP/clip_jax.tar.gz .
+gcloud compute tpus tpu-vm scp TMP/clip_jax.tar.gz pod: --worker=all --quiet --scp-flag=-oConnectTimeout=15 --zone=us-central2-b
 gcloud compute tpus tpu-vm ssh pod --worker=all '--command={{ {WORKER} busy 2>/dev/null || {{ rm -rf clip_jax && mkdir clip_jax && tar -xzf clip_jax.tar.gz -C clip_jax; }}; }} && {WORKER} install' {SSH}
 gcloud compute tpus tpu-vm ssh pod --worker=all '--command={WORKER} start --config=configs/tiny.py --workdir=/shared/it\\'\\''s\\ a\\ run' {SSH}
 # For every worker I:
-gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} follow' {SSH} < /dev/null > runs/launch/pod/TIME/worker-I.log 2>&1 &
+gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} follow' {SSH} < /dev/null >> runs/launch/pod/TIME/worker-I.log 2>&1 &
+# After a lost connection, until it answers; then follows again:
+gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} busy || [ $? = 1 ]' {SSH} < /dev/null >> runs/launch/pod/TIME/worker-I.log 2>&1
 """
 LIST = "gcloud compute tpus tpu-vm list '--filter=name~/pod$' '--format=value(state)' --zone=us-central2-b\n"
 QUEUED = "gcloud compute tpus queued-resources"
@@ -38,7 +42,7 @@ def test_the_commands_of_a_slice_can_be_shown(machines):
     assert shown(machines, "tpu_vm.sh", *FLAGS) == (
         "mkdir -p runs/launch/pod/TIME\n" + LIST + "# If that prints nothing:\n"
         "gcloud compute tpus tpu-vm create pod --accelerator-type=v4-16"
-        " --version=tpu-ubuntu2204-base --zone=us-central2-b\n" + TRAIN
+        " --version=tpu-ubuntu2204-base --zone=us-central2-b\n" + TRAIN + LIST
     )
     assert list(machines.tmp_path.glob("runs")) == []
 
@@ -55,8 +59,8 @@ def test_the_commands_of_a_queued_resource_can_be_shown(machines):
         + LIST + "# If there is no request:\n" + request
         + "# If it is SUSPENDED or FAILED, or the slice was preempted:\n"
         f"{QUEUED} delete pod --force --quiet --zone=us-central2-b\n" + request
-        + "# If it is ACTIVE; after exit codes 70, 71 and 75, and when the slice has gone, all again:\n"
-        "mkdir -p runs/launch/pod/TIME\n" + LIST + TRAIN
+        + "# If it is ACTIVE; all again after exit codes 137 71 134 70 75, and when the slice has gone:\n"
+        "mkdir -p runs/launch/pod/TIME\n" + LIST + TRAIN + LIST
     )  # fmt: skip
 
 
@@ -73,8 +77,8 @@ def test_optional_variables_become_flags(machines):
     )
     assert f"--command={unpack} && {WORKER} install mount\\ \\'a\\ b\\'" in shlex.split(output)
     assert " scp " not in output
-    assert output.count(" --internal-ip --zone=us-central2-b --project=mine") == 3
-    assert "> 'my logs/pod/TIME/worker-I.log'" in output
+    assert output.count(" --internal-ip --zone=us-central2-b --project=mine") == 4
+    assert ">> 'my logs/pod/TIME/worker-I.log'" in output
 
 
 @pytest.mark.parametrize("script, action, command", [
@@ -94,6 +98,8 @@ def test_the_commands_of_other_actions_can_be_shown(machines, script, action, co
     ({"CAPACITY": "cheap"}, FLAGS, "CAPACITY=cheap is not"),
     ({}, FLAGS[:1], "--workdir=DIR is missing"),
     ({}, ["--workdir", "gs://b/run"], "--workdir=gs://b/run must be a folder"),
+    ({}, [*FLAGS, "--dry-run"], "--dry-run comes before the flags of clip_jax.train"),
+    ({}, [*FLAGS, "--delete"], "--delete comes before the flags of clip_jax.train"),
 ])  # fmt: skip
 def test_what_is_missing_is_one_line(machines, script, change, flags, message):
     code, output = machines.run(script, *flags, **SLICE | change)
@@ -123,6 +129,91 @@ def test_a_slice_is_created_set_up_and_trained_on(machines):
         (machines.folder / f"worker-{i}" / "codes").write_text("0\n")
     assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == 0
     assert len(machines.calls("create")) == 1
+
+
+def test_the_checkout_is_copied_without_what_git_ignores(machines):
+    """Started in the checkout, as the documentation says: logs are then a part of what is copied."""
+    checkout = machines.tmp_path / "checkout"
+    for name in ("launch", "configs"):
+        shutil.copytree(machines.root / name, checkout / name)
+    shutil.copy(machines.root / ".gitignore", checkout)
+    for name in ("runs/x", ".venv/x", "configs/__pycache__/x"):
+        (checkout / name).parent.mkdir()
+        (checkout / name).touch()
+    machines.root = machines.cwd = checkout
+    machines.trainers("0 0", "0 0")
+    temporary = machines.tmp_path / "temporary"
+    temporary.mkdir()
+    for _ in range(2):
+        code, output = machines.run("tpu_vm.sh", *FLAGS, TMPDIR=str(temporary), **SLICE)
+        assert code == 0, output
+        for i in range(2):
+            copy = machines.folder / f"worker-{i}" / "clip_jax"
+            assert sorted(p.name for p in copy.iterdir()) == ["configs", "launch"]
+            assert not (copy / "configs" / "__pycache__").exists()
+    assert list(temporary.iterdir()) == []
+    assert list(checkout.rglob("*.tar.gz")) == []
+
+
+def wait_until(condition, timeout=120):
+    deadline = time.time() + timeout
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
+def running(machines, i):
+    """Whether the trainer of a worker is there."""
+    pid = int((machines.folder / f"worker-{i}" / "clip_jax.state" / "pid").read_text())
+    return os.path.isdir(f"/proc/{pid}")
+
+
+def train_and_lose_the_connection(machines, **variables):
+    """Worker 1 is out of reach while both train."""
+    machines.write(slice="READY")
+    machines.trainers("runs", "runs")
+    process = machines.start("tpu_vm.sh", *FLAGS, **SLICE | variables)
+    logs = "runs/launch/pod/*/worker-*.log"
+    wait_until(lambda: all("started" in t for t in (machines.logs(logs) or {0: ""}).values()))
+    (machines.folder / "worker-1" / "unreachable").touch()
+    return process
+
+
+def test_a_lost_connection_does_not_end_training(machines):
+    process = train_and_lose_the_connection(machines, PATIENCE="60")
+    time.sleep(2)  # longer than GRACE
+    wait_until(lambda: len(machines.calls("--worker=1", "tpu_worker.sh busy")) >= 2)
+    assert process.poll() is None
+    (machines.folder / "worker-1" / "unreachable").unlink()
+    wait_until(lambda: len(machines.calls("--worker=1", "tpu_worker.sh follow")) == 2)
+    assert machines.calls("tpu_worker.sh kill") == []
+    assert machines.run("tpu_vm.sh", "--stop", **SLICE)[0] == 0
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 75, output
+    (log,) = machines.logs("runs/launch/pod/*/worker-1.log").values()
+    assert "connection was lost" in log and log.endswith("saved\n\nexit code 75\n")
+
+
+@pytest.mark.parametrize("patience, slices", [("1", "READY"), ("600", "PREEMPTED"), ("600", "")])
+def test_a_worker_out_of_reach_ends_following_and_not_training(machines, patience, slices):
+    process = train_and_lose_the_connection(machines, PATIENCE=patience)
+    machines.write(slice=slices)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 70 and "worker 1 does not answer" in output
+    assert machines.calls("tpu_worker.sh kill") == []
+    assert running(machines, 0) and running(machines, 1)
+
+
+def test_training_that_ended_without_an_exit_code_counts_as_lost(machines):
+    machines.write(slice="READY")
+    machines.trainers("runs", "runs")
+    process = machines.start("tpu_vm.sh", *FLAGS, **SLICE)
+    pid = machines.folder / "worker-1" / "clip_jax.state" / "pid"
+    wait_until(lambda: pid.is_file() and len(machines.calls("tpu_worker.sh follow")) == 2)
+    os.killpg(os.getsid(int(pid.read_text())), signal.SIGKILL)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 70 and "worker 1 ended with exit code 70" in output
+    assert machines.calls("tpu_worker.sh kill") and not running(machines, 0)
 
 
 def test_training_under_way_is_followed_and_stops_when_told(machines):
@@ -160,25 +251,62 @@ def test_the_failed_worker_decides_and_the_others_are_ended(machines):
 
 
 @pytest.mark.parametrize("node, code", [
-    ("CREATING,,0", 70), ("PREEMPTED,,2", 70), ("READY,TIMEOUT,2", 70),
-    ("READY,UNHEALTHY_MAINTENANCE,2", 70),
+    ("CREATING,,0,v4-16", 70), ("PREEMPTED,,2,v4-16", 70), ("READY,TIMEOUT,2,v4-16", 70),
+    ("READY,UNHEALTHY_MAINTENANCE,2,v4-16", 70), ("READY,HEALTHY,1,v4-8", 64),
 ])  # fmt: skip
-def test_a_slice_that_is_not_well_is_not_used(machines, node, code):
+def test_a_slice_that_is_not_well_or_of_another_type_is_not_used(machines, node, code):
     machines.write(slice="READY", node=node)
-    assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == code
+    machines.trainers("0", "0")
+    result, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
+    assert result == code
+    assert ("is there as v4-8, not as ACCELERATOR_TYPE=v4-16" in output) == (code == 64)
     assert machines.calls("ssh") == machines.calls("scp") == machines.calls("create") == []
 
 
 def test_a_missing_worker_fails_at_once(machines):
     machines.write(slice="READY")
     machines.trainers("0")
-    assert machines.run("tpu_vm.sh", *FLAGS, **SLICE)[0] == 255
+    code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
+    assert code == 70 and output.endswith("pod: the checkout cannot be copied\n")
     assert machines.calls("tpu_worker.sh start") == []
 
 
-def test_a_queued_resource_is_waited_for_and_started_again(machines):
+@pytest.mark.parametrize("broken, message", [
+    ("tpu-vm list", "the slices cannot be listed"),
+    ("tpu-vm create", "the slice cannot be created"),
+    ("tpu-vm describe", "the slice cannot be described"),
+    ("tpu-vm scp", "the checkout cannot be copied"),
+    ("tpu-vm ssh", "a worker cannot be set up"),
+])  # fmt: skip
+def test_what_fails_before_training_may_be_tried_again(machines, broken, message):
+    machines.write(broken=broken)
+    machines.trainers("0", "0")
+    code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
+    assert code == 70 and output.endswith(f"pod: {message}\n")
+
+
+def test_training_that_cannot_be_started_may_be_tried_again(machines):
+    machines.write(slice="READY")
+    machines.trainers("0", "0")
+    (machines.folder / "worker-1" / "clip_jax.state" / "flags").mkdir(parents=True)
+    code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
+    assert code == 70 and output.endswith("pod: training cannot be started\n")
+
+
+def test_a_worker_that_cannot_be_set_up_is_tried_again_but_not_for_ever(machines):
+    machines.write(queue="ACTIVE", slice="READY")
+    machines.trainers("0", "0")
+    (machines.folder / "worker-1" / "no-packages").touch()
+    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", **SLICE)
+    assert code == 70 and "given up after 1 restarts" in output
+    assert len(machines.calls("tpu_worker.sh install")) == 2
+    assert machines.calls("tpu_worker.sh start") == []
+
+
+@pytest.mark.parametrize("code", ["70", "71", "75", "134", "137"])
+def test_a_queued_resource_is_waited_for_and_started_again(machines, code):
     machines.write(queue="\nWAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE", slice="READY")
-    machines.trainers("75 0", "75 0")
+    machines.trainers(f"{code} 0", f"{code} 0")
     code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
     assert code == 0, output
     assert len(machines.calls("queued-resources create pod", "--spot")) == 1
@@ -213,6 +341,27 @@ def test_what_starting_again_does_not_help_is_not_started_again(machines):
     machines.trainers("70", "78")
     assert machines.run("tpu_queued.sh", *FLAGS, **SLICE)[0] == 78
     assert len(machines.calls("tpu_worker.sh start")) == 1
+
+
+def test_a_request_that_was_deleted_does_not_come_back(machines):
+    machines.write(queue="\nWAITING_FOR_RESOURCES\n\n")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
+    assert code == 1 and output.endswith("pod: the request has been deleted\n")
+    assert len(machines.calls("queued-resources create")) == 1
+
+
+def test_a_start_that_lasted_begins_the_count_of_restarts_anew(machines):
+    machines.write(queue="ACTIVE", slice="READY")
+    machines.trainers("75 75 0", "75 75 0")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", STEADY="0", **SLICE)
+    assert code == 0, output
+
+
+def test_no_answer_is_waited_out(machines):
+    machines.write(queue="no answer\nno answer\nno answer\nACTIVE", slice="READY")
+    machines.trainers("0", "0")
+    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", **SLICE)
+    assert code == 0, output
 
 
 def test_restarts_come_to_an_end(machines):
