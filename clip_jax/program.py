@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from clip_jax import config as config_lib
 from clip_jax import gradients, losses, optim, state, step
-from clip_jax.mesh import batch_sharding
+from clip_jax.mesh import batch_sharding, batch_shards
 from clip_jax.models.clip import Clip
 
 
@@ -97,10 +97,14 @@ def _loss(config: Any, model: Clip, mesh: Mesh) -> tuple[losses.LossFn, str]:
         )
     if c.chunk and batch % c.chunk:
         raise ValueError(f"loss.chunk={c.chunk} does not divide train.batch_size={batch}")
+    topics = min(model.config.text.vocab_size, losses.MAX_TOPICS) if c.soft_targets else 0
     implementation, why = c.implementation, "loss.implementation"
     if implementation == "auto":
         itemsize = jnp.dtype(c.dtype).itemsize
-        implementation, why = losses.choose(mesh, batch, model.config.embed_dim, itemsize)
+        implementation, why = losses.choose(mesh, batch, model.config.embed_dim, itemsize, topics)
+    if implementation != "dense":
+        each = batch // batch_shards(mesh)
+        losses.chunk_size(each, batch if implementation == "all_gather" else each, c.chunk)
     loss_fn = losses.build(
         c.name, implementation, mesh, soft=c.soft_targets, chunk=c.chunk, dtype=c.dtype
     )

@@ -27,7 +27,7 @@ def build(c, **sizes):
 
 def test_auto_says_what_it_took_and_why():
     made, *_ = build(config())
-    assert made.loss.startswith("softmax, all_gather (both towers")
+    assert made.loss.startswith("softmax, all_gather (what is gathered")
     made, *_ = build(config(loss={"implementation": "ring"}))
     assert made.loss == "softmax, ring (loss.implementation)"
 
@@ -39,6 +39,8 @@ def test_auto_says_what_it_took_and_why():
         ({}, {"tensor": 8}, "mesh.tensor=8 does not divide model.vision.heads=4"),
         ({"train": {"pieces": 3}}, {}, "train.pieces=3 does not divide the 4 examples"),
         ({"loss": {"chunk": 5}}, {}, "loss.chunk=5 does not divide train.batch_size=32"),
+        ({"loss": {"chunk": 4, "implementation": "dense"}}, {}, "loss.chunk=4 needs loss.impl"),
+        ({"train": {"batch_size": 8 * 4099}}, {}, "make train.batch_size a multiple of 128"),
     ],
 )
 def test_what_does_not_go_together_is_named(changes, sizes, message):

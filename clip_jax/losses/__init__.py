@@ -17,14 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clip_jax.losses import dense, sigmoid, softmax
-from clip_jax.losses.dense import caption_topics, softmax_dense
+from clip_jax.losses.dense import MAX_TOPICS, caption_topics, softmax_dense
+from clip_jax.losses.shards import chunk_size
 from clip_jax.mesh import batch_shards
 
-__all__ = ["IMPLEMENTATIONS", "NAMES", "build", "caption_topics", "choose", "softmax_dense"]
+__all__ = [
+    "IMPLEMENTATIONS", "MAX_TOPICS", "NAMES", "build", "caption_topics", "choose", "chunk_size",
+    "softmax_dense",
+]  # fmt: skip
 
 NAMES = ("softmax", "sigmoid")
 IMPLEMENTATIONS = ("auto", "dense", "all_gather", "ring")
@@ -36,7 +39,9 @@ _DENSE_LOGITS = 2**24  # of the whole matrix: 64 MiB in float32
 _GATHERED_BYTES = 2**29  # of both towers' embeddings on one device
 
 
-def choose(mesh: Mesh, batch: int, embed_dim: int, itemsize: int) -> tuple[str, str]:
+def choose(
+    mesh: Mesh, batch: int, embed_dim: int, itemsize: int, topics: int = 0
+) -> tuple[str, str]:
     """What "auto" stands for, and why, in words.
 
     Args:
@@ -44,18 +49,19 @@ def choose(mesh: Mesh, batch: int, embed_dim: int, itemsize: int) -> tuple[str, 
       batch: global batch.
       embed_dim: width of the embeddings.
       itemsize: bytes of one of their numbers.
+      topics: float32 numbers of a caption that go with them, for soft targets.
     """
     shards = batch_shards(mesh)
-    logits, gathered = batch * batch, 2 * batch * embed_dim * itemsize
+    logits, gathered = batch * batch, batch * (2 * embed_dim * itemsize + 4 * topics)
     if shards == 1 and logits <= _DENSE_LOGITS:
         return "dense", f"one batch shard, and its {4 * logits / 2**20:,.0f} MiB of logits fit"
     if gathered <= _GATHERED_BYTES or shards == 1:
         return "all_gather", (
-            f"both towers of the global batch are {gathered / 2**20:,.0f} MiB a device, and "
-            "gathering them moves the fewest bytes"
+            f"what is gathered of the global batch is {gathered / 2**20:,.0f} MiB a device, and "
+            "gathering it moves the fewest bytes"
         )
     return "ring", (
-        f"both towers of the global batch would be {gathered / 2**20:,.0f} MiB a device"
+        f"what is gathered of the global batch would be {gathered / 2**20:,.0f} MiB a device"
     )
 
 
@@ -79,35 +85,43 @@ def build(
       name, implementation: of ``NAMES`` and ``IMPLEMENTATIONS``, "auto" having been chosen.
       mesh: over whose batch axes the embeddings are sharded.
       soft: share of each target that goes to related pairs (softmax).
-      chunk: logits' columns at a time (all_gather); 0: chosen.
+      chunk: logits' columns at a time (all_gather, ring); 0: chosen.
       dtype: of the embeddings that are gathered and multiplied; logits are float32.
 
     Raises:
-      ValueError: no such loss, or soft targets for the sigmoid; names the config key.
+      ValueError: no such loss, soft targets for the sigmoid, or chunks of the dense one; names the
+        config key.
     """
     if name == "sigmoid" and soft:
         raise ValueError(f"loss.soft_targets={soft} needs loss.name='softmax'")
+    if implementation == "dense" and chunk:
+        raise ValueError(f"loss.chunk={chunk} needs loss.implementation='all_gather' or 'ring'")
+    options: dict[str, Any] = {"chunk": chunk, "dtype": dtype}
     losses: dict[tuple[str, str], Callable[[], LossFn]] = {
-        ("softmax", "dense"): lambda: _softmax(functools.partial(dense.softmax_dense, soft=soft)),
-        ("softmax", "all_gather"): lambda: _softmax(
-            softmax.all_gather(mesh, soft=soft, chunk=chunk)
+        ("softmax", "dense"): lambda: _rounded(
+            _softmax(functools.partial(dense.softmax_dense, soft=soft)), dtype
         ),
-        ("softmax", "ring"): lambda: _softmax(softmax.ring(mesh, soft=soft, chunk=chunk)),
-        ("sigmoid", "dense"): lambda: sigmoid.dense,
-        ("sigmoid", "all_gather"): lambda: sigmoid.all_gather(mesh, chunk),
-        ("sigmoid", "ring"): lambda: sigmoid.ring(mesh, chunk),
+        ("softmax", "all_gather"): lambda: _softmax(softmax.all_gather(mesh, soft=soft, **options)),
+        ("softmax", "ring"): lambda: _softmax(softmax.ring(mesh, soft=soft, **options)),
+        ("sigmoid", "dense"): lambda: _rounded(sigmoid.dense, dtype),
+        ("sigmoid", "all_gather"): lambda: sigmoid.all_gather(mesh, **options),
+        ("sigmoid", "ring"): lambda: sigmoid.ring(mesh, **options),
     }
     if (name, implementation) not in losses:
         raise ValueError(
             f"loss.name={name!r} and loss.implementation={implementation!r} must be of {NAMES} "
-            f"and {IMPLEMENTATIONS}"
+            f"and {IMPLEMENTATIONS[1:]}"
         )
-    loss = losses[name, implementation]()
+    return losses[name, implementation]()
 
-    def narrowed(image_emb, text_emb, *rest):
-        kind = jnp.dtype(dtype)
-        if kind != jnp.float32:  # tests give float64
-            image_emb, text_emb = image_emb.astype(kind), text_emb.astype(kind)
-        return loss(image_emb, text_emb, *rest)
 
-    return narrowed
+def _rounded(loss: LossFn, dtype: str) -> LossFn:
+    """``loss`` of embeddings rounded to ``dtype``, through which gradients pass unrounded."""
+
+    def rounded(x: jax.Array) -> jax.Array:
+        return x + jax.lax.stop_gradient(x.astype(dtype).astype(x.dtype) - x)
+
+    def of_rounded(image_emb, text_emb, *rest):
+        return loss(rounded(image_emb), rounded(text_emb), *rest)
+
+    return loss if dtype == "float32" else of_rounded

@@ -1,5 +1,6 @@
 """What the sharded losses share: everything here runs inside ``shard_map`` over the batch axes."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,31 @@ from clip_jax.losses import blocks
 from clip_jax.mesh import BATCH_AXES
 
 _CHUNK_LOGITS = 2**22  # of one chunk: 16 MiB in float32
+_LEAST_CHUNK = 128  # columns, where there are as many
 
 
-def chunk_size(rows: int, columns: int) -> int:
-    """Columns of a chunk: the largest divisor of ``columns`` that keeps a chunk small."""
-    most = max(1, _CHUNK_LOGITS // rows)
-    return next(c for c in range(min(most, columns), 0, -1) if columns % c == 0)
+def chunk_size(rows: int, columns: int, asked: int = 0) -> int:
+    """Columns of a chunk: the largest divisor of ``columns`` that keeps a chunk small.
+
+    Args:
+      rows: of a device.
+      columns: of the global batch, or of one device's texts.
+      asked: ``loss.chunk``; what it has in common with ``columns`` is taken.
+
+    Raises:
+      ValueError: ``columns`` has small divisors only, with which a step would take for ever.
+    """
+    if asked:
+        return math.gcd(asked, columns)
+    most = min(max(1, _CHUNK_LOGITS // rows), columns)
+    found = next(c for c in range(most, 0, -1) if columns % c == 0)
+    if found < min(most, _LEAST_CHUNK):
+        raise ValueError(
+            f"the loss goes through {columns} texts in chunks, but no number between "
+            f"{_LEAST_CHUNK} and {most} divides them; make train.batch_size a multiple of "
+            f"{_LEAST_CHUNK} a batch shard"
+        )
+    return found
 
 
 def gather(tree: Any) -> Any:
@@ -62,6 +82,37 @@ def passed_on(tree: Any) -> Any:
     n = jax.lax.axis_size(BATCH_AXES)
     pairs = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, pairs), tree)
+
+
+def differentiable(forward: Any, backward: Any, dtype: str) -> Callable[..., Any]:
+    """A loss with its own gradients.
+
+    Embeddings become ``dtype`` inside, so that their gradients, found in float32, are not rounded.
+
+    Args:
+      forward: (image_emb, text_emb, *others) -> (outputs, residuals).
+      backward: (residuals, cotangents) -> gradients by all inputs, by embeddings in float32.
+      dtype: of the embeddings that travel; float32 leaves them as they are.
+    """
+
+    def narrowed(inputs):
+        if dtype == "float32":  # tests give float64
+            return inputs
+        return (*(x.astype(dtype) for x in inputs[:2]), *inputs[2:])
+
+    def outward(*inputs):
+        outputs, residuals = forward(*narrowed(inputs))
+        return outputs, (residuals, [x[:0] for x in inputs[:2]])
+
+    def inward(carried, cotangents):
+        residuals, like = carried
+        found = backward(residuals, cotangents)
+        embeddings = (g.astype(x.dtype) for g, x in zip(found[:2], like, strict=True))
+        return (*embeddings, *found[2:])
+
+    loss = jax.custom_vjp(lambda *inputs: forward(*narrowed(inputs))[0])
+    loss.defvjp(outward, inward)
+    return loss
 
 
 def over(mesh: Mesh, local: Callable[..., Any], inputs: str) -> Callable[..., Any]:

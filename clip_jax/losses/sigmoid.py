@@ -91,7 +91,7 @@ def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
         start = (zero.sum(), zero[:, None] + jnp.zeros_like(emb, zero.dtype), zero - jnp.inf,
                  zero.sum())  # fmt: skip
         n = size * jax.lax.axis_size(BATCH_AXES)
-        parts = shards.chunked(columns, chunk or shards.chunk_size(size, n))
+        parts = shards.chunked(columns, shards.chunk_size(size, n, chunk))
         return jax.lax.scan(step, start, parts)[0]
 
     loss, by_image, image_best, by_bias = own_rows(image_emb, text_emb)
@@ -102,33 +102,37 @@ def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
 
 def _ring(image_emb, text_emb, scale, bias, groups, chunk):
     """As ``_gathered``; the texts go round, and their gradients with them."""
-    del chunk  # a device's texts are the chunk
     size = image_emb.shape[0]
     positive = shards.positive(scale, image_emb, text_emb) + bias
     rows = Side(image_emb, shards.place(size), positive, groups)
 
+    def add(carry, side):
+        loss, by_image, row_best, by_bias = carry
+        part = _block(scale, bias, rows, side)
+        carry = (loss + part.loss, by_image + blocks.weighted(part.weights, side.emb),
+                 jnp.maximum(row_best, part.row_best), by_bias + part.weights.sum())  # fmt: skip
+        return carry, (blocks.weighted(part.weights.T, image_emb), part.column_best)
+
     def step(carry, _):
-        loss, by_image, row_best, by_bias, (columns, by_text, column_best) = carry
-        part = _block(scale, bias, rows, columns)
-        by_image += blocks.weighted(part.weights, columns.emb)
-        by_text += blocks.weighted(part.weights.T, image_emb)
-        travelling = columns, by_text, jnp.maximum(column_best, part.column_best)
-        return (loss + part.loss, by_image, jnp.maximum(row_best, part.row_best),
-                by_bias + part.weights.sum(), shards.passed_on(travelling)), None  # fmt: skip
+        of_rows, (columns, by_text, column_best) = carry
+        parts = shards.chunked(columns, shards.chunk_size(size, size, chunk))
+        of_rows, (more, best) = jax.lax.scan(add, of_rows, parts)
+        travelling = (columns, by_text + more.reshape(by_text.shape),
+                      jnp.maximum(column_best, best.reshape(-1)))  # fmt: skip
+        return (of_rows, shards.passed_on(travelling)), None
 
     zero = 0 * positive
     zeros = zero[:, None] + jnp.zeros_like(image_emb, zero.dtype)
-    start = (zero.sum(), zeros, zero - jnp.inf, zero.sum(),
+    start = ((zero.sum(), zeros, zero - jnp.inf, zero.sum()),
              (rows._replace(emb=text_emb), zeros, zero - jnp.inf))  # fmt: skip
     length = jax.lax.axis_size(BATCH_AXES)
-    (loss, by_image, row_best, by_bias, (_, by_text, column_best)), _ = jax.lax.scan(
-        step, start, length=length
-    )
+    (of_rows, (_, by_text, column_best)), _ = jax.lax.scan(step, start, length=length)
+    loss, by_image, row_best, by_bias = of_rows
     correct = (row_best < positive).sum() + (column_best < positive).sum()
     return loss, correct, by_image, by_text, by_bias
 
 
-def _with_gradients(compute: Callable[..., Any], chunk: int) -> Callable[..., Any]:
+def _with_gradients(compute: Callable[..., Any], chunk: int, dtype: str) -> Callable[..., Any]:
     """(image_emb, text_emb, scale, bias, groups) -> (loss, correct), inside ``shard_map``."""
 
     def forward(image_emb, text_emb, scale, bias, groups):
@@ -141,8 +145,8 @@ def _with_gradients(compute: Callable[..., Any], chunk: int) -> Callable[..., An
             (loss, correct, by_scale, by_bias), BATCH_AXES
         )
         gradients = (
-            (scale * by_image / n).astype(image_emb.dtype),
-            (scale * by_text / n).astype(text_emb.dtype),
+            scale * by_image / n,
+            scale * by_text / n,
             (by_scale / n).astype(scale.dtype),
             (by_bias / n).astype(bias.dtype),
         )
@@ -153,13 +157,13 @@ def _with_gradients(compute: Callable[..., Any], chunk: int) -> Callable[..., An
         scaled = [(cotangents[0] * g).astype(g.dtype) for g in gradients]
         return (*scaled, shards.without_gradient(groups))
 
-    loss = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
-    loss.defvjp(forward, backward)
-    return loss
+    return shards.differentiable(forward, backward, dtype)
 
 
-def _sharded(compute: Callable[..., Any], mesh: Mesh, chunk: int) -> Callable[..., Any]:
-    local = _with_gradients(compute, chunk)
+def _sharded(
+    compute: Callable[..., Any], mesh: Mesh, *, chunk: int = 0, dtype: str = "float32"
+) -> Callable[..., Any]:
+    local = _with_gradients(compute, chunk, dtype)
 
     def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
         del topics

@@ -1,7 +1,7 @@
 """The softmax loss over the global batch (paper figure 3), in pieces that fit.
 
 Two implementations, both run inside ``shard_map`` and both equal to ``dense`` in value and in every
-gradient. Neither ever holds the b x B logits of its device.
+gradient. Neither ever holds more than 16 MiB of logits.
 
 * ``all_gather`` gathers both towers' embeddings and goes through the logits in chunks, twice: once
   for the sums of exponentials, once for the gradients, which it computes from recomputed chunks.
@@ -9,8 +9,7 @@ gradient. Neither ever holds the b x B logits of its device.
   over devices but a few numbers an example: a reduce-scatter over an axis that spans a TPU slice
   would compile to an all-reduce, of twice the bytes.
 * ``ring`` passes the texts from device to device, and with them what their columns have gathered
-  so far: b x b logits at a time, and no device ever holds more than two devices' embeddings, for
-  twice the bytes on the wire.
+  so far: no device ever holds more than two devices' embeddings, for twice the bytes on the wire.
 
 How the positive is kept apart, and why: see ``blocks``.
 """
@@ -49,7 +48,69 @@ def _over_devices(part: Sums, size: int) -> Sums:
     return Sums(*(shards.own(x, size) for x in (best, total, related)))
 
 
-def _gathered_loss(soft: float, chunk: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _sums(
+    scale: jax.Array, rows: Side, columns: Side, soft: float, chunk: int, start: Any
+) -> tuple[Any, Any]:
+    """What some columns add, a chunk of them at a time.
+
+    Args:
+      start: sums of the rows so far, and what soft targets have lost there (None without).
+
+    Returns:
+      The same with the columns added, and both of the columns.
+    """
+
+    def step(carry, part):
+        by_row, by_column, lost = blocks.sums(scale, rows, part, soft)
+        seen, row_lost = carry
+        row_lost = row_lost + lost[0] if soft else None
+        return (blocks.merge(seen, by_row), row_lost), (by_column, lost[1] if soft else None)
+
+    of_rows, of_columns = jax.lax.scan(step, start, shards.chunked(columns, chunk))
+    return of_rows, jax.tree.map(lambda x: x.reshape(-1), of_columns)
+
+
+def _pulled(
+    scale: jax.Array, rows: Side, columns: Side, of_rows: Any, of_columns: Any, soft: float,
+    chunk: int, total: jax.Array, both: bool,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    """Sums of (derivative by the logit) * (the other embedding), a chunk of columns at a time.
+
+    Args:
+      of_rows, of_columns: ``log_total`` and ``Sums.related`` over the whole global batch.
+      total: of the rows so far, [b, E].
+      both: whether the columns' are wanted too.
+
+    Returns:
+      The rows' with the columns added; the columns' from these rows, or None.
+    """
+
+    def step(total, part):
+        side, (log, related) = part
+        weights = blocks.gradient(scale, rows, side, of_rows[0], log, of_rows[1], related, soft)
+        by_column = blocks.weighted(weights.T, rows.emb) if both else None
+        return total + blocks.weighted(weights, side.emb), by_column
+
+    total, by_columns = jax.lax.scan(step, total, shards.chunked((columns, of_columns), chunk))
+    return total, by_columns.reshape(-1, by_columns.shape[-1]) if both else None
+
+
+def _gradients(cotangent: jax.Array, scale: Any, image_emb: Any, by_image: Any, by_text: Any,
+               facts: Any) -> tuple[Any, ...]:  # fmt: skip
+    """Gradients by all inputs, from the sums over the other side's embeddings."""
+    n = image_emb.shape[0] * jax.lax.axis_size(BATCH_AXES)
+    by_image, by_text = (cotangent / (2 * n) * x for x in (by_image, by_text))
+    by_scale = jax.lax.psum((by_image * image_emb).sum(), BATCH_AXES)
+    return (scale * by_image, scale * by_text, by_scale.astype(scale.dtype),
+            shards.without_gradient(facts))  # fmt: skip
+
+
+def _zeros(emb: jax.Array, positive: jax.Array) -> jax.Array:
+    """float32[b, E], varying over devices as ``positive`` does."""
+    return jnp.zeros_like(emb, blocks.wide(emb)) + 0 * positive[:, None]
+
+
+def _gathered_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
     """(image_emb, text_emb, scale, facts) -> (loss, correct), inside ``shard_map``."""
 
     def forward(image_emb, text_emb, scale, facts):
@@ -59,17 +120,9 @@ def _gathered_loss(soft: float, chunk: int) -> Callable[..., tuple[jax.Array, ja
         rows = Side(image_emb, shards.place(size), positive, *facts)
         columns = shards.gather(rows._replace(emb=text_emb))
         start = blocks.empty(positive), jnp.zeros_like(positive) if soft else None
-
-        def step(carry, part):
-            by_row, by_column, lost = blocks.sums(scale, rows, part, soft)
-            seen, row_lost = carry
-            row_lost = row_lost + lost[0] if soft else None
-            return (blocks.merge(seen, by_row), row_lost), (by_column, lost[1] if soft else None)
-
-        (row_sums, row_lost), (part, column_lost) = jax.lax.scan(
-            step, start, shards.chunked(columns, chunk or shards.chunk_size(size, n))
+        (row_sums, row_lost), (part, column_lost) = _sums(
+            scale, rows, columns, soft, shards.chunk_size(size, n, chunk), start
         )
-        part, column_lost = jax.tree.map(lambda x: x.reshape(-1), (part, column_lost))
         column_sums = _over_devices(part, size)
         lost = None
         if soft:
@@ -85,78 +138,45 @@ def _gathered_loss(soft: float, chunk: int) -> Callable[..., tuple[jax.Array, ja
         all_texts, all_groups, all_topics = gathered
         size, n = image_emb.shape[0], all_texts.shape[0]
         place = shards.place(size)
-        logs = blocks.log_total(row_sums), blocks.log_total(column_sums)
-        relateds = row_sums.related, column_sums.related
+        sums = tuple((blocks.log_total(s), s.related) for s in (row_sums, column_sums))
         # A few numbers an example, beside the images' embeddings.
-        all_images, all_place, all_positive, all_logs, all_relateds = shards.gather(
-            (image_emb, place, positive, logs, relateds)
+        all_images, all_place, all_positive, all_sums = shards.gather(
+            (image_emb, place, positive, sums)
         )
-
-        def rows_gradient(emb, others, own):
-            """Sum over all columns of (derivative by the logit) * (the column's embedding)."""
+        found = []
+        for own, (emb, others) in enumerate(((image_emb, all_texts), (text_emb, all_images))):
             rows = Side(emb, place, positive, *facts)
             columns = Side(others, all_place, all_positive, all_groups, all_topics)
-            other = 1 - own
+            total, _ = _pulled(
+                scale, rows, columns, sums[own], all_sums[1 - own], soft,
+                shards.chunk_size(size, n, chunk), _zeros(emb, positive), both=False,
+            )  # fmt: skip
+            found.append(total)
+        return _gradients(cotangents[0], scale, image_emb, *found, facts)
 
-            def step(total, part):
-                side, log, related = part
-                weights = blocks.gradient(
-                    scale, rows, side, logs[own], log, relateds[own], related, soft
-                )
-                return total + blocks.weighted(weights, side.emb), None
-
-            zeros = jnp.zeros_like(emb, blocks.wide(emb)) + 0 * positive[:, None]
-            return jax.lax.scan(
-                step, zeros,
-                shards.chunked((columns, all_logs[other], all_relateds[other]),
-                         chunk or shards.chunk_size(size, n)),
-            )[0]  # fmt: skip
-
-        factor = cotangents[0] / (2 * n)
-        by_image = factor * rows_gradient(image_emb, all_texts, 0)
-        by_text = factor * rows_gradient(text_emb, all_images, 1)
-        by_scale = jax.lax.psum((by_image * image_emb).sum(), BATCH_AXES)
-        return (
-            (scale * by_image).astype(image_emb.dtype),
-            (scale * by_text).astype(text_emb.dtype),
-            by_scale.astype(scale.dtype),
-            shards.without_gradient(facts),
-        )
-
-    return _with_gradient(forward, backward)
+    return shards.differentiable(forward, backward, dtype)
 
 
-def _with_gradient(forward: Any, backward: Any) -> Any:
-    loss = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
-    loss.defvjp(forward, backward)
-    return loss
-
-
-def _ring_loss(soft: float, chunk: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _ring_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
     """As ``_gathered_loss``; the texts go round."""
-    del chunk  # a device's texts are the chunk
 
     def forward(image_emb, text_emb, scale, facts):
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
         positive = shards.positive(scale, image_emb, text_emb)
         rows = Side(image_emb, shards.place(size), positive, *facts)
         none = jnp.zeros_like(positive) if soft else None
+        columns_each = shards.chunk_size(size, size, chunk)
 
         def step(carry, _):
-            row_sums, row_lost, travelling = carry
-            columns, column_sums, column_lost = travelling
-            by_row, by_column, lost = blocks.sums(scale, rows, columns, soft)
-            row_sums, column_sums = (
-                blocks.merge(a, b) for a, b in ((row_sums, by_row), (column_sums, by_column))
-            )
-            if soft:
-                row_lost, column_lost = row_lost + lost[0], column_lost + lost[1]
-            return (row_sums, row_lost, shards.passed_on((columns, column_sums, column_lost))), None
+            of_rows, (columns, seen, lost) = carry
+            of_rows, (sums, more) = _sums(scale, rows, columns, soft, columns_each, of_rows)
+            lost = lost + more if soft else None
+            return (of_rows, shards.passed_on((columns, blocks.merge(seen, sums), lost))), None
 
-        start = blocks.empty(positive), none, (
+        start = (blocks.empty(positive), none), (
             rows._replace(emb=text_emb), blocks.empty(positive), none
         )  # fmt: skip
-        (row_sums, row_lost, travelling), _ = jax.lax.scan(step, start, length=length)
+        ((row_sums, row_lost), travelling), _ = jax.lax.scan(step, start, length=length)
         _, column_sums, column_lost = travelling  # home again
         lost = (soft * row_lost, soft * column_lost) if soft else None
         loss = _mean_loss(row_sums, column_sums, lost, size * length)
@@ -166,32 +186,22 @@ def _ring_loss(soft: float, chunk: int) -> Callable[..., tuple[jax.Array, jax.Ar
         image_emb, text_emb, scale, facts, positive, row_sums, column_sums = residuals
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
         rows = Side(image_emb, shards.place(size), positive, *facts)
-        row_log, column_log = blocks.log_total(row_sums), blocks.log_total(column_sums)
+        of_rows, of_columns = ((blocks.log_total(s), s.related) for s in (row_sums, column_sums))
+        columns_each = shards.chunk_size(size, size, chunk)
 
         def step(carry, _):
-            by_image, travelling = carry
-            columns, log, related, by_text = travelling
-            weights = blocks.gradient(
-                scale, rows, columns, row_log, log, row_sums.related, related, soft
+            by_image, (columns, sums, by_text) = carry
+            by_image, more = _pulled(
+                scale, rows, columns, of_rows, sums, soft, columns_each, by_image, both=True
             )
-            by_image += blocks.weighted(weights, columns.emb)
-            by_text += blocks.weighted(weights.T, image_emb)
-            return (by_image, shards.passed_on((columns, log, related, by_text))), None
+            return (by_image, shards.passed_on((columns, sums, by_text + more))), None
 
-        zeros = jnp.zeros_like(image_emb, blocks.wide(image_emb)) + 0 * positive[:, None]
-        start = zeros, (rows._replace(emb=text_emb), column_log, column_sums.related, zeros)
-        (by_image, travelling), _ = jax.lax.scan(step, start, length=length)
-        factor = cotangents[0] / (2 * size * length)
-        by_image, by_text = factor * by_image, factor * travelling[3]
-        by_scale = jax.lax.psum((by_image * image_emb).sum(), BATCH_AXES)
-        return (
-            (scale * by_image).astype(image_emb.dtype),
-            (scale * by_text).astype(text_emb.dtype),
-            by_scale.astype(scale.dtype),
-            shards.without_gradient(facts),
-        )
+        zeros = _zeros(image_emb, positive)
+        start = zeros, (rows._replace(emb=text_emb), of_columns, zeros)
+        (by_image, (_, _, by_text)), _ = jax.lax.scan(step, start, length=length)
+        return _gradients(cotangents[0], scale, image_emb, by_image, by_text, facts)
 
-    return _with_gradient(forward, backward)
+    return shards.differentiable(forward, backward, dtype)
 
 
 def _sharded(local: Any, mesh: Mesh) -> Loss:
@@ -205,17 +215,18 @@ def _sharded(local: Any, mesh: Mesh) -> Loss:
     return loss
 
 
-def all_gather(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0) -> Loss:
+def all_gather(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "float32") -> Loss:
     """Both towers gathered, logits in chunks; see the module.
 
     Args:
       mesh: over whose batch axes the embeddings are sharded.
       soft: share of each target that goes to other pairs of the batch.
-      chunk: columns at a time, a divisor of the batch; 0: chosen.
+      chunk: columns at a time; 0: chosen.
+      dtype: of the embeddings that travel and are multiplied.
     """
-    return _sharded(_gathered_loss(soft, chunk), mesh)
+    return _sharded(_gathered_loss(soft, chunk, dtype), mesh)
 
 
-def ring(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0) -> Loss:
+def ring(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "float32") -> Loss:
     """The texts passed round; see the module. Arguments as ``all_gather``'s."""
-    return _sharded(_ring_loss(soft, chunk), mesh)
+    return _sharded(_ring_loss(soft, chunk, dtype), mesh)

@@ -113,5 +113,5 @@ def test_what_git_ignores_does_not_go_into_images(root):
     ignored = (root / ".gitignore").read_text().split()
     lines = (root / ".dockerignore").read_text().splitlines()
     assert [line for line in lines if line[0] != "#"] == [
-        f"**/{name}" for name in [*ignored, ".git", ".env"]
+        f"**/{name}" for name in [*ignored, ".git"]
     ]

@@ -45,6 +45,8 @@ def launch(root, tmp_path):
                 "PATH": f"{stub.parent}:{os.environ['PATH']}", "CLIP_JAX_PORT": "1",
             },
             cwd=tmp_path, start_new_session=True, text=True,
+            # A shell cannot trap what it was started with as ignored, as in the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ))  # fmt: skip
         return launchers[-1]
