@@ -94,7 +94,7 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     on = mesh.create_mesh(sizes, devices)
     mesh.local_rows(on, config.train.batch_size)  # complains of a batch that cannot be divided
     model = clip.build(config.model, _Sizes(config))
-    made = program.build(config, model, on, total_steps=2**31)
+    made = program.build(config, model, on, total_steps=2**30)
     started, problem = time.perf_counter(), ""
     needs, found = compiled.Memory(0, 0, 0, 0), []
     batch = program.abstract_batch(config, model, on)

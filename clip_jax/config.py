@@ -24,7 +24,7 @@ from clip_jax.config_values import ConfigError, check_types, flatten, is_int, is
 def defaults() -> ConfigDict:
     """All keys. The optimisation defaults are the paper's for ViT (Table 18)."""
     c = ConfigDict()
-    c.seed = 0  # decides initialisation, data order, augmentation and patch dropout
+    c.seed = 0  # decides initialisation, data order, augmentation, patch dropout and rounding
 
     c.model = ConfigDict()
     c.model.variant = "ViT-B/32"  # a name in clip_jax.models.clip.VARIANTS
@@ -86,7 +86,8 @@ def defaults() -> ConfigDict:
     c.train.batch_size = 32768  # global
     c.train.epochs = 0.0  # passes over the data; or give examples
     c.train.examples = 0  # examples seen in all; or give epochs
-    c.train.pieces = 1  # micro-batches of a step: the memory of one, the gradient of all
+    c.train.pieces = 1  # micro-batches of a step: the memory of one, the gradient of all; each
+    # sums all gradients over the devices once, and with mesh.fsdp gathers the parameters twice
     c.train.max_skipped = 10  # non-finite steps in a row before the run stops
 
     c.loss = ConfigDict()
@@ -105,7 +106,7 @@ def defaults() -> ConfigDict:
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.98
     c.optim.eps = 1e-6
-    c.optim.moments = "float32"  # of Adam, as kept: bfloat16 halves them, rounded by chance
+    c.optim.moments = "float32"  # of Adam (not Muon's), as kept: bfloat16 is rounded by chance
     c.optim.text_weights = "float32"  # of the text tower, as kept: bfloat16 likewise
     c.optim.weight_decay = 0.2
     c.optim.muon_beta = 0.95
@@ -144,6 +145,7 @@ def defaults() -> ConfigDict:
 # begin from are looked at before the first step only.)
 FREE_ON_RESUME = (
     "model.weights", "mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped",
+    "train.pieces", "loss.implementation", "loss.chunk",
 )  # fmt: skip
 FREE_DATA_KEYS = ("path", "validation_path", "validation_split", "cache_dir", "threads", "workers",
                   "prefetch", "max_bad_fraction", "cache_decoded")  # fmt: skip

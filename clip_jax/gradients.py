@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from clip_jax.losses import LossFn
 from clip_jax.mesh import batch_shards, constrain
 from clip_jax.models.clip import Clip
+from clip_jax.models.vit import Piece
 
 
 class Gradients(NamedTuple):
@@ -36,13 +37,11 @@ class Gradients(NamedTuple):
 
 def compute(
     model: Clip, loss_fn: LossFn, variables: dict[str, Any], batch: dict[str, Any],
-    rngs: dict[str, jax.Array], facts: tuple[Any, Any], pieces: int = 1,
+    rngs: dict[str, jax.Array], facts: tuple[Any, Any], pieces: int = 1, shards: int = 1,
 ) -> Gradients:  # fmt: skip
     """The gradient of a whole batch, in pieces if there are several; see ``in_pieces``."""
     if pieces == 1:
         return at_once(model, loss_fn, variables, batch, rngs, facts)
-    mesh = jax.sharding.get_abstract_mesh()
-    shards = 1 if mesh.empty else batch_shards(mesh)
     return in_pieces(model, loss_fn, variables, batch, rngs, facts, pieces=pieces, shards=shards)
 
 
@@ -79,9 +78,9 @@ def in_pieces(
 ) -> Gradients:  # fmt: skip
     """The same gradient from ``pieces`` micro-batches; arguments as ``at_once``'s.
 
-    Both passes over a piece draw the same random numbers, from keys folded with its number. Batch
-    norms see one piece at a time: their statistics are of pieces, and are updated once for each,
-    in the first pass alone.
+    Every example draws what it draws in the whole batch, in both passes. Batch norms see one piece
+    at a time, so their groups must lie within one (see ``check``); the running statistics move as
+    they do for the whole batch.
 
     Args:
       pieces: micro-batches; it divides the examples of a batch shard.
@@ -89,24 +88,20 @@ def in_pieces(
         example changes its device.
     """
     params = variables["params"]
-    inputs = _split({k: batch[k] for k in ("images", "tokens")}, pieces, shards)
-    numbers = jnp.arange(pieces)
+    size = len(batch["images"])
+    inputs = {k: batch[k] for k in ("images", "tokens")} | {"rows": jnp.arange(size)}
+    inputs = _split(inputs, pieces, shards)
 
-    def embed(params, stats, piece, number):
-        keys = {name: jax.random.fold_in(key, number) for name, key in rngs.items()}
+    def embed(params, piece):
         output, changed = model.apply(
-            {"params": params, "batch_stats": stats}, piece["images"], piece["tokens"],
-            train=True, rngs=keys, mutable=["batch_stats"],
+            {**variables, "params": params}, piece["images"], piece["tokens"], train=True,
+            piece=Piece(piece["rows"], size), rngs=rngs, mutable=["batch_stats"],
         )  # fmt: skip
         return (output.image_emb, output.text_emb), changed.get("batch_stats", {})
 
-    def first_pass(stats, xs):
-        embeddings, after = embed(params, stats, *xs)
-        return after, (embeddings, stats)
-
-    stats, (embeddings, stats_before) = jax.lax.scan(
-        first_pass, variables["batch_stats"], (inputs, numbers)
-    )
+    _, (embeddings, stats) = jax.lax.scan(lambda _, xs: (None, embed(params, xs)), None, inputs)
+    # All began at the same statistics, and moved towards their own by the same share.
+    stats = jax.tree.map(lambda x: x.mean(0), stats)
     image_emb, text_emb = _join(embeddings, shards)
     head = {k: v for k, v in params.items() if k in ("logit_scale", "logit_bias")}
 
@@ -120,12 +115,14 @@ def in_pieces(
     by_embeddings = _split(by_inputs[:2], pieces, shards)
 
     def second_pass(total, xs):
-        piece, number, before, cotangents = xs
-        _, pull = jax.vjp(lambda p: embed(p, before, piece, number)[0], params)
+        piece, cotangents = xs
+        _, pull = jax.vjp(lambda p: embed(p, piece)[0], params)
         return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    grads, _ = jax.lax.scan(second_pass, zeros, (inputs, numbers, stats_before, by_embeddings))
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "float32")), params
+    )
+    grads, _ = jax.lax.scan(second_pass, zeros, (inputs, by_embeddings))
     return Gradients(loss, aux, stats, {**grads, **by_inputs[2]})
 
 
@@ -152,15 +149,30 @@ def _join(tree: Any, shards: int) -> Any:
     return jax.tree.map(join, tree)
 
 
-def check(pieces: int, batch: int, mesh: Any) -> None:
+def check(pieces: int, batch: int, mesh: Any, group: int | None = None) -> None:
     """Whether a batch can be cut into pieces on a mesh.
+
+    Args:
+      pieces, batch: of the config.
+      mesh: where it is trained.
+      group: ``model.batch_norm_group`` of a model with batch norms; None without any.
 
     Raises:
       ValueError: it cannot; names the config keys.
     """
+    if pieces == 1:
+        return
     shards = batch_shards(mesh)
     if batch % (shards * pieces):
         raise ValueError(
             f"train.pieces={pieces} does not divide the {batch // shards} examples of a batch "
-            f"shard (train.batch_size={batch} over mesh.data * mesh.fsdp = {shards})"
+            f"shard (train.batch_size={batch} over mesh.data * mesh.fsdp = {shards}); use a "
+            "divisor of it"
+        )
+    each = batch // (shards * pieces)
+    if group is not None and (group == 0 or each % group):
+        raise ValueError(
+            f"train.pieces={pieces} leaves {each} examples of a piece on a batch shard, and batch "
+            f"norms need their groups within one: make model.batch_norm_group={group} a divisor "
+            f"of {each}"
         )

@@ -1,9 +1,10 @@
-"""Numbers kept in bfloat16 between steps, rounded by chance (paper section 2.5): Adam's moments,
-and the weights of the text encoder.
+"""Numbers kept in bfloat16 between steps: Adam's moments (after Dhariwal et al. 2020, arXiv
+2005.00341) and the weights of the text encoder, both as in the paper (section 2.5). The paper
+rounds the weights by chance; here the moments are too.
 
 Rounding to the nearest would freeze them: a second moment changes by a thousandth a step, and a
 bfloat16 has 8 bits. Rounded up or down by chance, in proportion to how near each neighbour is, it
-is right on average (Dhariwal et al. 2020, arXiv 2005.00341, which the paper cites for it).
+is right on average.
 """
 
 from typing import Any, NamedTuple
@@ -53,6 +54,10 @@ def narrowed_text(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(narrowed, params)
 
 
+def _key(seed: int, stream: int, count: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), count)
+
+
 class HalfState(NamedTuple):
     """Number of updates made, and the state of the inner optimizer."""
 
@@ -76,8 +81,7 @@ def moments(inner: optax.GradientTransformation, seed: int) -> optax.GradientTra
 
     def update(updates, state, params=None):
         updates, new = inner.update(updates, widened(state.inner), params)
-        key = jax.random.fold_in(jax.random.key(seed), state.count)
-        return updates, HalfState(state.count + 1, _rounded(key, new))
+        return updates, HalfState(state.count + 1, _rounded(_key(seed, 0, state.count), new))
 
     return optax.GradientTransformation(init, update)
 
@@ -100,9 +104,7 @@ def weights(inner: optax.GradientTransformation, seed: int) -> optax.GradientTra
         wide = widened(params)
         updates, new = inner.update(updates, state.inner, wide)
         leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), state.count), max(len(leaves), 1)
-        )
+        keys = jax.random.split(_key(seed, 1, state.count), max(len(leaves), 1))
 
         def rounded(key, kept, old, update):
             if kept.dtype != jnp.bfloat16:

@@ -45,6 +45,12 @@ def create_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
         rest = math.prod(s for s in shape if s != -1)
         if len(devices) % rest:
             raise ValueError(f"{described}: {len(devices)} devices are not a multiple of {rest}")
+        axis = AXES[shape.index(-1)]
+        if axis != "data" and len(devices) == rest > 1:
+            raise ValueError(
+                f"{described}: for mesh.{axis} there is 1 of {rest} devices left; lower the other "
+                f"sizes, or set mesh.{axis}=1"
+            )
         shape[shape.index(-1)] = len(devices) // rest
     if math.prod(shape) != len(devices):
         raise ValueError(

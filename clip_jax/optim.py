@@ -87,12 +87,12 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
     return _MATRICES[names[-2]] if "encoder" in names else None
 
 
-def _adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
+def _adam(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
-    return adam if optim["moments"] == "float32" else half.moments(adam, seed=0)
+    return adam if optim["moments"] == "float32" else half.moments(adam, seed)
 
 
-def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
+def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for the rest (Jordan et al. 2024; Liu et al. 2025,
     arXiv 2502.16982, whose scaling lets the learning rates of AdamW carry over).
     """
@@ -121,7 +121,7 @@ def _muon(optim: Mapping[str, Any]) -> optax.GradientTransformation:
         ),
         optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(like_adam, u)),
     )
-    return optax.partition({"muon": muon, "adam": _adam(optim)}, label)
+    return optax.partition({"muon": muon, "adam": _adam(optim, seed)}, label)
 
 
 def _scaled_text(rate: float) -> optax.GradientTransformation:
@@ -133,20 +133,21 @@ def _scaled_text(rate: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
-OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any], int], optax.GradientTransformation]] = {
     "adamw": _adam,
     "muon": _muon,
 }
 
 
 def build(
-    optim: Mapping[str, Any], warmup_steps: int, total_steps: int
+    optim: Mapping[str, Any], warmup_steps: int, total_steps: int, seed: int = 0
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optax chain, with decoupled, masked weight decay, and its schedule.
 
     Args:
       optim: ``config.optim``.
       warmup_steps, total_steps: the schedule's lengths in optimizer steps.
+      seed: of rounding by chance.
 
     Raises:
       ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
@@ -155,7 +156,7 @@ def build(
         raise ValueError(f"optim.name={optim['name']!r} is not one of {sorted(OPTIMIZERS)}")
     schedule = warmup_cosine(optim["learning_rate"], warmup_steps, total_steps)
     chain = [
-        OPTIMIZERS[optim["name"]](optim),
+        OPTIMIZERS[optim["name"]](optim, seed),
         optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
         optax.scale_by_learning_rate(schedule),
     ]
@@ -164,7 +165,7 @@ def build(
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
     tx = optax.chain(*chain)
-    return (tx if optim["text_weights"] == "float32" else half.weights(tx, seed=1)), schedule
+    return (tx if optim["text_weights"] == "float32" else half.weights(tx, seed)), schedule
 
 
 def rate(schedule: Schedule, opt_state: Any) -> jax.Array:

@@ -5,6 +5,7 @@ asks what the program would need.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from clip_jax import config as config_lib
 from clip_jax import gradients, losses, optim, state, step
 from clip_jax.mesh import batch_sharding, batch_shards
 from clip_jax.models.clip import Clip
+from clip_jax.models.resnet import ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Program:
 
     Attributes:
       tx, schedule: the optimizer and its learning rate.
+      create: seed -> the train state of step 0, in its shards.
       abstract, shardings: the train state's shapes, and where its parts lie.
       train_step: jitted (state, batch) -> (state, metrics); the state is donated.
       loss: name and implementation of the loss, and why that one, in words.
@@ -32,6 +35,7 @@ class Program:
 
     tx: optax.GradientTransformation
     schedule: optim.Schedule
+    create: Callable[[int], state.TrainState]
     abstract: state.TrainState
     shardings: state.TrainState
     train_step: Callable[..., Any]
@@ -52,13 +56,15 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
     """
     c = config
     warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
-    tx, schedule = optim.build(c.optim, warmup, total_steps)
-    abstract, shardings = state.abstract(
-        model, tx, c.optim.ema_decay > 0, mesh, half_text=c.optim.text_weights == "bfloat16"
-    )
+    tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed)
+    kind = (model, tx, c.optim.ema_decay > 0, mesh)
+    half_text = c.optim.text_weights == "bfloat16"
+    abstract, shardings = state.abstract(*kind, half_text=half_text)
     loss_fn, loss = _loss(c, model, mesh)
-    _check_heads(model, mesh)
-    gradients.check(c.train.pieces, c.train.batch_size, mesh)
+    _check_axes(model, mesh, shardings)
+    resnet = isinstance(model.config.vision, ResNetConfig)
+    group = c.model.batch_norm_group if resnet else None
+    gradients.check(c.train.pieces, c.train.batch_size, mesh, group)
     pure = step.train_step(
         model,
         tx,
@@ -70,13 +76,24 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
         soft_targets=c.loss.soft_targets > 0,
         clip_scale=c.loss.name == "softmax",
         pieces=c.train.pieces,
+        shards=batch_shards(mesh),
     )
     compiled = step.compile_train_step(pure, shardings, mesh)
-    return Program(tx, schedule, abstract, shardings, compiled, loss)
+    create = functools.partial(state.create, *kind, half_text=half_text)
+    return Program(tx, schedule, create, abstract, shardings, compiled, loss)
 
 
-def _check_heads(model: Clip, mesh: Mesh) -> None:
-    """A tower whose heads a tensor axis does not divide would be computed whole on every device."""
+def _check_axes(model: Clip, mesh: Mesh, shardings: state.TrainState) -> None:
+    """A tower whose heads a tensor axis does not divide would be computed whole on every device;
+    an axis that divides no parameter would do nothing at all.
+    """
+    used = {axis for s in jax.tree.leaves(shardings.params) for axis in s.spec}
+    for axis in ("fsdp", "tensor"):
+        if mesh.shape[axis] > 1 and axis not in used:
+            raise ValueError(
+                f"mesh.{axis}={mesh.shape[axis]} divides no parameter of this model "
+                f"(model.text.width={model.config.text.width}); use a divisor"
+            )
     parts = mesh.shape["tensor"]
     for tower, heads in (
         ("vision", model.config.vision.heads),

@@ -36,13 +36,13 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``Clip.apply`` takes, float32."""
-        return half.widened({"params": self.params, "batch_stats": self.batch_stats})
+        """What ``Clip.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The variables to evaluate and export."""
-        return self.variables if self.ema is None else self.ema
+        """The variables to evaluate and export, float32."""
+        return half.widened(self.variables) if self.ema is None else self.ema
 
 
 def _create(

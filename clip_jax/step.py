@@ -33,6 +33,7 @@ def train_step(
     soft_targets: bool,
     clip_scale: bool = True,
     pieces: int = 1,
+    shards: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the pure function (state, batch) -> (state, metrics).
 
@@ -43,6 +44,7 @@ def train_step(
     Args:
       clip_scale: keep the logit scale within 1 to 100 (paper section 2.5).
       pieces: micro-batches in which the gradient is found; see ``gradients``.
+      shards: batch shards of the mesh.
       The others: config keys of the same names, and what is built from them.
     """
 
@@ -53,8 +55,9 @@ def train_step(
         topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
 
         loss, aux, batch_stats, grads = gradients.compute(
-            model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces
+            model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces, shards
         )
+        grads = half.widened(grads)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

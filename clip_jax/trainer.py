@@ -106,14 +106,7 @@ class Run:
         seconds = 0.0
         self.bad = 0
         if restored is None:
-            self.state = state.create(
-                self.model,
-                self.program.tx,
-                self.config.optim.ema_decay > 0,
-                self.mesh,
-                self.config.seed,
-                half_text=self.config.optim.text_weights == "bfloat16",
-            )
+            self.state = self.program.create(self.config.seed)
             self.step = 0
             if name := self.config.model.weights:
                 say(f"beginning from {name}")

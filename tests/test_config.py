@@ -190,6 +190,13 @@ def test_a_key_newer_than_the_run_had_the_effect_of_its_default(write):
     assert config_lib.differences(old, load(path)) == ["optim.gone: 1 (this run) -> absent (given)"]
 
 
+def test_what_changes_no_number_may_change_on_resume(write):
+    path = write("pass")
+    old = json.loads(config_lib.to_json(load(path)))
+    changes = [("train.pieces", "4"), ("loss.implementation", "ring"), ("loss.chunk", "64")]
+    assert config_lib.differences(old, load(path, changes)) == []
+
+
 def test_every_default_has_a_type_that_json_keeps():
     c = defaults()
     assert config_lib.differences(json.loads(config_lib.to_json(c)), c) == []

@@ -1,9 +1,9 @@
-"""Gradients in pieces against plain differentiation through the same pieces."""
+"""Gradients in pieces against those of the whole batch."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -22,30 +22,6 @@ def batch(size, n=12):
     return {"images": rng.integers(0, 256, (n, size, size, 3), np.uint8), "tokens": tokens}
 
 
-def plain(model, loss_fn, variables, inputs, key):
-    """Every piece by itself, in order; then the loss of all."""
-
-    def compute(params):
-        stats, images, texts = variables["batch_stats"], [], []
-        for number in range(PIECES):
-            piece = {k: v[number * 4 : number * 4 + 4] for k, v in inputs.items()}
-            out, changed = model.apply(
-                {"params": params, "batch_stats": stats}, piece["images"], piece["tokens"],
-                train=True, rngs={"patch_dropout": jax.random.fold_in(key, number)},
-                mutable=["batch_stats"],
-            )  # fmt: skip
-            stats = changed.get("batch_stats", {})
-            images.append(out.image_emb)
-            texts.append(out.text_emb)
-        loss, _ = loss_fn(
-            jnp.concatenate(images), jnp.concatenate(texts), out.logit_scale, out.logit_bias
-        )
-        return loss, stats
-
-    (loss, stats), grads = jax.value_and_grad(compute, has_aux=True)(variables["params"])
-    return loss, stats, grads
-
-
 @pytest.mark.parametrize(
     ("name", "loss"),
     [
@@ -54,26 +30,27 @@ def plain(model, loss_fn, variables, inputs, key):
         pytest.param("RN-Test", "softmax", marks=pytest.mark.slow),
     ],
 )
-def test_both_passes_draw_the_same_numbers(name, loss):
-    """Patch dropout is the same in both passes, and batch statistics are updated once a piece."""
+def test_pieces_give_what_the_whole_batch_gives(name, loss):
+    """Patch dropout and the groups of batch norms included; and the running statistics."""
     config = dataclasses.replace(VARIANTS[name], logit_bias=loss == "sigmoid")
-    model = Clip(config, patch_dropout=0.0 if name == "RN-Test" else 0.5)
+    resnet = name == "RN-Test"
+    model = Clip(config, patch_dropout=0.0 if resnet else 0.5, batch_norm_group=4 if resnet else 0)
     inputs, key = batch(config.vision.image_size), jax.random.key(7)
     variables = nn.unbox(jax.jit(model.init)(key, inputs["images"][:1], inputs["tokens"][:1]))
     variables = {"batch_stats": {}, **variables}
     loss_fn = losses.build(loss, "dense", create_mesh({"data": 1}, jax.devices()[:1]))
-    want = jax.jit(lambda v: plain(model, loss_fn, v, inputs, key))(variables)
-    keys = {"patch_dropout": key}
 
-    def in_pieces(v):
-        return gradients.in_pieces(
-            model, loss_fn, v, inputs, keys, (None, None), pieces=PIECES, shards=1
-        )
+    def found(pieces):
+        compute = functools.partial(gradients.compute, model, loss_fn, pieces=pieces)
+        keys = {"patch_dropout": key}
+        return jax.jit(lambda v: compute(v, inputs, keys, (None, None)))(variables)
 
-    got = jax.jit(in_pieces)(variables)
-    found = got.loss, got.batch_stats, got.grads
+    got, want = found(PIECES), found(1)
+    assert float(got.loss) == pytest.approx(float(want.loss), rel=1e-5)
     for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(want), strict=True
+        jax.tree_util.tree_leaves_with_path((got.batch_stats, got.grads)),
+        jax.tree.leaves((want.batch_stats, want.grads)),
+        strict=True,
     ):
         atol = 1e-5 * np.abs(b).max() + 1e-7
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol, err_msg=jax.tree_util.keystr(path))
@@ -82,5 +59,10 @@ def test_both_passes_draw_the_same_numbers(name, loss):
 def test_pieces_that_do_not_divide_are_named():
     mesh = create_mesh({"data": 8})
     gradients.check(4, 32, mesh)
+    gradients.check(2, 64, mesh, group=2)
     with pytest.raises(ValueError, match=r"train.pieces=3 does not divide the 4 examples"):
         gradients.check(3, 32, mesh)
+    for group in (0, 3):
+        with pytest.raises(ValueError, match=rf"model.batch_norm_group={group} a divisor of 4"):
+            gradients.check(2, 64, mesh, group=group)
+    gradients.check(1, 33, mesh, group=0)  # others complain of the batch

@@ -13,7 +13,7 @@ from flax import linen as nn
 from clip_jax.models import layers, text, vit
 from clip_jax.models.resnet import ResNet, ResNetConfig
 from clip_jax.models.text import TextConfig, TextTransformer
-from clip_jax.models.vit import ViT, ViTConfig
+from clip_jax.models.vit import Piece, ViT, ViTConfig
 
 # Paper section 2.5: the temperature starts at 0.07, and its inverse is clipped at 100.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -155,29 +155,38 @@ class Clip(nn.Module):
                 "logit_bias", nn.initializers.constant(INITIAL_LOGIT_BIAS), (), jnp.float32
             )
 
-    def __call__(self, images: jax.Array, tokens: jax.Array, train: bool = False) -> Output:
-        """Both towers; ``train`` turns on patch dropout and the statistics of the batch."""
+    def __call__(
+        self, images: jax.Array, tokens: jax.Array, train: bool = False, piece: Piece | None = None
+    ) -> Output:
+        """Both towers; ``train`` turns on patch dropout and the statistics of the batch.
+
+        ``piece`` says which part of a larger batch these examples are.
+        """
         return Output(
-            self.embed_images(images, train),
+            self.embed_images(images, train, piece),
             self.embed_texts(tokens),
             jnp.exp(self.logit_scale),
             self.logit_bias,
         )
 
-    def embed_images(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def embed_images(
+        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+    ) -> jax.Array:
         """Unit image embeddings f32[B, E]."""
-        return normalize(self.image_features(images, train))
+        return normalize(self.image_features(images, train, piece))
 
     def embed_texts(self, tokens: jax.Array) -> jax.Array:
         """Unit text embeddings f32[B, E]."""
         return normalize(self.text_features(tokens))
 
-    def image_features(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def image_features(
+        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+    ) -> jax.Array:
         """Image features f32[B, E] as they leave the tower, not normalised."""
         if images.dtype == jnp.uint8:
             mean, std = jnp.array(self.config.image_mean), jnp.array(self.config.image_std)
             images = (images.astype(jnp.float32) / 255 - mean) / std
-        return self.image_tower(images, train)
+        return self.image_tower(images, train, piece)
 
     def text_features(self, tokens: jax.Array) -> jax.Array:
         """Text features f32[B, E] as they leave the tower, not normalised."""

@@ -251,7 +251,8 @@ class ResNet(nn.Module):
     batch_norm_group: int = 0
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False, piece: Any = None) -> jax.Array:
+        del piece  # nothing is drawn at random
         c = self.config
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")

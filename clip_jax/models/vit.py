@@ -7,7 +7,7 @@ no projection, and a bias on its patches.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +135,18 @@ class MapPool(nn.Module):
         return (x + y)[:, 0]
 
 
+class Piece(NamedTuple):
+    """A part of a batch: its examples draw what they would in the whole.
+
+    Attributes:
+      rows: int32[b], which examples these are.
+      batch: examples of the whole batch.
+    """
+
+    rows: jax.Array
+    batch: int
+
+
 class ViT(nn.Module):
     """Images float[B, H, W, 3] (normalised) -> float32[B, E], not L2-normalised.
 
@@ -152,7 +164,9 @@ class ViT(nn.Module):
     patch_dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+    ) -> jax.Array:
         c = self.config
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
@@ -168,7 +182,7 @@ class ViT(nn.Module):
         )
         x = x + positions[-x.shape[1] :].astype(self.dtype)
         if train and self.patch_dropout > 0:
-            x = self._drop_patches(x)
+            x = self._drop_patches(x, piece)
         initial = layers.torch_block_init(c.width, c.mlp_width)
         encoder = layers.Encoder(
             c.layers, c.heads, c.mlp_width, self.activation, initial, epsilon=self.norm_epsilon,
@@ -218,9 +232,12 @@ class ViT(nn.Module):
             dtype=self.dtype, name="patch_embedding",
         )(x)  # fmt: skip
 
-    def _drop_patches(self, x: jax.Array) -> jax.Array:
+    def _drop_patches(self, x: jax.Array, piece: Piece | None) -> jax.Array:
         """Keeps a random subset of patches, the same number in every image."""
         keep = max(1, round(x.shape[1] * (1 - self.patch_dropout)))
-        noise = jax.random.uniform(self.make_rng("patch_dropout"), x.shape[:2])
+        examples = x.shape[0] if piece is None else piece.batch
+        noise = jax.random.uniform(self.make_rng("patch_dropout"), (examples, x.shape[1]))
+        if piece is not None:
+            noise = noise[piece.rows]
         kept = jnp.sort(jax.lax.top_k(noise, keep)[1], axis=1)
         return jnp.take_along_axis(x, kept[..., None], axis=1)
