@@ -184,7 +184,7 @@ def test_ten_adamw_steps(golden, name):
 def _constant_adamw(c, rate):
     """Our optimizer without its schedule; the goldens' decay rule is that of the paper."""
     return optax.chain(
-        optim.OPTIMIZERS["adamw"](c),
+        optim.OPTIMIZERS["adamw"](c, 0),
         optax.add_decayed_weights(c.weight_decay, optim.decay_mask("paper")),
         optax.scale_by_learning_rate(lambda count: rate),
     )
