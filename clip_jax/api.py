@@ -6,9 +6,12 @@ weights, so there is nothing to choose and nothing to get wrong.
 
 import concurrent.futures
 import functools
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,8 @@ import numpy as np
 
 from clip_jax import pretrained, step
 from clip_jax.data.preprocess import Picture
-from clip_jax.evals import embedder, zero_shot
+from clip_jax.evals import embedder, suite, zero_shot
+from clip_jax.integrity import combined, fingerprint
 from clip_jax.interop import weights as interop
 from clip_jax.mesh import create_mesh
 from clip_jax.models import clip as models
@@ -81,15 +85,28 @@ class Clip:
     @functools.cached_property
     def embedder(self) -> embedder.Embedder:
         """The model as evaluations take it."""
-        images, texts = step.embed_steps(self._model, self._mesh)
         return embedder.sharded(
-            functools.partial(images, self._variables),
-            functools.partial(texts, self._variables),
+            *(functools.partial(f, self._variables)
+              for f in step.embed_steps(self._model, self._mesh)),
             mesh=self._mesh,
             batch_size=self._batch_size,
             image_size=self.config.vision.image_size,
             embed_dim=self.config.embed_dim,
+            probe_dim=self._model.probe_dim,
             shrink=True,
+        )  # fmt: skip
+
+    def as_evaluated(self, name: str = "") -> suite.Model:
+        """The model as ``evals.suite`` takes it; ``name`` is what results call it."""
+        found = combined(fingerprint(self._variables))
+        facts = [found, self.fingerprint, str(self._model.dtype)]
+        return suite.Model(
+            name or Path(self.weights.source).name,
+            hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+            self.embedder,
+            self.tokenize,
+            self.preprocess,
+            self._mesh,
         )
 
     @property

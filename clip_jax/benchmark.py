@@ -1,6 +1,7 @@
 """Measurements that anyone can repeat: python -m clip_jax.benchmark baselines
 
 baselines: what cheap methods reach on the quickstart's zero-shot tasks.
+probe: the linear probe's sweep against scikit-learn's; needs the extra benchmark, and minutes.
 fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hour.
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from clip_jax import aot, pods
+from clip_jax import aot, pods, probes
 from clip_jax import config as config_lib
 from clip_jax.data import emoji, emoji_pairs, sources
 from clip_jax.data.preprocess import Preprocess
@@ -75,6 +76,7 @@ def _on_tpus(measure: Callable[[], None]) -> Callable[[str], None]:
 
 BENCHMARKS: dict[str, Callable[[str], Any]] = {
     "baselines": measure_baselines,
+    "probe": lambda cache_dir: probes.compare(),
     "fits": _on_tpus(pods.fits),
     "scaling": _on_tpus(pods.scaling),
 }

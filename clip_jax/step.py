@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from clip_jax import gradients, half
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.mesh import batch_sharding, replicated
-from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip
+from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip, probe_features
 from clip_jax.optim import Schedule, rate
 from clip_jax.state import TrainState
 
@@ -118,17 +118,19 @@ def compile_train_step(
     )
 
 
-def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable]:
-    """Jitted (variables, images) -> f32[B, E] and (variables, tokens) -> f32[B, E].
+def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
+    """Jitted (variables, images) -> f32[B, E], (variables, tokens) -> f32[B, E], and
+    (variables, images) -> f32[B, F], the features of ``clip.probe_features``.
 
     Batches come in sharded over the batch axes; results go out whole to every device, so that
     each process can read them.
     """
 
-    def jitted(method):
-        return jax.jit(
-            lambda variables, x: model.apply(variables, x, method=method),
-            out_shardings=replicated(mesh),
-        )
+    def jitted(function):
+        return jax.jit(function, out_shardings=replicated(mesh))
 
-    return jitted(Clip.embed_images), jitted(Clip.embed_texts)
+    return (
+        jitted(lambda variables, images: model.apply(variables, images, method=Clip.embed_images)),
+        jitted(lambda variables, tokens: model.apply(variables, tokens, method=Clip.embed_texts)),
+        jitted(lambda variables, images: probe_features(model, variables, images)),
+    )

@@ -80,7 +80,7 @@ class Run:
         )
         self.total_steps = config_lib.total_steps(config, len(self.source))
         self.program = program.build(config, self.model, self.mesh, self.total_steps)
-        self.embed_images, self.embed_texts = step.embed_steps(self.model, self.mesh)
+        self.embed_steps = step.embed_steps(self.model, self.mesh)
         self.tasks = self._lead_first(
             "evaluation tasks",
             lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint),
@@ -290,12 +290,12 @@ class Run:
         """The present model as evaluations see it."""
         variables = self.state.eval_variables
         return embedder.sharded(
-            functools.partial(self.embed_images, variables),
-            functools.partial(self.embed_texts, variables),
+            *(functools.partial(f, variables) for f in self.embed_steps),
             mesh=self.mesh,
             batch_size=self.config.eval.batch_size,
             image_size=self.image_size,
             embed_dim=self.model.config.embed_dim,
+            probe_dim=self.model.probe_dim,
             on_batch=functools.partial(distributed.beat, "evaluating"),
         )
 

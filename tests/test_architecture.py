@@ -11,7 +11,9 @@ FLOORS = {
         "tokenizers", "data.sources", "data.table", "data.tar", "data.image_file",
         "data.preprocess", "data.preprocess_formats", "data.transforms", "data.drawing",
         "data.emoji",
-        "data.emoji_pairs", "metrics", "chips", "compiled"],
+        "data.emoji_pairs", "data.prompt_files", "data.labelled", "data.labelled_files",
+        "data.labelled_shards", "data.labelled_tfds", "data.labelled_packages", "data.tfds_split",
+        "metrics", "chips", "compiled"],
     1: ["models", "losses", "half", "optim", "data.loader"],
     2: ["state", "interop"],
     3: ["step", "gradients", "program", "checkpoint", "workdir", "pretrained"],
@@ -21,7 +23,10 @@ FLOORS = {
 # Rooms without arrays on devices. (The loader is not among them: Grain imports jax itself.)
 WITHOUT_JAX = ["config", "cluster", "distributed", "tokenizers", "data.sources", "data.table",
                "data.tar", "data.transforms", "data.emoji", "data.emoji_pairs",
-               "data.preprocess_formats", "metrics"]  # fmt: skip
+               "data.preprocess_formats", "data.prompt_files", "data.labelled",
+               "data.labelled_files", "data.labelled_shards", "data.labelled_tfds",
+               "data.labelled_packages", "data.tfds_split", "metrics", "evals.data_sets",
+               "evals.prompts.matching"]  # fmt: skip
 FORBIDDEN = {"torch", "torchvision", "transformers", "tensorflow", "sklearn", "open_clip", "clip"}
 
 

@@ -65,18 +65,20 @@ class ZeroShotSet:
 
 
 def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
-    """The test set of a split.
+    """The pictures of a split with their classes.
 
     ``unseen_vendor`` is classified among all tone-free concepts of the data set (1,807 in preset
-    "all"), ``held_out`` among the held-out ones (181).
+    "all"), ``held_out`` among the held-out ones (181). ``train`` has the classes of
+    ``unseen_vendor``, and drawings in skin tones are of the class without.
     """
     records = _records(cache_dir, preset, split)
-    classes = {r["concept"]: r for r in records}
-    if split == "unseen_vendor":
-        for other in ("train", "held_out"):
-            for r in _records(cache_dir, preset, other):
-                if not set(r["emoji"]) & emoji.TONES:
-                    classes.setdefault(r["concept"], r)
+    classes: dict[str, dict[str, Any]] = {}
+    for other in ("held_out",) if split == "held_out" else ("unseen_vendor", "train", "held_out"):
+        for r in records if other == split else _records(cache_dir, preset, other):
+            if not set(r["emoji"]) & emoji.TONES:
+                classes.setdefault(r["concept"], r)
+    if split == "train":  # without swatches of skin tones, and couples in two of them
+        records = [r for r in records if r["concept"] in classes]
     concepts = sorted(classes)
     number = {c: i for i, c in enumerate(concepts)}
     return ZeroShotSet(

@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_jax import distributed
 from clip_jax.config import ConfigError
+from clip_jax.data import tfds_split
 from clip_jax.data.tar import ShardError, load_index
 
 MAX_CAPTION_BYTES = 4096
@@ -149,22 +150,15 @@ class TfdsSource:
     groups = weights = None
 
     def __init__(self, name: str, split: str, image_key: str, caption_key: str, data_dir: str):
-        import tensorflow_datasets as tfds  # half a second: only when used
-
         try:
-            builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
-            self.data = builder.as_data_source(
-                split, decoders={image_key: tfds.decode.SkipDecoding()}
-            )
+            builder, self.data = tfds_split.open_split(name, split, image_key, data_dir)
         except Exception as error:  # it raises a dozen kinds
             raise DataError(
                 f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
             ) from error
         self.name, self.image_key, self.caption_key = name, image_key, caption_key
-        files = {k: [v.num_bytes, list(v.shard_lengths)] for k, v in builder.info.splits.items()}
-        self.fingerprint = _digest(
-            builder.info.full_name, split, len(self.data), files, image_key, caption_key
-        )
+        facts = tfds_split.facts(builder, split, self.data)
+        self.fingerprint = _digest(*facts, image_key, caption_key)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -34,7 +34,7 @@ class TableSource:
         for path in matching_files(pattern):
             data = path.read_bytes()
             digest.update(f"{path.suffix} {len(data)}\n".encode() + data)
-            for line, row in _rows(path, data):
+            for line, row in rows(path, data):
                 image, caption = _pair(f"{path}:{line}", row, image_key, caption_key)
                 self.rows.append((str(path.parent / image), caption))
         if not self.rows:
@@ -58,8 +58,16 @@ class TableSource:
         return self.rows[index][0]
 
 
-def _rows(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
-    """The rows of a table, each with the number of the line that it ends on."""
+def rows(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
+    """The rows of a table, each with the number of the line that it ends on.
+
+    Args:
+      path: a .csv, .tsv or .jsonl file; its name, for errors too.
+      data: what is in it.
+
+    Raises:
+      DataError: another kind of file, or not such a file.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

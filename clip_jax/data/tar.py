@@ -21,6 +21,10 @@ class ShardError(ValueError):
     """A shard that is not a whole tar file; the message names it and the place."""
 
 
+class NoPairs(ShardError):
+    """A shard in which no sample has both files."""
+
+
 class TarIndex:
     """Offsets of the pairs of one shard.
 
@@ -28,10 +32,11 @@ class TarIndex:
       path: the shard.
       keys: [n] names of the samples (the part of the file name before the first dot).
       spans: int64[n, 4]: image offset, image size, caption offset, caption size.
+      incomplete: [m] names of the samples that have one of the two files only.
     """
 
-    def __init__(self, path: Path, keys: np.ndarray, spans: np.ndarray):
-        self.path, self.keys, self.spans = path, keys, spans
+    def __init__(self, path: Path, keys: np.ndarray, spans: np.ndarray, incomplete: np.ndarray):
+        self.path, self.keys, self.spans, self.incomplete = path, keys, spans, incomplete
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -39,7 +44,8 @@ class TarIndex:
 
 def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> Path:
     """Where a shard's index is kept: beside it if that folder is writable, else in the cache."""
-    name = f"{shard.name}.{image_key}-{caption_key}.index.npz"
+    kinds = f"{image_key}-{caption_key}".replace(";", "+")
+    name = f"{shard.name}.{kinds}.index.npz"
     if os.access(shard.parent, os.W_OK):
         return shard.parent / name
     folder = hashlib.sha256(str(shard.parent.resolve()).encode()).hexdigest()[:16]
@@ -49,8 +55,14 @@ def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
 def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> TarIndex:
     """Reads a shard's index, or makes it where it is absent or the shard has changed since.
 
+    Args:
+      shard: a tar file.
+      image_key, caption_key: endings of the two files of a sample; "jpg;png" is either.
+      cache_dir: where the index goes if the shard's folder cannot be written.
+
     Raises:
-      ShardError: the shard is truncated or damaged, or has no complete pair.
+      NoPairs: no sample has both files.
+      ShardError: the shard is truncated or damaged.
     """
     path = index_path(shard, image_key, caption_key, cache_dir)
     stat = shard.stat()
@@ -59,19 +71,22 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
         try:
             with np.load(path, allow_pickle=False) as saved:
                 if np.array_equal(saved["stamp"], stamp):
-                    return TarIndex(shard, saved["keys"], saved["spans"])
+                    return TarIndex(shard, saved["keys"], saved["spans"], saved["incomplete"])
         except (OSError, ValueError, KeyError):
             pass  # an unreadable index is made again
-    keys, spans = _scan(shard, image_key, caption_key)
+    keys, spans, incomplete = _scan(shard, image_key, caption_key)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    np.savez(content, stamp=stamp, keys=keys, spans=spans)
+    np.savez(content, stamp=stamp, keys=keys, spans=spans, incomplete=incomplete)
     write_atomically(path, content.getvalue())
-    return TarIndex(shard, keys, spans)
+    return TarIndex(shard, keys, spans, incomplete)
 
 
-def _scan(shard: Path, image_key: str, caption_key: str) -> tuple[np.ndarray, np.ndarray]:
-    parts: dict[str, dict[str, tuple[int, int]]] = {}
+def _scan(
+    shard: Path, image_key: str, caption_key: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    column = {e: c for c, kinds in enumerate((image_key, caption_key)) for e in kinds.split(";")}
+    parts: dict[str, dict[int, tuple[int, int]]] = {}
     end = 0
     try:
         with tarfile.open(shard, "r:") as archive:
@@ -80,21 +95,21 @@ def _scan(shard: Path, image_key: str, caption_key: str) -> tuple[np.ndarray, np
                 end = member.offset_data + size
                 folder, _, file = member.name.rpartition("/")
                 stem, _, ending = file.partition(".")
-                if member.isfile() and ending.lower() in (image_key, caption_key):
+                if member.isfile() and ending.lower() in column:
                     key = f"{folder}/{stem}" if folder else stem
-                    parts.setdefault(key, {})[ending.lower()] = (member.offset_data, member.size)
+                    span = (member.offset_data, member.size)
+                    parts.setdefault(key, {})[column[ending.lower()]] = span
     except tarfile.TarError as error:
         raise ShardError(f"{shard}: damaged near byte {end}: {error}") from error
     _check_end(shard, end)
-    pairs = {k: v for k, v in parts.items() if len(v) == 2}
-    if not pairs:
-        raise ShardError(
+    keys = sorted(k for k, v in parts.items() if len(v) == 2)
+    if not keys:
+        raise NoPairs(
             f"{shard}: no sample has both .{image_key} and .{caption_key} files; "
             "set data.image_key and data.caption_key to the endings in the shard"
         )
-    keys = sorted(pairs)
-    spans = np.array([[*pairs[k][image_key], *pairs[k][caption_key]] for k in keys], np.int64)
-    return np.array(keys), spans
+    spans = np.array([[*parts[k][0], *parts[k][1]] for k in keys], np.int64)
+    return np.array(keys), spans, np.array(sorted(parts.keys() - keys), str)
 
 
 def _check_end(shard: Path, end: int) -> None:

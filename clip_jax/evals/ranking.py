@@ -39,7 +39,11 @@ def exact_rows(embeddings: np.ndarray, name: str = "embeddings", start: int = 0)
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(norms > 0, norms, 1.0)
-    return np.round(rows * _GRID) / _GRID
+    # In place: beside the rows themselves nothing of their size is held.
+    rows *= _GRID
+    np.round(rows, out=rows)
+    rows /= _GRID
+    return rows
 
 
 def hit_share(

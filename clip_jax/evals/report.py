@@ -15,18 +15,22 @@ import numpy as np
 from clip_jax.atomic import write_atomically
 from clip_jax.evals import report_curves, report_figures
 from clip_jax.evals.report_parts import (
+    bar,
     clamped,
     escaped,
     finite,
+    found_pictures,
     interval,
     mark,
+    page,
     percent,
     picture,
+    recipe,
     right_class,
     spoken,
     svg_source,
 )
-from clip_jax.evals.report_style import DARK, LIGHT, PAGE, STYLE, shade
+from clip_jax.evals.report_style import DARK, LIGHT, shade
 
 
 class Result(NamedTuple):
@@ -134,17 +138,9 @@ def render_html(data: ReportData) -> str:
         ("similarity", "Which caption for which picture?", _similarity(data.similarity)),
         ("predictions", "What the model sees", _predictions(data.predictions)),
         ("search", "Search", _search(data.text_to_image, data.image_to_text)),
-        ("recipe", "Recipe", _recipe(data.config_summary)),
+        ("recipe", "Recipe", recipe(data.config_summary)),
     ]
-    sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
-    body = [_header(data), f'<nav aria-label="Sections">{links}</nav>' if links else ""]
-    body += [
-        f'<section id="{name}" aria-labelledby="{name}-title">'
-        f'<h2 id="{name}-title">{title}</h2>{content}</section>'
-        for name, title, content in sections
-    ]
-    return PAGE.substitute(title=escaped(data.title), style=STYLE, body="\n".join(body))
+    return page(data.title, _header(data), sections)
 
 
 def _header(data: ReportData) -> str:
@@ -187,13 +183,10 @@ def _results(results: Sequence[Result]) -> str:
 
 
 def _result_bar(result: Result) -> str:
-    marks = f'<i style="width:{clamped(result.value):.2f}%"></i>'
-    if finite(result.ci) and finite(result.value):
-        low, high = clamped(result.value - result.ci), clamped(result.value + result.ci)
-        marks += f'<s style="left:{low:.2f}%;width:{high - low:.2f}%"></s>'
-    if finite(result.baseline):
-        marks += f'<u style="left:{clamped(result.baseline):.2f}%"></u>'
-    return f'<span class="bar" aria-hidden="true">{marks}</span>'
+    if not finite(result.ci):
+        return bar(result.value, reference=result.baseline)
+    low, high = result.value - result.ci, result.value + result.ci
+    return bar(result.value, low, high, result.baseline)
 
 
 def _training(curves: report_curves.Records) -> str:
@@ -287,24 +280,13 @@ def _predictions(predictions: Sequence[Prediction]) -> str:
 def _search(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> str:
     parts = []
     if texts:
-        cards = "".join(_text_query(TextQuery(*query)) for query in texts)
+        cards = "".join(found_pictures(*query) for query in texts)
         parts.append(f'<h3>Pictures for a text</h3><div class="grid rows">{cards}</div>')
     if images:
         cards = "".join(_image_query(ImageQuery(*query)) for query in images)
         parts.append(f'<h3>Captions for a picture</h3><div class="grid cards">{cards}</div>')
     lead = '<p class="lead">The nearest neighbours of each query, best first.</p>'
     return lead + "".join(parts) if parts else ""
-
-
-def _text_query(query: TextQuery) -> str:
-    items = "".join(
-        f"<li{right_class(correct)}>{picture(image, f'Answer {rank}')}{rank} {mark(correct)}</li>"
-        for rank, (image, correct) in enumerate(query.answers, 1)
-    )
-    return (
-        f'<article class="card"><p class="query" dir="auto">{escaped(query.text)}</p>'
-        f'<ol class="strip">{items}</ol></article>'
-    )
 
 
 def _image_query(query: ImageQuery) -> str:
@@ -317,13 +299,6 @@ def _image_query(query: ImageQuery) -> str:
         f'<article class="card found">{picture(query.image, "Query picture", 84)}'
         f'<ol class="answers">{items}</ol></article>'
     )
-
-
-def _recipe(summary: Sequence[tuple[str, Any]]) -> str:
-    rows = "".join(
-        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in summary
-    )
-    return f'<dl class="card recipe">{rows}</dl>' if rows else ""
 
 
 def _baseline(result: Result) -> str:

@@ -87,7 +87,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
     known = [
         ("steps", values("step")[-1:], "{:,.0f}".format),
         ("image-text pairs seen", values("examples")[-1:], "{:,.0f}".format),
-        ("of training", values("seconds")[-1:], _duration),
+        ("of training", values("seconds")[-1:], duration),
         ("pairs per second", _median(values("images_per_second")), "{:,.0f}".format),
         ("final loss", values("loss")[-1:], "{:.3f}".format),
     ]
@@ -157,7 +157,8 @@ def time_unit(longest: float) -> tuple[float, str]:
     return 1.0, "seconds of training"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time in the unit that suits it."""
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 48:
         return f"{hours / 24:.1f} days"

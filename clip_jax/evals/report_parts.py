@@ -5,12 +5,75 @@ import html
 import io
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from clip_jax.evals.report_style import PAGE, STYLE
+
 _THUMBNAIL = 168
 _PNG_LIMIT = 24_000
+
+
+def page(title: str, header: str, sections: Sequence[tuple[str, str, str]], style: str = "") -> str:
+    """Returns the whole page.
+
+    Args:
+      title: of the document, escaped here.
+      header: HTML at the top.
+      sections: (id, headline, HTML) of each; those without content are left out. Links to the
+        others stand below the header.
+      style: more of a style sheet.
+    """
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{headline}</a>' for name, headline, _ in sections)
+    body = [header, f'<nav aria-label="Sections">{links}</nav>' if links else ""]
+    body += [
+        f'<section id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{headline}</h2>{content}</section>'
+        for name, headline, content in sections
+    ]
+    return PAGE.substitute(title=escaped(title), style=STYLE + style, body="\n".join(body))
+
+
+def found_pictures(text: str, answers: Sequence[tuple[np.ndarray, bool | None]]) -> str:
+    """Returns a card with a text and the pictures uint8[H, W, 3] found for it, best first, each
+    with whether it is right; None: nobody knows.
+    """
+    items = "".join(
+        f"<li{right_class(bool(correct))}>{picture(image, f'Answer {rank}')}"
+        f"{' '.join([str(rank), *([] if correct is None else [mark(correct)])])}</li>"
+        for rank, (image, correct) in enumerate(answers, 1)
+    )
+    return (
+        f'<article class="card"><p class="query" dir="auto">{escaped(text)}</p>'
+        f'<ol class="strip">{items}</ol></article>'
+    )
+
+
+def recipe(summary: Sequence[tuple[str, Any]]) -> str:
+    """Returns a card with (name, value) pairs, or nothing if there are none."""
+    rows = "".join(
+        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in summary
+    )
+    return f'<dl class="card recipe">{rows}</dl>' if rows else ""
+
+
+def bar(
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    reference: float | None = None,
+) -> str:
+    """Returns a bar from 0 to 1 with, where they are known, an interval and another's value."""
+    marks = f'<i style="width:{clamped(value):.2f}%"></i>'
+    if finite(low) and finite(high) and finite(value):
+        start, end = clamped(low), clamped(high)
+        marks += f'<s style="left:{start:.2f}%;width:{end - start:.2f}%"></s>'
+    if finite(reference):
+        marks += f'<u style="left:{clamped(reference):.2f}%"></u>'
+    return f'<span class="bar" aria-hidden="true">{marks}</span>'
 
 
 def picture(image: np.ndarray, alt: str, size: int | None = None) -> str:
@@ -80,9 +143,9 @@ def clamped(fraction: float) -> float:
     return 100 * min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 1) -> str:
     """Returns a fraction as `81.3%`, or a dash if it is not a number."""
-    return f"{100 * fraction:.1f}%" if math.isfinite(fraction) else "–"
+    return f"{100 * fraction:.{digits}f}%" if math.isfinite(fraction) else "–"
 
 
 def interval(ci: float | None) -> str:

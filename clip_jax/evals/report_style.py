@@ -198,3 +198,80 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } nav { display: none; } }
 """
+
+# What the suite's page has besides.
+SUITE = """
+:root { --second: #b4480a; }
+@media (prefers-color-scheme: dark) { :root { --second: #ffa94d; } }
+.suite table { table-layout: auto; }
+.suite th, .suite td { padding: 9px 16px; text-align: left; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+.suite thead th, .suite thead td { border-top: 0; color: var(--muted); font-size: .82rem;
+  font-weight: 500; white-space: nowrap; }
+.suite th { font-weight: 600; }
+.suite .group { color: var(--accent); padding-top: 20px; font-size: .92rem; }
+.suite .wide { width: 34%; }
+.suite .number { white-space: nowrap; }
+.suite .number:last-child { color: var(--bad); }
+h2 + .grid, h2 + .recipe { margin-top: 14px; }
+.plots { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr));
+  align-items: start; }
+.stack { display: grid; gap: 16px; min-width: 0; }
+figure { margin: 0; padding: 14px; min-width: 0; }
+figcaption { font-weight: 620; line-height: 1.3; margin-bottom: 8px; overflow-wrap: anywhere; }
+figure .small { margin-top: 8px; overflow-wrap: anywhere; }
+.plot { display: block; width: 100%; max-width: 500px; height: auto; margin: 0 auto; }
+.plot text { font-family: inherit; paint-order: stroke; stroke: var(--surface);
+  stroke-width: 2.5px; stroke-linejoin: round; font-variant-numeric: tabular-nums; }
+.plot .ink { fill: var(--ink); } .plot .muted { fill: var(--muted); }
+.plot .accent { fill: var(--accent); } .plot .second { fill: var(--second); }
+.plot .line { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+.plot .line.ink { stroke: var(--ink); } .plot .line.muted { stroke: var(--muted); }
+.plot .line.accent { stroke: var(--accent); } .plot .line.second { stroke: var(--second); }
+.plot .line.grid { stroke: var(--line); stroke-width: 1; }
+.plot .dashed { stroke-dasharray: 4 3; }
+.plot .area { opacity: .18; }
+.plot .dot { stroke: var(--surface); stroke-width: 1; }
+.key { display: flex; flex-wrap: wrap; gap: 2px 16px; }
+.key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px; }
+.key .accent { background: var(--accent); } .key .second { background: var(--second); }
+.key .muted { background: var(--muted); }
+.small-plots { grid-template-columns: repeat(auto-fill, minmax(min(150px, 100%), 1fr));
+  gap: 12px; }
+.small-plot { padding: 10px; }
+.small-plot figcaption { font-size: .88rem; margin-bottom: 4px; }
+.recalls { padding: 6px 10px 12px; }
+.recalls table { table-layout: fixed; }
+.recalls th, .recalls td { padding: 3px 2px; text-align: center; }
+.recalls thead th { color: var(--muted); font-weight: 500; font-size: .82rem; }
+.recalls tbody th { text-align: left; padding-top: 12px; overflow-wrap: anywhere; }
+.recalls tbody tr:first-child th { border-top: 1px solid var(--line); }
+.recalls .theirs { color: var(--bad); font-size: .88rem; }
+.worst { columns: 310px; column-gap: 16px; }
+.worst .card { break-inside: avoid; margin-bottom: 16px; }
+summary { padding: 12px 16px; cursor: pointer; font-weight: 620; overflow-wrap: anywhere; }
+summary .small { white-space: nowrap; }
+details ol { list-style: none; margin: 0; padding: 0 16px 12px; }
+details li { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 1px 12px;
+  font-size: .88rem; padding: 5px 0; font-variant-numeric: tabular-nums; }
+details li > span { overflow-wrap: anywhere; }
+details li > .small, details li .bar { grid-column: 1 / -1; }
+details li .bar { height: 5px; }
+.recipe dt { flex: none; max-width: 55%; }
+.skipped { list-style: none; margin: 14px 0 0; padding: 6px 18px; }
+.skipped li { padding: 10px 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.skipped li:first-child { border-top: 0; }
+.skipped p { font-size: .9rem; }
+code { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
+  background: var(--track); border-radius: 4px; padding: 1px 4px; }
+@media (max-width: 620px) {
+  .suite .wide { display: none; }
+  .suite th, .suite td { padding: 8px 6px; }
+  .suite th:first-child { padding-left: 14px; }
+  .suite td:last-child, .suite thead th:last-child { padding-right: 14px; }
+  .recalls td { font-size: .85rem; }
+  .recalls b { font-weight: 600; }
+  figure { padding: 12px 8px; }
+  .small-plots { gap: 8px; }
+}
+"""

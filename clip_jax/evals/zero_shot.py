@@ -7,15 +7,14 @@ callers who want one set of embeddings to serve several questions.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from clip_jax.evals.intervals import wilson_half_width
 from clip_jax.evals.ranking import exact_rows, hit_share
 
-_Z95 = 1.959963984540054
 _CHUNK = 4096
 _PER_CALL = 8192
 
@@ -100,7 +99,41 @@ def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
     Classes without a picture are left out (as scikit-learn's balanced accuracy does). Takes and
     raises what `accuracy` does.
     """
-    return _mean_over_classes(_shares(logits, labels, (1,))[1], np.asarray(labels))
+    return mean_over_classes(_shares(logits, labels, (1,))[1], np.asarray(labels))
+
+
+def hit_shares(
+    image_emb: np.ndarray,
+    class_emb: np.ndarray,
+    labels: np.ndarray,
+    ks: Sequence[int] = (1, 5),
+    *,
+    chunk: int = _CHUNK,
+) -> dict[int, np.ndarray]:
+    """Returns what every picture adds to the accuracies: 1, 0, or a share of a tie.
+
+    For whatever is computed picture by picture: bootstrap intervals, subsets, groups.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      class_emb: float[K, E], as `classifier` makes it.
+      labels: int[n], from 0 to K - 1.
+      ks: how many of the best classes to look at.
+      chunk: pictures scored at once; the result is the same, bit for bit, for every value.
+
+    Returns:
+      For every k float64[n], the chance that the class is among the k best (see `accuracy`).
+
+    Raises:
+      ValueError: if there is no picture, an embedding is not finite, or labels do not fit.
+    """
+    labels = _checked(labels, len(image_emb), len(class_emb))
+    weights = exact_rows(class_emb, "class weights").T
+    parts = [
+        _shares(_part(image_emb, rows) @ weights, labels[rows], ks)
+        for rows in _slices(len(labels), chunk)
+    ]
+    return {k: np.concatenate([part[k] for part in parts]) for k in ks}
 
 
 def measure(
@@ -121,17 +154,12 @@ def measure(
     Raises:
       ValueError: if there is no picture, an embedding is not finite, or labels do not fit.
     """
-    labels = _checked(labels, len(image_emb), len(class_emb))
-    weights = exact_rows(class_emb, "class weights").T
-    parts = [
-        _shares(_part(image_emb, rows) @ weights, labels[rows], (1, 5))
-        for rows in _slices(len(labels), chunk)
-    ]
-    top1, top5 = (np.concatenate([part[k] for part in parts]) for k in (1, 5))
+    shares = hit_shares(image_emb, class_emb, labels, (1, 5), chunk=chunk)
+    top1, top5 = shares[1], shares[5]
     return {
         "top1": float(top1.mean()),
         "top5": float(top5.mean()),
-        "mean_per_class_recall": _mean_over_classes(top1, labels),
+        "mean_per_class_recall": mean_over_classes(top1, np.asarray(labels)),
         "n": len(labels),
         "top1_ci95": wilson_half_width(float(top1.mean()), len(labels)),
     }
@@ -216,10 +244,14 @@ def evaluate(
     return measure(embed_images(embedder, images, images_per_call=images_per_call), weights, labels)
 
 
-def wilson_half_width(share: float, n: int, z: float = _Z95) -> float:
-    """Returns half the width of the Wilson score interval of a share (0 to 1) seen in n trials."""
-    spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return z * spread / (1 + z * z / n)
+def mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over classes of the mean of the pictures' shares, float[n] and int[n].
+
+    Classes without a picture are left out.
+    """
+    counts = np.bincount(labels)
+    seen = counts > 0
+    return float(np.mean(np.bincount(labels, weights=shares)[seen] / counts[seen]))
 
 
 def _prompts(
@@ -281,9 +313,3 @@ def _shares(logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> dict[i
     own = logits[np.arange(len(labels)), labels][:, None]
     better, tied = (logits > own).sum(axis=1), (logits == own).sum(axis=1) - 1
     return {k: hit_share(better, 1, tied, k) for k in ks}
-
-
-def _mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
-    counts = np.bincount(labels)
-    seen = counts > 0
-    return float(np.mean(np.bincount(labels, weights=shares)[seen] / counts[seen]))

@@ -188,9 +188,29 @@ class Clip(nn.Module):
             images = (images.astype(jnp.float32) / 255 - mean) / std
         return self.image_tower(images, train, piece)
 
+    @property
+    def probe_dim(self) -> int:
+        """Size of what ``probe_features`` returns."""
+        vision = self.config.vision
+        unprojected = isinstance(vision, ViTConfig) and vision.pool == "class"
+        return vision.width if unprojected else self.config.embed_dim
+
     def text_features(self, tokens: jax.Array) -> jax.Array:
         """Text features f32[B, E] as they leave the tower, not normalised."""
         return self.text_tower(tokens)
+
+
+def probe_features(model: Clip, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """What a linear probe sees of images: f32[B, F] (paper appendix A.3).
+
+    A ViT's features before the projection into the shared space. A ResNet has no other than its
+    attention pool's, and a tower that pools by a map no projection: theirs are ``image_features``.
+    """
+    features, seen = model.apply(
+        variables, images, method=Clip.image_features, mutable=["intermediates"]
+    )
+    (unprojected,) = jax.tree.leaves(seen) or (features,)
+    return unprojected.astype(jnp.float32)
 
 
 def normalize(x: jax.Array) -> jax.Array:

@@ -196,6 +196,7 @@ class ViT(nn.Module):
                 name="pool",
             )(x).astype(jnp.float32)  # fmt: skip
         x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))
+        self.sow("intermediates", "unprojected", x)  # see Clip.probe_features
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
             bias_init=None, dtype=self.dtype, name="projection",

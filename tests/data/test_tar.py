@@ -97,3 +97,19 @@ def test_incomplete_samples_are_left_out(tmp_path):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     index = tar.load_index(path, "jpg", "txt", tmp_path)
     assert index.keys.tolist() == ["1"]
+    for _ in range(2):  # scanned, then from the kept index
+        index = tar.load_index(path, "jpg", "txt", tmp_path)
+        assert index.incomplete.tolist() == ["2", "3"]
+
+
+def test_a_file_may_have_one_of_several_endings(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("1.jpg", "1.txt", "2.PNG", "2.txt", "3.gif", "3.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+    index = tar.load_index(path, "jpg;png", "txt", tmp_path)
+    assert index.keys.tolist() == ["1", "2"]
+    assert [read(index, i) for i in range(2)] == [(b"1.jpg", b"1.txt"), (b"2.PNG", b"2.txt")]
+    assert index.incomplete.tolist() == ["3"]

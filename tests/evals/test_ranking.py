@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax.evals.ranking import exact_rows, hit_share
@@ -44,6 +44,7 @@ def test_refuses_a_wrong_shape():
         exact_rows(np.ones(3))
 
 
+@settings(deadline=None)
 @given(
     better=st.integers(0, 3), hits=st.integers(1, 3), misses=st.integers(0, 3), k=st.integers(1, 8)
 )

@@ -31,4 +31,7 @@ def test_text_is_readable_on_every_background():
             assert contrast(*report_style.shade(position, theme.ramp)) >= 4.5
         for line in theme.lines:
             assert contrast(line, theme.surface) >= 3
+    seconds = re.findall(r"--second: (#\w{6})", report_style.SUITE)
+    for colour, theme in zip(seconds, (report_style.LIGHT, report_style.DARK), strict=True):
+        assert contrast(colour, theme.surface) >= 3
     assert report_style.shade(math.nan, report_style.LIGHT.ramp)[0] == report_style.LIGHT.ramp[0]

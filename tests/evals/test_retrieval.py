@@ -2,6 +2,10 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals.retrieval import recall
+from clip_jax.evals.retrieval import clip_benchmark_names, hit_shares, recall, true_recall
 
 # Unit vectors whose cosines are exact multiples of 1/4: ties are frequent and never accidental.
 CORNERS = np.array(list(itertools.product((-0.5, 0.5), repeat=4)))
@@ -27,6 +31,18 @@ def test_equals_the_reference_numbers(goldens, name):
         assert got[f"image_to_text_r@{k}"] == pytest.approx(want, abs=1e-6)
         want = numbers[f"image_retrieval_recall@{k}"]
         assert got[f"text_to_image_r@{k}"] == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["retrieval_5captions", "retrieval_uneven"])
+def test_clip_benchmarks_names_and_true_recall_equal_the_reference(goldens, name):
+    folder = goldens / "D_zeroshot"
+    numbers = json.loads((folder / "numbers.json").read_text())[name]
+    arrays = np.load(folder / f"{name}.npz")
+    data = arrays["image_features"], arrays["text_features"], arrays["text_image_index"]
+    got = clip_benchmark_names(recall(*data) | true_recall(*data, chunk=97) | {"n": 750, "a@b": 1})
+    want = {key: value for key, value in numbers.items() if "recall@" in key}
+    assert len(want) == 9
+    assert got == pytest.approx(want, abs=1e-6)
 
 
 def share_by_definition(scores, right, k):
@@ -125,3 +141,90 @@ def test_refuses_nothing_and_nan():
         recall(np.ones((2, 4)), np.ones((0, 4)), np.zeros(0, int))
     with pytest.raises(ValueError, match="captions: row 1"):
         recall(np.ones((1, 2)), np.array([[1.0, 0.0], [np.nan, 0.0]]), np.array([0, 0]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_true_recall_equals_the_definition_with_ties(data):
+    n, m = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    pick = st.integers(0, len(AXES) - 1)
+    images = AXES[[data.draw(pick) for _ in range(n)]]
+    texts = AXES[[data.draw(pick) for _ in range(m)]]
+    owner = np.array([data.draw(st.integers(0, n - 1)) for _ in range(m)])
+    chunk = data.draw(st.integers(1, 5))
+    got = true_recall(images, texts, owner, ks=(1, 2, 4), chunk=chunk)
+    assert got == true_recall(images, texts, owner, ks=(1, 2, 4))
+    scores, orders = images @ texts.T, list(itertools.permutations(range(m)))
+    for k in (1, 2, 4):
+        shares = []
+        for i in set(owner):
+            found = [
+                sum(owner[j] == i for j in sorted(order, key=lambda j: -scores[i, j])[:k])
+                for order in orders
+            ]
+            shares.append(Fraction(sum(found), len(orders) * int((owner == i).sum())))
+        want = float(sum(shares) / len(shares))
+        assert got[f"image_to_text_true_r@{k}"] == pytest.approx(want)
+
+
+def test_recall_is_the_mean_of_what_the_queries_add():
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(9, 5)), rng.normal(size=(30, 5))
+    owner = rng.integers(0, 7, 30)  # the last two pictures have no caption
+    shares = hit_shares(images, texts, owner)
+    assert shares["image_to_text_r@5"].shape == (len(set(owner)),)
+    assert shares["text_to_image_r@5"].shape == (30,)
+    assert recall(images, texts, owner) == {k: v.mean() for k, v in shares.items()}
+
+
+@pytest.mark.parametrize("measure", [recall, true_recall])
+def test_memory_grows_with_the_chunk_and_not_with_the_pairs(measure):
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(500, 4)), rng.normal(size=(2000, 4))
+    owner = rng.integers(0, 500, 2000)
+    peaks = []
+    for chunk in (2000, 16):
+        tracemalloc.start()
+        measure(images, texts, owner, chunk=chunk)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] > 8 * 500 * 2000 and peaks[1] < 500 * 2000
+
+
+COCO_SIZED = """
+import resource
+import numpy as np
+from clip_jax.evals import retrieval
+
+rng = np.random.default_rng(0)
+owner = np.repeat(np.arange(5000), 5)
+images = rng.standard_normal((5000, 512), dtype=np.float32)
+texts = rng.standard_normal((25000, 512), dtype=np.float32)
+texts += np.float32(0.1) * images[owner]
+shares = retrieval.hit_shares(images, texts, owner)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+assert peak < 2**20, f"{peak / 2**20:.2f} GiB"
+
+unit = [x / np.linalg.norm(x.astype(float), axis=1, keepdims=True) for x in (images, texts)]
+for i in rng.choice(5000, 50, replace=False):
+    best = np.argsort(-(unit[1] @ unit[0][i]))
+    for k in (1, 5, 10):
+        assert shares[f"image_to_text_r@{k}"][i] == (owner[best[:k]] == i).any()
+for j in rng.choice(25000, 50, replace=False):
+    best = np.argsort(-(unit[0] @ unit[1][j]))
+    for k in (1, 5, 10):
+        assert shares[f"text_to_image_r@{k}"][j] == (owner[j] in best[:k])
+assert 0.05 < shares["text_to_image_r@1"].mean() < 0.95
+print("peak", peak)
+"""
+
+
+@pytest.mark.slow
+def test_coco_takes_less_than_a_gibibyte_and_is_exact_on_a_subset(root):
+    """5,000 pictures and 25,000 captions in a process of their own, whose peak is looked at."""
+    done = subprocess.run(
+        [sys.executable, "-c", COCO_SIZED],
+        env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "peak" in done.stdout

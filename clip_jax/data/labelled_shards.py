@@ -1,0 +1,202 @@
+"""Test sets in folders of tar files, as CLIP_benchmark writes and reads them.
+
+``<root>/<split>/nshards.txt`` has the number n of shards, ``0.tar`` to ``n-1.tar``. Every sample is
+a picture (webp, png or jpg) and a label: ``.cls`` (a number), ``.npy`` (a 0 or 1 for each class,
+where ``dataset_type.txt`` says ``multilabel``) or ``.txt`` (captions, one a line, ``retrieval``).
+In the root lie ``classnames.txt`` and ``zeroshot_classification_templates.txt``.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax import distributed
+from clip_jax.data import prompt_files
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
+from clip_jax.data.sources import DataError
+from clip_jax.data.tar import NoPairs, ShardError, TarIndex, load_index
+
+PICTURES = "webp;png;jpg;jpeg"
+LABELS = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
+
+
+class TarPictures(Sequence):
+    """The pictures of indexed shards, as encoded bytes."""
+
+    def __init__(self, shards: Sequence[TarIndex]):
+        self.shards = shards
+        self.starts = np.cumsum([0] + [len(s) for s in shards])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def _find(self, index: int) -> tuple[TarIndex, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        shard = int(np.searchsorted(self.starts, index, "right")) - 1
+        return self.shards[shard], index - int(self.starts[shard])
+
+    def __getitem__(self, index: int) -> bytes:
+        shard, row = self._find(index)
+        with open(shard.path, "rb") as file:
+            return os.pread(file.fileno(), int(shard.spans[row, 1]), int(shard.spans[row, 0]))
+
+    def describe(self, index: int) -> str:
+        shard, row = self._find(index)
+        return f"{shard.path}: {shard.keys[row]}"
+
+    def labels(self) -> Iterator[tuple[str, bytes]]:
+        """Where each sample lies, and its label's bytes."""
+        for shard in self.shards:
+            with open(shard.path, "rb") as file:
+                for key, (at, size) in zip(shard.keys, shard.spans[:, 2:].tolist(), strict=True):
+                    yield f"{shard.path}: {key}", os.pread(file.fileno(), size, at)
+
+
+def open_webdataset(path: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+    """Opens a folder of CLIP_benchmark's. Its shards are indexed when they are seen first.
+
+    Raises:
+      MissingData: the folder, the split or a shard is not there.
+      DataError: a shard is damaged, a sample incomplete, a label no class; the message names it.
+    """
+    root = Path(path).expanduser()
+    shard_paths = _shards(root, split)
+    kind = _kind(root)
+    shards = [_index(path, LABELS[kind], options) for path in shard_paths]
+    pictures = TarPictures(shards)
+    name = root.name.removeprefix("wds_").removesuffix("_test")
+    sizes = [[s.path.name, s.path.stat().st_size, len(s)] for s in shards]
+    facts = ["webdataset", kind, sizes, *(s.spans for s in shards)]
+    if kind == "retrieval":
+        captions, owners = _captions(pictures)
+        fingerprint = digest(*facts, captions, owners)
+        return CaptionedSet(name, split, pictures, captions, owners, fingerprint)
+    names, templates = _prompts(root, options)
+    labels = (_classes if kind == "classification" else _several)(pictures, len(names))
+    return LabelledSet(
+        name, split, pictures, labels, names, templates, fingerprint=digest(*facts, names, labels)
+    )
+
+
+def _shards(root: Path, split: str) -> list[Path]:
+    folder, count = root / split, root / split / "nshards.txt"
+    if not root.is_dir():
+        raise MissingData(
+            f"{root}: no such folder; it should have {split}/nshards.txt and {split}/0.tar, as "
+            "CLIP_benchmark's webdatasets have"
+        )
+    if not count.is_file():
+        splits = sorted(p.parent.name for p in root.glob("*/nshards.txt"))
+        found = len(list(folder.glob("*.tar"))) if folder.is_dir() else 0
+        hint = f"there are {found} .tar files: write their number into it" if found else (
+            f"the folder has the splits {splits}" if splits else "is it a webdataset at all?"
+        )  # fmt: skip
+        raise MissingData(f"{count} is missing; {hint}")
+    text = count.read_text(encoding="utf-8", errors="replace").strip()
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise DataError(f"{count}: {text[:40]!r} is not a number of shards, 1 or more")
+    paths = [folder / f"{i}.tar" for i in range(int(text))]
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        raise MissingData(
+            f"{missing[0]} is missing, and so are {len(missing) - 1} more of the {text} shards "
+            f"that {count.name} counts; download the folder again"
+        )
+    return paths
+
+
+def _kind(root: Path) -> str:
+    file = root / "dataset_type.txt"
+    if not file.is_file():
+        return "classification"
+    kind = file.read_text(encoding="utf-8", errors="replace").strip().lower()
+    if kind not in LABELS:
+        raise DataError(f"{file}: {kind[:40]!r} is not one of {sorted(LABELS)}")
+    return kind
+
+
+def _index(path: Path, label: str, options: Options) -> TarIndex:
+    distributed.beat(f"indexing {path}")
+    try:
+        index = load_index(path, PICTURES, label, options.cache())
+    except NoPairs:
+        raise DataError(
+            f"{path}: no sample has a picture (.{PICTURES.replace(';', ', .')}) and a .{label} "
+            "file; dataset_type.txt decides what the labels are: retrieval .txt, multilabel .npy, "
+            "else .cls"
+        ) from None
+    except ShardError as error:
+        raise DataError(f"{error}; download the shard again") from error
+    if len(index.incomplete):
+        raise DataError(
+            f"{path}: {len(index.incomplete)} samples have a picture without a .{label} file or "
+            f"the other way round, the first is {index.incomplete[0]}"
+        )
+    return index
+
+
+def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """Class names and templates in the root's files; () where there is no file."""
+    names, templates = options.names(), ()
+    file = root / "classnames.txt"
+    if not names and file.is_file():
+        names = prompt_files.read_class_names(file)
+    file = root / "zeroshot_classification_templates.txt"
+    if file.is_file():
+        templates = prompt_files.read_templates(file)
+    return names, templates
+
+
+def _classes(pictures: TarPictures, classes: int) -> np.ndarray:
+    labels = np.empty(len(pictures), np.int32)
+    for i, (place, data) in enumerate(pictures.labels()):
+        text = data.decode("ascii", "replace").strip()
+        if not text.isdigit() or len(text) > 9:
+            raise DataError(f"{place}: .cls is {text[:40]!r}, not a class number")
+        labels[i] = int(text)
+        if classes and labels[i] >= classes:
+            raise DataError(f"{place}: class {text}, but there are {classes} class names")
+    return labels
+
+
+def _several(pictures: TarPictures, classes: int) -> np.ndarray:
+    rows = [_flags(place, data) for place, data in pictures.labels()]
+    classes = classes or len(rows[0])
+    for row, (place, _) in zip(rows, pictures.labels(), strict=True):
+        if len(row) != classes:
+            raise DataError(
+                f"{place}: .npy has {len(row)} numbers, but there are {classes} classes"
+            )
+    return np.stack(rows)
+
+
+def _flags(place: str, data: bytes) -> np.ndarray:
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{place}: .npy cannot be read: {error}") from None
+    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+        raise DataError(f"{place}: .npy is not a row of 0 and 1, one a class")
+    return values.astype(bool)
+
+
+def _captions(pictures: TarPictures) -> tuple[list[str], np.ndarray]:
+    captions: list[str] = []
+    owners: list[int] = []
+    for i, (place, data) in enumerate(pictures.labels()):
+        try:
+            lines = [line.strip() for line in data.decode("utf-8").split("\n")]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: .txt is not UTF-8: {error.reason}") from None
+        kept = [line for line in lines if line]
+        captions += kept
+        owners += [i] * len(kept)
+    if not captions:
+        raise DataError(f"{pictures.shards[0].path.parent}: no picture has a caption")
+    return captions, np.array(owners, np.int32)

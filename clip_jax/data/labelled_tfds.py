@@ -1,0 +1,162 @@
+"""Test sets of TensorFlow Datasets, read without TensorFlow from files prepared in ArrayRecord."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_jax import distributed
+from clip_jax.atomic import write_atomically
+from clip_jax.data import tfds_split
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
+from clip_jax.data.sources import DataError
+
+CHUNK = 256
+
+
+class RecordPictures(Sequence):
+    """One feature of a TFDS split: encoded pictures. Threads may read at the same time."""
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], key: str, name: str):
+        self.data, self.key, self.name = data, key, name
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.data[index % len(self)][self.key]
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}: record {index}"
+
+
+def open_tfds(name: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+    """Opens a split of a prepared TFDS data set, by name or by the folder of a prepared version.
+
+    Labels and captions are read through once and kept in the cache folder, since they lie in the
+    same records as the pictures. Class names are those of the builder's label feature.
+
+    Raises:
+      MissingData: TFDS does not know it, or it is not prepared in a format that can be read here.
+      DataError: it has no such features.
+    """
+    builder, data, split_there = _opened(name, split, options)
+    features = dict(builder.info.features)
+    picture, label = options.image_key, options.label_key
+    caption = options.caption_key.split("/")
+    if picture not in features or not (label in features or caption[0] in features):
+        raise DataError(
+            f"TFDS {name}: no features {picture!r} and {label!r} or {caption[0]!r}; it has "
+            f"{sorted(features)}. Set image_key, label_key or caption_key"
+        )
+    pictures = RecordPictures(data, picture, f"TFDS {builder.info.full_name} {split_there}")
+    facts = tfds_split.facts(builder, split_there, data)
+    title = builder.info.name
+    if label not in features:
+        kept = _kept(options, [*facts, caption], lambda: _read_captions(pictures, caption))
+        captions, owners = kept["captions"].tobytes().decode().split("\n"), kept["owners"]
+        fingerprint = digest(*facts, captions, owners)
+        return CaptionedSet(title, split, pictures, captions, owners, fingerprint)
+    names = options.names() or _names(features[label])
+    several, size = hasattr(features[label], "feature"), len(names)
+    labels = _kept(
+        options, [*facts, label, size],
+        lambda: {"labels": _read_labels(pictures, label, several, size)},
+    )["labels"]  # fmt: skip
+    fingerprint = digest(*facts, label, names, labels)
+    return LabelledSet(title, split, pictures, labels, names, fingerprint=fingerprint)
+
+
+def _opened(
+    name: str, split: str, options: Options
+) -> tuple[Any, Sequence[Mapping[str, Any]], str]:
+    """Builder, records, and the split as TFDS calls it."""
+    home = str(options.data_dir)
+    spellings = [split] + (["validation"] if split == "val" else [])
+    error: Exception | None = None
+    for spelling in spellings:
+        try:
+            return *tfds_split.open_split(name, spelling, options.image_key, home), spelling
+        except Exception as problem:  # it raises a dozen kinds
+            error = error or problem
+    where = f" --data_dir={home}" if home else ""
+    raise MissingData(
+        f"TFDS cannot open {name!r}, split {split!r}, in {home or 'its default folder'}: "
+        f"{str(error).strip().splitlines()[0][:300]}. Prepare it by `tfds build {name} "
+        f"--file_format=array_record{where}` (for which some builders need TensorFlow, unlike for "
+        "reading), or give the folder of a prepared version as name"
+    ) from error
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    inner = getattr(feature, "feature", feature)  # of a Sequence
+    return tuple(getattr(inner, "names", None) or ())
+
+
+def _records(pictures: RecordPictures) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """All records in order, few of them in memory at a time."""
+    for start in range(0, len(pictures), CHUNK):
+        distributed.beat(f"{pictures.name}: reading labels from record {start}")
+        numbers = range(start, min(start + CHUNK, len(pictures)))
+        yield from zip(numbers, pictures.data.__getitems__(numbers), strict=True)
+
+
+def _kept(
+    options: Options, facts: list[Any], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What ``make`` gives, from the cache folder where it was made before."""
+    path = options.cache() / "labels" / f"{digest(*facts)[:32]}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return dict(saved)
+    except (OSError, ValueError):  # absent or unreadable
+        arrays = make()
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+    return arrays
+
+
+def _read_labels(pictures: RecordPictures, key: str, several: bool, classes: int) -> np.ndarray:
+    found = []
+    for i, record in _records(pictures):
+        value = np.asarray(record[key])
+        if not value.size:  # no label: numpy takes an empty list for floats
+            value = value.astype(np.int64)
+        # Where the labels of a test split are secret they are -1.
+        wrong = value.dtype.kind not in "iu" or value.ndim != several or (value < 0).any()
+        if wrong or (classes and (value >= classes).any()):
+            raise DataError(
+                f"{pictures.describe(i)}: {key!r} is {value.tolist()!r}, not of {classes} classes"
+            )
+        found.append(value)
+    if not several:
+        return np.array(found, np.int32)
+    labels = np.zeros((len(found), classes or 1 + max(v.max(initial=-1) for v in found)), bool)
+    for i, value in enumerate(found):
+        labels[i, value] = True
+    return labels
+
+
+def _read_captions(pictures: RecordPictures, path: list[str]) -> dict[str, np.ndarray]:
+    """Captions as one text with line ends between, in UTF-8, and their pictures."""
+    captions: list[str] = []
+    owners: list[int] = []
+    for i, record in _records(pictures):
+        value: Any = record
+        for key in path:
+            if not isinstance(value, Mapping) or key not in value:
+                inside = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+                raise DataError(
+                    f"{pictures.describe(i)}: no {'/'.join(path)!r} (there is {inside}); set "
+                    "caption_key to the feature with the captions"
+                )
+            value = value[key]
+        for text in value if isinstance(value, list | np.ndarray) else [value]:
+            text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+            captions.append(" ".join(text.split()))
+            owners.append(i)
+    text = np.frombuffer("\n".join(captions).encode(), np.uint8)
+    return {"captions": text, "owners": np.array(owners, np.int32)}

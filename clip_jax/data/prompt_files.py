@@ -1,0 +1,196 @@
+"""Class names and prompt templates in files of the user's, in any language.
+
+Text files (UTF-8) have one name or one template a line. JSON files have a list; or an object with
+a list for each data set, as CLIP_benchmark's have; or, for templates, an object with whole
+prompts for each class, as CuPL's have. In templates ``{}`` or ``{c}`` stands for the class name.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_jax.data.sources import DataError
+
+PLACES = ("{}", "{c}")
+
+
+def read_class_names(
+    path: str | os.PathLike, data_set: str = ""
+) -> tuple[str | tuple[str, ...], ...]:
+    """Reads class names: class number = position. In JSON a class may have a list of names.
+
+    Args:
+      path: a ``.json`` file, or a text file with one name a line.
+      data_set: which entry to take of a JSON object.
+
+    Raises:
+      DataError: no such file, or not such a file; the message names it and the place in it.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        return tuple(name for _, name in _lines(path, "class name"))
+    found, place = _entry(path, _json(path), data_set)
+    if not isinstance(found, list) or not found:
+        raise DataError(f"{place} is {_kind(found)}, not a list of class names")
+    return tuple(_names(f"{place}[{i}]", entry) for i, entry in enumerate(found))
+
+
+def read_names_of(
+    path: str | os.PathLike, keys: Sequence[str]
+) -> tuple[str | tuple[str, ...], ...]:
+    """Reads the class names of these folders from a JSON object {folder: name or names}; from a
+    list it takes all.
+
+    Raises:
+      DataError: as ``read_class_names``, or a folder has no name.
+    """
+    path = Path(path)
+    found = _json(path)
+    if not isinstance(found, Mapping):
+        return read_class_names(path)
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise DataError(f"{path}: no name for {len(missing)} folders, such as {missing[0]!r}")
+    return tuple(_names(f"{path}: {key!r}", found[key]) for key in keys)
+
+
+def read_templates(
+    path: str | os.PathLike, data_set: str = ""
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Reads prompt templates, every one with ``{}`` for the class name.
+
+    Args:
+      path: a ``.json`` file, or a text file with one template a line.
+      data_set: which entry to take of a JSON object that has it.
+
+    Returns:
+      Templates for all classes; or, where the file has an object, the prompts of each class by
+      its name, which need no ``{}`` (see ``of_classes``).
+
+    Raises:
+      DataError: no such file, or not such a file; the message names it and the place in it.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        return tuple(_template(f"{path}:{line}", text) for line, text in _lines(path, "template"))
+    found = _json(path)
+    place = str(path)
+    if isinstance(found, Mapping) and data_set in found:
+        found, place = found[data_set], f"{path}: {data_set!r}"
+    if isinstance(found, list) and found:
+        return tuple(_template(f"{place}[{i}]", text) for i, text in enumerate(found))
+    if isinstance(found, Mapping) and found:
+        return {name: _prompts(f"{place}: {name!r}", texts) for name, texts in found.items()}
+    raise DataError(f"{place} is {_kind(found)}, not a list of templates or an object of them")
+
+
+def of_classes(
+    prompts: Mapping[str, Sequence[str]],
+    class_names: Sequence[str | Sequence[str]],
+    place: str = "prompts",
+) -> tuple[tuple[str, ...], ...]:
+    """The prompts of every class, from prompts by class name.
+
+    A class with several names takes the prompts of all that are there; ``{}`` in a prompt stands
+    for the name. Prompts of other classes are not used.
+
+    Raises:
+      DataError: a class has none.
+    """
+    found, missing = [], []
+    for entry in class_names:
+        names = [entry] if isinstance(entry, str) else list(entry)
+        texts = [text.replace("{}", n) for n in names for text in prompts.get(n, ())]
+        found.append(tuple(texts))
+        if not texts:
+            missing.append(names[0])
+    if missing:
+        raise DataError(
+            f"{place}: no prompts for {len(missing)} of {len(found)} classes: "
+            f"{', '.join(map(repr, missing[:5]))}{'...' if missing[5:] else ''}; the keys must be "
+            "the class names"
+        )
+    return tuple(found)
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8"
+        ) from None
+
+
+def _lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a text file without their ends, numbered from 1; none is empty."""
+    lines = [line.strip() for line in _read(path).split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}: empty; it must have one {what} a line")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            # Left out without a word, it would shift the numbers of all classes after it.
+            raise DataError(f"{path}:{number}: empty line; every line must have a {what}")
+    return list(enumerate(lines, 1))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+
+
+def _entry(path: Path, found: Any, data_set: str) -> tuple[Any, str]:
+    if not isinstance(found, Mapping):
+        return found, str(path)
+    if data_set not in found:
+        raise DataError(
+            f"{path}: no entry {data_set!r}; it has {sorted(found)[:10]}. Name the data set as the "
+            "file does, or give a file with a list"
+        )
+    return found[data_set], f"{path}: {data_set!r}"
+
+
+def _kind(value: Any) -> str:
+    if value in ([], {}, ""):
+        return "empty"
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return names.get(type(value), repr(value))
+
+
+def _text(place: str, value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place} is {_kind(value)}, not {what}")
+    return value
+
+
+def _names(place: str, entry: Any) -> str | tuple[str, ...]:
+    if isinstance(entry, list) and entry:
+        return tuple(_text(f"{place}[{i}]", name, "a class name") for i, name in enumerate(entry))
+    return _text(place, entry, "a class name or a list of them")
+
+
+def _template(place: str, value: Any) -> str:
+    text = _text(place, value, "a template")
+    if not any(mark in text for mark in PLACES):
+        raise DataError(f"{place}: {text!r} has no '{{}}' (or '{{c}}') for the class name")
+    return text.replace("{c}", "{}")
+
+
+def _prompts(place: str, texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not texts:
+        raise DataError(f"{place} is {_kind(texts)}, not a list of prompts")
+    return tuple(
+        _text(f"{place}[{i}]", text, "a prompt").replace("{c}", "{}")
+        for i, text in enumerate(texts)
+    )

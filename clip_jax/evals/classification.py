@@ -1,0 +1,252 @@
+"""The figures of a classification data set: the paper's metric, its interval, class by class.
+
+`measure` reads off the labels what can be measured: accuracies where a picture has one class, mean
+average precision where it may have several. `PAPER_METRICS` says by which of them the paper ranks
+a data set (Table 9).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clip_jax.evals import curve_areas, intervals, zero_shot
+
+_CHUNK = 4096
+
+
+class PaperMetric(NamedTuple):
+    """One of the paper's metrics: its name in `measure`'s result, and it as a function.
+
+    ``of`` takes logits float[n, K] and labels, int[n] or, for mean average precision, bool[n, K].
+    """
+
+    key: str
+    of: Callable[[np.ndarray, np.ndarray], float]
+
+
+class ClassRow(NamedTuple):
+    """How one class fares. A share is NaN where nothing was there to share.
+
+    Attributes:
+      index: of the class.
+      n: pictures of it.
+      recall: share of its pictures that are taken for it.
+      precision: share of the pictures taken for it that are of it.
+      taken_for: the other class that most of its pictures are taken for; -1 if none is.
+      taken_for_n: how many.
+    """
+
+    index: int
+    n: int
+    recall: float
+    precision: float
+    taken_for: int
+    taken_for_n: int
+
+
+def measure(
+    image_emb: np.ndarray, class_emb: np.ndarray, labels: np.ndarray, *, chunk: int = _CHUNK
+) -> dict[str, float]:
+    """Returns every figure that the labels allow.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      class_emb: float[K, E], as `zero_shot.classifier` makes it.
+      labels: int[n], from 0 to K - 1, or bool[n, K] where a picture may have several classes.
+      chunk: pictures scored at once, for int labels.
+
+    Returns:
+      For int labels what `zero_shot.measure` returns, ``mean_top1_top5`` and, if there are two
+      classes and pictures of both, ``roc_auc``. For bool labels ``mean_average_precision`` as
+      VOC2007 and the paper have it (11 points), ``mean_average_precision_step`` as
+      scikit-learn and CLIP_benchmark have it, and ``n``.
+
+    Raises:
+      ValueError: an embedding is not finite, or the labels do not fit.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        scores = zero_shot.scores(image_emb, class_emb)
+        return {
+            "mean_average_precision": curve_areas.mean_average_precision(scores, labels),
+            "mean_average_precision_step": curve_areas.mean_average_precision(
+                scores, labels, "step"
+            ),
+            "n": len(labels),
+        }
+    found = zero_shot.measure(image_emb, class_emb, labels, chunk=chunk)
+    found["mean_top1_top5"] = (found["top1"] + found["top5"]) / 2
+    if _has_roc(class_emb, labels):
+        found["roc_auc"] = roc_auc(zero_shot.scores(image_emb, class_emb), labels)
+    return found
+
+
+def confidence_intervals(
+    image_emb: np.ndarray,
+    class_emb: np.ndarray,
+    labels: np.ndarray,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Returns 95% intervals for every figure of `measure`.
+
+    Wilson's for top-1 and top-5; for the others the bootstrap over pictures, which for mean per
+    class recall and ROC AUC draws within each class, as these figures weigh classes and not
+    pictures. A class with a single picture then varies by nothing.
+
+    Args:
+      image_emb, class_emb, labels: as in `measure`.
+      samples, seed: of the bootstrap.
+
+    Returns:
+      metric -> (low, high), without ``n`` and ``top1_ci95``.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        scores = zero_shot.scores(image_emb, class_emb)
+        return {
+            name: intervals.bootstrap(
+                lambda s, t, kind=kind: curve_areas.mean_average_precision(s, t, kind),
+                scores, labels, samples=samples, seed=seed,
+            )
+            for name, kind in (
+                ("mean_average_precision", "11-point"),
+                ("mean_average_precision_step", "step"),
+            )
+        }  # fmt: skip
+    shares = zero_shot.hit_shares(image_emb, class_emb, labels)
+    top1, top5 = shares[1], shares[5]
+    draws = {"samples": samples, "seed": seed}
+    found = {
+        "top1": intervals.wilson(float(top1.mean()), len(labels)),
+        "top5": intervals.wilson(float(top5.mean()), len(labels)),
+        "mean_top1_top5": intervals.bootstrap(np.mean, (top1 + top5) / 2, **draws),
+        "mean_per_class_recall": intervals.bootstrap(
+            zero_shot.mean_over_classes, top1, labels, strata=labels, **draws
+        ),
+    }
+    if _has_roc(class_emb, labels):
+        scores = zero_shot.scores(image_emb, class_emb)
+        found["roc_auc"] = intervals.bootstrap(roc_auc, scores, labels, strata=labels, **draws)
+    return found
+
+
+def top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns top-1 accuracy, as `zero_shot.accuracy` does."""
+    return zero_shot.accuracy(logits, labels, (1,))["top1"]
+
+
+def mean_top1_top5(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of top-1 and top-5 accuracy, the paper's metric for Kinetics-700."""
+    return float(np.mean(list(zero_shot.accuracy(logits, labels, (1, 5)).values())))
+
+
+def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the ROC AUC of two classes, the second one being the positive.
+
+    The score is the difference of the two logits: what the softmax probability is a function of.
+
+    Raises:
+      ValueError: other than two classes, or pictures of one of them only.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] != 2:
+        raise ValueError(f"ROC AUC needs logits [n, 2], got {list(logits.shape)}")
+    return curve_areas.roc_auc(logits[:, 1] - logits[:, 0], labels)
+
+
+PAPER_METRICS: dict[str, PaperMetric] = {
+    "accuracy": PaperMetric("top1", top1),
+    "mean per class": PaperMetric("mean_per_class_recall", zero_shot.mean_per_class_recall),
+    "11-point mAP": PaperMetric("mean_average_precision", curve_areas.mean_average_precision),
+    "ROC AUC": PaperMetric("roc_auc", roc_auc),
+    "mean(top1, top5)": PaperMetric("mean_top1_top5", mean_top1_top5),
+}
+
+
+def predicted_classes(logits: Sequence[np.ndarray], *, chunk: int = _CHUNK) -> np.ndarray:
+    """Returns the best class of every picture: int32[n]. Of tied ones the first listed.
+
+    Args:
+      logits: float[n, K], or anything with `len()` and slices of that kind, such as a memory map.
+        From embeddings, `zero_shot.predict` with k=1 gives the same.
+      chunk: pictures looked at once.
+
+    Raises:
+      ValueError: a logit is NaN.
+    """
+    best = np.empty(len(logits), np.int32)
+    for start in range(0, len(logits), chunk):
+        part = np.asarray(logits[start : start + chunk])
+        if np.isnan(part).any():
+            raise ValueError("logits hold NaN; the model has diverged")
+        best[start : start + chunk] = part.argmax(axis=1)
+    return best
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Counts how often a picture of one class (row) is taken for another (column).
+
+    Whole pictures are counted, so a tie goes to one class; with ties the diagonal need not add up
+    to `measure`'s top-1, which shares them.
+
+    Args:
+      predicted: int[n], of `predicted_classes` or ``zero_shot.predict(..., k=1)[0][:, 0]``.
+      labels: int[n].
+      classes: K.
+
+    Returns:
+      int64[K, K].
+
+    Raises:
+      ValueError: shapes that do not fit, or a class that is not from 0 to K - 1.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"predicted and labels must both be [n], got {list(predicted.shape)} and "
+            f"{list(labels.shape)}"
+        )
+    for name, values in (("predicted", predicted), ("labels", labels)):
+        if values.dtype.kind not in "iu" or (
+            values.size and not 0 <= values.min() <= values.max() < classes
+        ):
+            raise ValueError(f"{name} must be integers from 0 to {classes - 1}")
+    cells = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
+def per_class(confusion: np.ndarray) -> list[ClassRow]:
+    """Returns a row for every class, in the order of the classes.
+
+    Args:
+      confusion: int64[K, K], as `confusion_matrix` makes it.
+    """
+    confusion = np.asarray(confusion)
+    right, of_class, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    others = confusion - np.diag(right)
+    wrong = others.argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        recall, precision = right / of_class, right / taken
+    return [
+        ClassRow(
+            k, int(of_class[k]), float(recall[k]), float(precision[k]),
+            int(wrong[k]) if others[k, wrong[k]] else -1, int(others[k, wrong[k]]),
+        )
+        for k in range(len(confusion))
+    ]  # fmt: skip
+
+
+def worst_classes(rows: Sequence[ClassRow], count: int = 10) -> list[ClassRow]:
+    """Returns the classes of least recall, worst first; those without a picture are left out.
+
+    Of equal ones the larger class comes first: it says more.
+    """
+    seen = [row for row in rows if row.n]
+    return sorted(seen, key=lambda row: (row.recall, -row.n, row.index))[:count]
+
+
+def _has_roc(class_emb: np.ndarray, labels: np.ndarray) -> bool:
+    return len(class_emb) == 2 and len(np.unique(labels)) == 2

@@ -1,0 +1,172 @@
+"""Finds the catalog's data sets on this machine, or says how to get them.
+
+``python -m clip_jax.evals.data_sets > docs/data_sets.md`` writes the table of the documentation.
+"""
+
+import dataclasses
+import difflib
+import os
+from pathlib import Path
+
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, open_set
+from clip_jax.evals.catalog import CATALOG, Entry
+
+# Results' keys -> what people call them.
+METRICS = {
+    "top1": "accuracy",
+    "mean_per_class_recall": "mean per class",
+    "mean_average_precision": "11-point mAP",
+    "roc_auc": "ROC AUC",
+    "mean_top1_top5": "mean of top-1 and top-5",
+    "image_to_text_r@1": "R@1, 5, 10 both ways",
+}
+
+
+def find(name: str) -> str:
+    """The catalog's name of a data set, by what it, CLIP_benchmark, DataComp or TFDS call it.
+
+    Case does not matter, nor does a "wds/" or "vtab/" in front.
+
+    Raises:
+      ValueError: there is none, with the nearest name.
+    """
+    known: dict[str, str] = {}
+    for key, entry in CATALOG.items():
+        others = (entry.title, entry.tfds, entry.webdataset, entry.datacomp)
+        for alias in (key, *others):
+            known.setdefault(_bare(alias), key)
+    known.pop("", None)
+    if (key := known.get(_bare(name))) is None:
+        near = difflib.get_close_matches(_bare(name), known, 1)
+        hint = f"; did you mean {known[near[0]]!r}?" if near else f" {sorted(CATALOG)}"
+        raise ValueError(f"{name!r} is no data set of the catalog{hint}")
+    return key
+
+
+def _bare(name: str) -> str:
+    return name.lower().removeprefix("wds/").removeprefix("vtab/")
+
+
+def commands(entry: Entry, root: str | os.PathLike = "data") -> list[str]:
+    """What to run to have a data set under ``root``, the simplest first; else its home page."""
+    found = []
+    for repository in _repositories(entry):
+        folder = Path(root) / repository.partition("/")[2]
+        found.append(f"hf download {repository} --repo-type=dataset --local-dir={folder}")
+    if entry.tfds:
+        found.append(f"tfds build {entry.tfds} --file_format=array_record")
+    return found or [entry.home]
+
+
+def _repositories(entry: Entry) -> list[str]:
+    """Repositories of the hub: CLIP_benchmark's, which have training splits, before DataComp's."""
+    found = []
+    if entry.webdataset:
+        found.append(f"clip-benchmark/wds_{entry.webdataset.replace('/', '-')}")
+    # DataComp's VOC is another task.
+    if entry.datacomp and entry.kind == "classification":
+        found.append(f"djghosh/wds_{entry.datacomp.replace('/', '-')}_test")
+    return found
+
+
+def specs(name: str, root: str | os.PathLike = "") -> list[str]:
+    """Where ``open_named`` looks, in this order: what ``labelled.open_set`` takes."""
+    entry, found = CATALOG[name], []
+    if root:
+        home = Path(root).expanduser()
+        found = [f"wds:{home / r.partition('/')[2]}" for r in _repositories(entry)]
+        found.append(f"folder:{home / name}")
+    return found + ([f"tfds:{entry.tfds}"] if entry.tfds else [])
+
+
+def open_named(
+    name: str, split: str = "test", root: str | os.PathLike = "", options: Options | None = None
+) -> LabelledSet | CaptionedSet:
+    """Opens a data set of the catalog, wherever it is here: a webdataset folder as the hub has it,
+    a folder ``<root>/<name>`` with a folder for each class, or a prepared TFDS data set.
+
+    Args:
+      name: see ``find``.
+      split: "train", "val" or "test", in the catalog's sense: ImageNet's "test" is what its
+        authors call the validation split.
+      root: the folder with the data sets; empty: TFDS only.
+      options: ``data_dir`` is where TFDS looks.
+
+    Raises:
+      MissingData: it is nowhere; with what was tried and the command or page that gets it.
+      DataError: it is here and not in order.
+    """
+    name = find(name)
+    entry, options = CATALOG[name], options or Options()
+    tried = []
+    for spec in specs(name, root):
+        kind = spec.partition(":")[0]
+        try:
+            found = open_set(spec, _split_there(kind, name, split), _of(entry, kind, options))
+        except MissingData as error:
+            tried.append(f"{spec}: {error}")
+            continue
+        return dataclasses.replace(found, name=name, split=split)
+    ways = " or ".join(f"`{c}`" for c in commands(entry, root or "data"))
+    looked = f" Looked for {'; '.join(tried)}" if tried else ""
+    raise MissingData(
+        f"{name} ({entry.title}), split {split!r}, is not here: get it by {ways}.{looked}"
+    )
+
+
+def _split_there(kind: str, name: str, split: str) -> str:
+    if kind == "tfds":
+        return CATALOG[name].tfds_splits.get(split, split)
+    if kind == "folder" and name == "ImageNet" and split == "test":
+        return "val"  # the folder that everybody has
+    return split
+
+
+def _of(entry: Entry, kind: str, options: Options) -> Options:
+    """TFDS's features are the catalog's business, not the user's."""
+    if kind != "tfds":
+        return options
+    if entry.kind == "retrieval":
+        return dataclasses.replace(options, image_key="image", label_key="",
+                                   caption_key=entry.tfds_label)  # fmt: skip
+    return dataclasses.replace(options, image_key="image", label_key=entry.tfds_label)
+
+
+def markdown() -> str:
+    """The table for docs/data_sets.md."""
+    parts = [
+        "# Data sets",
+        "",
+        "Written by `python -m clip_jax.evals.data_sets`. Sizes and metrics are the paper's (Table",
+        "9); *train* counts the validation pictures too. A number belongs to a protocol: what",
+        "CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
+        "",
+        "`hub` is a data set of the Hugging Face hub in CLIP_benchmark's format, to be had by",
+        "`hf download NAME --repo-type=dataset --local-dir=DATA/FOLDER`, where FOLDER is NAME",
+        "without what is before the slash (`pip install 'huggingface_hub>=0.34'`). `TFDS` is",
+        "prepared by `tfds build NAME --file_format=array_record`, for which some builders need",
+        "TensorFlow; reading needs none. Any data set can also be a folder",
+        "`DATA/NAME/SPLIT/CLASS/picture`, NAME being that of the first column.",
+        "",
+        "| name | | classes | train | val | test | metric | hub | TFDS |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(name, entry) for name, entry in CATALOG.items()),
+        "",
+        "What to look out for:",
+        "",
+        *(f"- **{name}**: {'; '.join(e.notes)}." for name, e in CATALOG.items() if e.notes),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _row(name: str, entry: Entry) -> str:
+    title = f"[{entry.title}]({entry.home})" if entry.home.startswith("http") else entry.title
+    hub = ", ".join(f"`{r}`" for r in _repositories(entry)[:1])
+    tfds = f"`{entry.tfds}`" if entry.tfds else ""
+    sizes = (f"{n:,}" if n else "" for n in (entry.classes, entry.train, entry.val, entry.test))
+    cells = (f"`{name}`", title, *sizes, METRICS[entry.metric], hub, tfds)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

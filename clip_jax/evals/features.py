@@ -1,0 +1,132 @@
+"""Embeddings of whole data sets: read in threads, embedded on all devices, kept on disk.
+
+A set is embedded in parts, and each part is a file as soon as it is there: what was interrupted
+goes on where it was, and what has been embedded once is read. The key is what decides the numbers:
+the model's weights, its preprocessing and the data.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax import distributed
+from clip_jax.atomic import whole_file
+from clip_jax.data.preprocess import Preprocess
+
+PART = 8192  # pictures a file
+
+Say = Callable[[str], None]
+
+
+class Pixels:
+    """The pictures of a set as rows of pixels for an ``Embedder``: decoded when asked for.
+
+    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]; an unreadable picture is named.
+    """
+
+    def __init__(self, data: Any, preprocess: Preprocess, threads: int | None = None):
+        self.data, self.preprocess = data, preprocess
+        # Pillow lets go of the interpreter while it decodes and resizes.
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        size = self.preprocess.image_size
+        if not len(rows):
+            return np.zeros((0, size, size, 3), np.uint8)
+        read = self._pool.map(lambda i: self.data.load(int(i), self.preprocess), rows)
+        return np.stack(list(read))
+
+
+class _Some:
+    """Rows ``start`` to ``stop`` of others."""
+
+    def __init__(self, rows: Any, start: int, stop: int):
+        self.rows, self.start, self.stop = rows, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.rows[self.start + np.asarray(rows)]
+
+
+class Store:
+    """Features of pictures under a folder, by key; without a folder, of this process's memory."""
+
+    def __init__(self, folder: Path | None, model: str, say: Say = lambda line: None):
+        """Opens a store.
+
+        Args:
+          folder: where files are kept; None: nowhere.
+          model: fingerprint of weights, preprocessing and computation.
+          say: called with lines of progress.
+        """
+        self.folder, self.model, self.say = folder, model, say
+        self._held: dict[str, np.ndarray] = {}
+
+    def get(
+        self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
+    ) -> np.ndarray:
+        """Features of all pictures of a set. All processes must ask for the same.
+
+        Args:
+          kind: "images" or "features", the Embedder's function.
+          embed: that function.
+          data: a ``LabelledSet`` or ``CaptionedSet``.
+          preprocess: the way to the model's input.
+
+        Returns:
+          float32[n, E], in memory.
+
+        Raises:
+          BadImage: a picture cannot be read.
+        """
+        facts = [kind, self.model, data.fingerprint, len(data)]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        if key not in self._held:
+            pixels = Pixels(data, preprocess)
+            parts, began = [], time.perf_counter()
+            for at in range(0, len(data), PART):
+                rows = _Some(pixels, at, min(at + PART, len(data)))
+                parts.append(self._part(f"{key}-{at // PART:05d}", embed, rows))
+                if len(data) > PART:
+                    rate = rows.stop / (time.perf_counter() - began)
+                    self.say(f"    {rows.stop:,} of {len(data):,} pictures, {rate:,.0f}/s")
+            self._held[key] = np.concatenate(parts) if parts else embed(pixels)
+        return self._held[key]
+
+    def _part(self, name: str, embed: Callable[[Any], np.ndarray], rows: _Some) -> np.ndarray:
+        path = self.folder / f"{name}.npy" if self.folder else None
+        found = _read(path, len(rows)) if path else None
+        # Either all processes read, or all embed: the devices of all work together.
+        if distributed.agree(found is not None):
+            return found
+        found = embed(rows)
+        if path and distributed.is_lead():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                np.save(partial, found)
+        return found
+
+    def forget(self) -> None:
+        """Frees what is held in memory."""
+        self._held.clear()
+
+
+def _read(path: Path, rows: int) -> np.ndarray | None:
+    """A part, or None where there is none that is whole."""
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.ndim == 2 and len(found) == rows else None

@@ -1,0 +1,192 @@
+"""Few-shot curves: linear probes fitted to 1, 2, 4, 8, 16 rows a class (CLIP paper, section 3.1.5).
+
+And what zero-shot classification is worth in labels: how many rows a class a probe on the same
+features needs to be as good (figure 8).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from clip_jax.evals import classification, linear_probe, logistic
+from clip_jax.evals.linear_probe import Metric, Split
+
+SHOTS = (1, 2, 4, 8, 16)
+# Where there is no validation split: C = 0.316, found by a sweep of OpenAI's (README of CLIP).
+LAMBDA = 1 / 0.316
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """Test scores by the number of training rows a class.
+
+    Attributes:
+      shots: S numbers of rows, ascending.
+      values: float64[S, number of seeds], the metric on the test split.
+      lambdas: float64[S, number of seeds], the penalties of the probes.
+    """
+
+    shots: tuple[int, ...]
+    values: np.ndarray
+    lambdas: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over seeds: float64[S]."""
+        return self.values.mean(axis=1)
+
+    @property
+    def standard_deviation(self) -> np.ndarray:
+        """Over seeds, of a sample (n - 1): float64[S]; NaN for one seed."""
+        if self.values.shape[1] == 1:
+            return np.full(len(self.shots), np.nan)
+        return self.values.std(axis=1, ddof=1)
+
+
+class Efficiency(NamedTuple):
+    """Rows a class at which the probe is as good as zero-shot.
+
+    Attributes:
+      rows: float. Where the curve does not reach or undercut the score, its end.
+      bound: "" where ``rows`` is the answer, "<=" where the probe with the fewest rows is at least
+        as good already, ">" where no probe of the curve is.
+    """
+
+    rows: float
+    bound: str
+
+    def __str__(self) -> str:
+        return f"{self.bound} {self.rows:.3g}".strip()
+
+
+def few_shot(
+    train: Split,
+    val: Split | None,
+    test: Split,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = (0, 1, 2),
+    classes: int | None = None,
+    metric: Metric | None = None,
+    lam: float = LAMBDA,
+    mesh: Mesh | None = None,
+    max_iterations: int = logistic.MAX_ITERATIONS,
+    tolerance: float = logistic.TOLERANCE,
+) -> Curve:
+    """Fits probes to few rows of each class. Runs on every process with the same arguments.
+
+    For one seed the rows of fewer shots are among those of more. The probe is fitted to these rows
+    alone; the validation split, where there is one, only chooses its penalty.
+
+    Args:
+      train: features float[n, D] and labels int[n] to draw from.
+      val: features and labels for the search of each probe's penalty, or None: all take ``lam``.
+      test: features and labels to measure.
+      shots: rows of each class.
+      seeds: a draw each.
+      classes: K; by default one more than the highest label of the three splits.
+      metric: on the test split, and what the search maximises; by default top-1 accuracy.
+      lam: the penalty without a search.
+      mesh, max_iterations, tolerance: as in ``linear_probe.probe``.
+
+    Raises:
+      ValueError: no shots or seeds, a class with fewer rows than the most shots, or what
+        ``linear_probe.probe`` raises.
+    """
+    shots = tuple(sorted(shots))
+    features, labels = (np.asarray(array) for array in train)
+    if not shots or shots[0] < 1 or len(set(shots)) < len(shots) or not len(seeds):
+        raise ValueError(
+            f"shots={shots} must be different positive numbers and seeds={tuple(seeds)} not empty"
+        )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"few-shot needs one class a row, labels int[n]; got {labels.dtype}{list(labels.shape)}"
+        )
+    if classes is None:
+        given = [labels, test[1]] + ([] if val is None else [val[1]])
+        classes = 1 + max(int(np.max(array, initial=0)) for array in given)
+    metric = metric or classification.top1
+    values, lambdas = np.empty((2, len(shots), len(seeds)))
+    for column, seed in enumerate(seeds):
+        drawn = draw(labels, shots[-1], classes, seed)
+        for row, count in enumerate(shots):
+            rows = np.sort(drawn[:, :count].ravel())
+            found = linear_probe.probe(
+                (features[rows], labels[rows]), val, test,
+                classes=classes, metric=metric, lam=lam if val is None else None,
+                refit_on_val=False, padded_rows=drawn.size,
+                mesh=mesh, max_iterations=max_iterations, tolerance=tolerance,
+            )  # fmt: skip
+            values[row, column] = metric(found.scores, np.asarray(test[1]))
+            lambdas[row, column] = found.lam
+    return Curve(shots, values, lambdas)
+
+
+def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
+    """Draws rows of each class at random, the same for the same seed.
+
+    Args:
+      labels: int[n].
+      shots: rows of each class; the first of them are what fewer shots would draw.
+      classes: K.
+      seed: of the draw.
+
+    Returns:
+      Indices int64[K, shots].
+
+    Raises:
+      ValueError: a class has fewer rows.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < shots:
+        raise ValueError(
+            f"class {int(counts.argmin())} has {counts.min()} rows in train, fewer than {shots} "
+            "shots; take fewer shots, or leave the data set out as the paper does"
+        )
+    # A generator for each class: a class that is added changes nothing for the others.
+    return np.stack(
+        [
+            np.random.default_rng((seed, k)).permutation(np.flatnonzero(labels == k))[:shots]
+            for k in range(classes)
+        ]
+    )
+
+
+def data_efficiency(
+    curve: Curve, zero_shot_score: float, supervised: tuple[float, float] | None = None
+) -> Efficiency:
+    """Returns how many rows a class a probe needs to match zero-shot classification (figure 8).
+
+    The mean curve is interpolated on a straight line in the logarithm of the rows, as the paper
+    does. Where it crosses the score more than once, the first time counts.
+
+    Args:
+      curve: of `few_shot`.
+      zero_shot_score: the same metric, of zero-shot classification with the same features.
+      supervised: rows a class (their mean) and score of the probe on all of train; it prolongs the
+        curve, as in the paper.
+
+    Raises:
+      ValueError: a score is not finite, or the supervised probe has no more rows than the curve.
+    """
+    points = list(zip(map(float, curve.shots), curve.mean.tolist(), strict=True))
+    if supervised is not None:
+        if supervised[0] <= points[-1][0]:
+            raise ValueError(
+                f"supervised has {supervised[0]} rows a class, the curve {points[-1][0]} already"
+            )
+        points.append(supervised)
+    if not np.isfinite([zero_shot_score, *(score for _, score in points)]).all():
+        raise ValueError(f"scores must be finite, got {zero_shot_score} and {points}")
+    if points[0][1] >= zero_shot_score:
+        return Efficiency(points[0][0], "<=")
+    for (fewer, low), (more, high) in zip(points, points[1:], strict=False):
+        if high >= zero_shot_score:
+            share = (zero_shot_score - low) / (high - low)
+            return Efficiency(math.exp(math.log(fewer) + share * math.log(more / fewer)), "")
+    return Efficiency(points[-1][0], ">")

@@ -1,0 +1,305 @@
+"""How sure a figure is: confidence intervals and tests for shares, the bootstrap for the rest.
+
+A share (top-1 accuracy, recall@k) has closed forms; whatever else is measured over rows (mean per
+class recall, mean average precision, an area under a curve) is resampled. Intervals are
+(low, high), 95% unless told otherwise. Only numpy and the standard library are used.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+_Z95 = 1.959963984540054
+
+
+def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the Wilson score interval of a share seen in n trials (Wilson 1927).
+
+    It stays honest near 0 and 1 and for few trials. The share need not be a whole number of hits:
+    where ties share the credit (see `ranking.hit_share`) it is not.
+
+    Args:
+      share: from 0 to 1.
+      n: trials, at least 1.
+      confidence: between 0 and 1.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    _check_share(share, n, confidence)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = wilson_half_width(share, n, z)
+    # At 0 and 1 the bound is the share itself, which rounding would miss by an ulp.
+    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
+
+
+def wilson_half_width(share: float, n: int, z: float = _Z95) -> float:
+    """Returns half the width of the Wilson score interval of a share (0 to 1) seen in n trials."""
+    spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return z * spread / (1 + z * z / n)
+
+
+def newcombe(
+    share: float, n: int, other_share: float, other_n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Returns the interval of ``share - other_share``, seen in independent trials.
+
+    Newcombe's hybrid score interval (1998, method 10), made of two Wilson intervals. For two
+    models on the same pictures, which are not independent, use `paired_bootstrap`.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    low, high = wilson(share, n, confidence)
+    other_low, other_high = wilson(other_share, other_n, confidence)
+    difference = share - other_share
+    return (
+        difference - math.hypot(share - low, other_high - other_share),
+        difference + math.hypot(high - share, other_share - other_low),
+    )
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the exact binomial interval of a share (Clopper and Pearson 1934).
+
+    The bounds are the shares at which this many hits or more, and this many or fewer, would have
+    half the remaining probability. It covers at least as often as it says, for every n.
+
+    Args:
+      hits: whole number from 0 to n.
+      n: trials, at least 1.
+      confidence: between 0 and 1; the paper's overlap analysis takes 0.995.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    _check_hits(hits, n)
+    _check_share(hits / n, n, confidence)
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits == 0 else _beta_quantile(tail, hits, n - hits + 1)
+    high = 1.0 if hits == n else 1.0 - _beta_quantile(tail, n - hits, hits + 1)
+    return low, high
+
+
+def binomial_p_value(hits: int, n: int, share: float, alternative: str = "two-sided") -> float:
+    """Returns how probable hits at least this extreme are if the true share is ``share``.
+
+    Args:
+      hits: whole number from 0 to n.
+      n: trials, at least 1.
+      share: the null hypothesis, from 0 to 1.
+      alternative: "greater": this many hits or more; "less": this many or fewer; "two-sided": all
+        numbers of hits that are no more probable than this one (as R's `binom.test` and SciPy's
+        `binomtest` count them).
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    _check_hits(hits, n)
+    _check_share(share, n, 0.95)
+    if alternative == "greater":
+        return _at_least(hits, n, share)
+    if alternative == "less":
+        return _at_most(hits, n, share)
+    if alternative != "two-sided":
+        raise ValueError(
+            f"alternative={alternative!r} is not one of 'two-sided', 'greater', 'less'"
+        )
+    if hits == n * share:
+        return 1.0
+    # Probabilities fall on both sides of the mode, so each tail is found by halving. The margin
+    # is SciPy's: a number as probable as this one must not be lost to rounding.
+    limit = _log_probability(hits, n, share) + 1e-7
+    if hits < n * share:
+        far = _first(math.ceil(n * share), n + 1, n, share, limit, rising=True)
+        total = _at_most(hits, n, share) + (_at_least(far, n, share) if far <= n else 0.0)
+    else:
+        far = _first(-1, math.floor(n * share), n, share, limit, rising=False)
+        total = _at_least(hits, n, share) + (_at_most(far, n, share) if far >= 0 else 0.0)
+    return min(1.0, total)
+
+
+def bonferroni(p_values: Sequence[float]) -> np.ndarray:
+    """Returns the p-values corrected for their number: each times the tests made, at most 1.
+
+    NaN stands for a test that was not made; it stays NaN and is not counted.
+    """
+    values = np.asarray(p_values, np.float64)
+    return np.minimum(1.0, values * np.count_nonzero(~np.isnan(values)))
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *columns: np.ndarray,
+    samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of a statistic of rows (Efron 1979).
+
+    Rows are drawn with replacement, the same ones from every column, so that a statistic of
+    several columns keeps its pairs. One resample exists at a time: memory does not grow with
+    ``samples``. The same seed gives the same interval.
+
+    Args:
+      statistic: columns -> a number.
+      columns: arrays of n rows each.
+      samples: resamples drawn.
+      confidence: between 0 and 1.
+      seed: of the draws.
+      strata: int[n], the class of every row; each class is then drawn from by itself and keeps
+        its size. Use it where a resample without one of the classes would have no value.
+
+    Raises:
+      ValueError: columns of different lengths, no row, or a resample whose statistic is NaN.
+    """
+    n = _rows(columns)
+    _check_share(0.5, n, confidence)
+    drawn = _resamples(n, samples, seed, strata)
+    values = np.array([statistic(*(column[rows] for column in columns)) for rows in drawn])
+    if np.isnan(values).any():
+        raise ValueError(
+            f"the statistic is NaN for {np.isnan(values).sum()} of {samples} resamples: give "
+            "strata=, so that every class keeps its rows"
+        )
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    statistic: Callable[..., float],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    *,
+    samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Returns the interval of ``statistic(*first) - statistic(*second)`` over the same rows.
+
+    What two models have in common, pictures that are easy or hard for both, cancels; the interval
+    is much narrower than the two separate ones suggest.
+
+    Args:
+      statistic: columns -> a number.
+      first: the columns of one model, n rows each.
+      second: the columns of the other, in the same order of rows.
+      samples, confidence, seed, strata: as in `bootstrap`.
+
+    Raises:
+      ValueError: as `bootstrap`.
+    """
+
+    def difference(*columns: np.ndarray) -> float:
+        return statistic(*columns[: len(first)]) - statistic(*columns[len(first) :])
+
+    return bootstrap(
+        difference, *first, *second, samples=samples, confidence=confidence, seed=seed,
+        strata=strata,
+    )  # fmt: skip
+
+
+def _resamples(n: int, samples: int, seed: int, strata: np.ndarray | None) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    strata = np.zeros(n, int) if strata is None else np.asarray(strata)
+    if strata.shape != (n,):
+        raise ValueError(f"strata must have the shape [{n}], one a row, got {list(strata.shape)}")
+    # With the rows in order of their strata, every place draws from the stretch it lies in.
+    order = np.argsort(strata, kind="stable")
+    _, starts, group, sizes = np.unique(
+        strata[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    start, size = starts[group], sizes[group]
+    for _ in range(samples):
+        # Below 1, a float64 times a whole number stays below that number.
+        yield order[start + (rng.random(n) * size).astype(np.int64)]
+
+
+def _rows(columns: Sequence[np.ndarray]) -> int:
+    lengths = {len(column) for column in columns}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"the bootstrap needs columns of one length, at least 1, got {sorted(lengths)}"
+        )
+    return lengths.pop()
+
+
+def _check_share(share: float, n: int, confidence: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share goes from 0 to 1, got {share}")
+    if n < 1:
+        raise ValueError(f"an interval needs at least one trial, got n={n}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, such as 0.95")
+
+
+def _check_hits(hits: int, n: int) -> None:
+    if hits != int(hits) or n != int(n) or not 0 <= hits <= n or n < 1:
+        raise ValueError(f"hits must be a whole number from 0 to n, at least 1, got {hits} of {n}")
+
+
+def _at_least(hits: int, n: int, share: float) -> float:
+    return 1.0 if hits == 0 else _beta_cdf(share, hits, n - hits + 1)
+
+
+def _at_most(hits: int, n: int, share: float) -> float:
+    return 1.0 if hits == n else _beta_cdf(1 - share, n - hits, hits + 1)
+
+
+def _log_probability(hits: int, n: int, share: float) -> float:
+    if share in (0.0, 1.0):
+        return 0.0 if hits == n * share else -math.inf
+    ways = math.lgamma(n + 1) - math.lgamma(hits + 1) - math.lgamma(n - hits + 1)
+    return ways + hits * math.log(share) + (n - hits) * math.log1p(-share)
+
+
+def _first(low: int, high: int, n: int, share: float, limit: float, *, rising: bool) -> int:
+    """The number of hits nearest to the mode, on one side of it, that is within the limit."""
+    while low < high:
+        middle = (low + high) // 2 if rising else (low + high + 1) // 2
+        within = _log_probability(middle, n, share) <= limit
+        if rising:
+            low, high = (low, middle) if within else (middle + 1, high)
+        else:
+            low, high = (middle, high) if within else (low, middle - 1)
+    return low
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    """The x at which `_beta_cdf` reaches a probability, by halving until floats run out."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if _beta_cdf(middle, a, b) < probability:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction of the other end converges faster
+        return 1.0 - _beta_cdf(1 - x, b, a)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    front += a * math.log(x) + b * math.log1p(-x)
+    # Lentz's method: the value is the product of the steps.
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1))
+    value, step, m = d, 0.0, 0
+    while abs(step - 1) > 1e-15 and m < 1_000_000:
+        m += 1
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        step = 1.0
+        for term in (even, odd):
+            d = 1.0 / (1.0 + term * d)
+            c = 1.0 + term / c
+            step *= c * d
+        value *= step
+    return math.exp(front) * value / a

@@ -1,0 +1,271 @@
+"""Linear probe: logistic regression on frozen features (CLIP paper, section 3.2, appendix A.3).
+
+The features are the image encoder's output before the projection. The penalty is chosen on the
+validation split among 97 values from 1e-6 to 1e6 (96 steps, 8 a decade) by the paper's search: 7
+values two decades apart, then the middles between the best one and its neighbours, four times. A
+regression with the chosen penalty is then fitted to train and validation together, and measured on
+the test split. (The example in OpenAI's README takes C = 0.316 and features after the projection:
+its figures differ from the paper's.)
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from clip_jax.evals import classification, curve_areas, logistic, zero_shot
+
+LAMBDAS = np.logspace(-6, 6, 97)  # scikit-learn's C is 1 / lambda
+_FIRST_INTERVAL = 16  # two decades
+_LANES = len(range(0, len(LAMBDAS), _FIRST_INTERVAL))
+
+Split = tuple[np.ndarray, np.ndarray]  # features float[n, D]; labels int[n] or bool[n, K]
+Metric = Callable[[np.ndarray, np.ndarray], float]  # scores float32[n, K], labels; more is better
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """A probe, and what it says of the test split.
+
+    Attributes:
+      lam: the penalty it was fitted with; the objective is the summed loss + lam / 2 * ||W||^2.
+      visited: pairs of lambda and validation score, as lambda grows; () if lambda was given.
+      metrics: of the test split: top1, top5, mean_per_class_recall and mean_top1_top5, and roc_auc
+        where there are two classes and rows of both; mean_average_precision, of 11 points, where a
+        row may have several classes.
+      scores: float32[n, K], logits of the test split, for other metrics.
+      weights: float32[K, D].
+      intercept: float32[K]. Scores are ``features @ weights.T + intercept``.
+      gradient_norm: Euclidean, of the objective divided by the number of rows, at the last fit.
+      iterations: of the last fit.
+      converged: whether the last fit reached its tolerance.
+      unconverged: the lambdas of the search whose fits did not.
+    """
+
+    lam: float
+    visited: tuple[tuple[float, float], ...]
+    metrics: dict[str, float]
+    scores: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    gradient_norm: float
+    iterations: int
+    converged: bool
+    unconverged: tuple[float, ...] = ()
+
+
+def probe(
+    train: Split,
+    val: Split | None,
+    test: Split,
+    *,
+    classes: int | None = None,
+    metric: Metric | None = None,
+    lam: float | None = None,
+    refit_on_val: bool = True,
+    val_share: float = 0.2,
+    seed: int = 0,
+    padded_rows: int = 0,
+    mesh: Mesh | None = None,
+    max_iterations: int = logistic.MAX_ITERATIONS,
+    tolerance: float = logistic.TOLERANCE,
+) -> ProbeResult:
+    """Chooses a penalty, fits and measures. Runs on every process with the same arguments.
+
+    Labels are int[n], or bool[n, K] where a row may have several classes (VOC2007): each class then
+    has a binary regression of its own, and all have one penalty. A class without an example in what
+    is fitted is never predicted.
+
+    Args:
+      train: features and labels to fit.
+      val: features and labels to choose the penalty on; None takes ``val_share`` of train.
+      test: features and labels to measure, looked at only then.
+      classes: K; by default one more than the highest label of the three splits.
+      metric: what the chosen penalty maximises on validation, one of
+        ``classification.PAPER_METRICS`` or the like; by default top-1 accuracy, or mean average
+        precision where rows have several classes.
+      lam: a penalty to be taken as it is, without a search.
+      refit_on_val: whether the last fit sees the validation split too.
+      val_share, seed: of the rows that ``split`` takes from train where ``val`` is None.
+      padded_rows: pads what is fitted to so many rows; probes of different size then share one
+        compilation.
+      mesh: whose devices share the rows; all of this process by default.
+      max_iterations, tolerance: of every fit, see ``logistic``.
+
+    Raises:
+      ValueError: arrays that do not fit each other or the classes, a feature that is not finite,
+        rows of one class only; or a search without a validation split and with one row a class.
+    """
+    given = {"train": train, "test": test} | ({} if val is None else {"val": val})
+    splits, classes = _checked(given, classes)
+    options = {"mesh": mesh, "max_iterations": max_iterations, "tolerance": tolerance}
+    options["padded_rows"] = padded_rows
+    several = splits["train"][1].ndim == 2
+    metric = metric or (curve_areas.mean_average_precision if several else classification.top1)
+    if val is None and lam is None:
+        fitted, held_out = split(splits["train"][1], val_share, seed)
+        splits["val"] = tuple(array[held_out] for array in splits["train"])
+        splits["train"] = tuple(array[fitted] for array in splits["train"])
+    visited, near, unconverged = (), None, ()
+    if lam is None:
+        rounds = _Rounds(splits["train"], splits["val"], classes, metric, options)
+        found = search(rounds.scores)
+        index = best(found)
+        lam, near = float(LAMBDAS[index]), rounds.solutions[index]
+        visited = tuple((float(LAMBDAS[i]), found[i]) for i in sorted(found))
+        unconverged = tuple(
+            float(LAMBDAS[i]) for i in sorted(found) if not rounds.solutions[i].converged[0]
+        )
+    last = splits["train"]
+    if refit_on_val and "val" in splits:
+        last = tuple(np.concatenate(arrays) for arrays in zip(last, splits["val"], strict=True))
+    # Without rows to add the search has the answer already.
+    solution = near
+    if near is None or last is not splits["train"]:
+        solution = logistic.LogisticRegression(*last, classes, **options).solve([lam], start=near)
+    return _result(lam, visited, unconverged, solution, splits["test"], mesh)
+
+
+def search(
+    scores_of: Callable[[Sequence[int], int | None], Sequence[float]],
+) -> dict[int, float]:
+    """Looks for the best of ``LAMBDAS`` as the paper does, with 15 of them at most.
+
+    Args:
+      scores_of: indices to try, and the best one so far (None at first) -> validation scores.
+
+    Returns:
+      Index -> score, for every one tried.
+    """
+    step = _FIRST_INTERVAL
+    indices = list(range(0, len(LAMBDAS), step))
+    found = dict(zip(indices, scores_of(indices, None), strict=True))
+    while step > 1:
+        step //= 2
+        peak = best(found)
+        indices = [i for i in (peak - step, peak + step) if 0 <= i < len(LAMBDAS)]
+        found.update(zip(indices, scores_of(indices, peak), strict=True))
+    return found
+
+
+def best(found: dict[int, float]) -> int:
+    """Returns the index with the highest score; of equal ones the one with the largest penalty."""
+    return max(found, key=lambda index: (found[index], index))
+
+
+def split(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts rows in two, the same way for the same seed.
+
+    Every class gives its share, rounded, but at least one row if it has two or more; a class with
+    one row keeps it among the first. Where rows have several classes they are drawn regardless.
+
+    Args:
+      labels: int[n] or bool[n, K].
+      share: of the rows in the second part, between 0 and 1.
+      seed: of the draw.
+
+    Returns:
+      Indices of the first and of the second part: int64, ascending.
+
+    Raises:
+      ValueError: a share that is not between 0 and 1, or no class with two rows.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"val_share={share} must lie between 0 and 1")
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    groups = labels if labels.ndim == 1 else np.zeros(len(labels), np.int32)
+    second = np.zeros(len(labels), bool)
+    for group in np.unique(groups):
+        rows = rng.permutation(np.flatnonzero(groups == group))
+        second[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    if not second.any():
+        raise ValueError(
+            "no class has two rows in train, so none is left to choose a penalty on; give a "
+            "validation split, or lam"
+        )
+    return np.flatnonzero(~second), np.flatnonzero(second)
+
+
+class _Rounds:
+    """Fits and scores what the search asks for; keeps every solution."""
+
+    def __init__(
+        self, train: Split, val: Split, classes: int, metric: Metric, options: dict[str, Any]
+    ):
+        self.solutions: dict[int, logistic.Solution] = {}
+        self._regression = logistic.LogisticRegression(*train, classes, **options)
+        self._val, self._metric, self._mesh = val, metric, options["mesh"]
+
+    def scores(self, indices: Sequence[int], near: int | None) -> list[float]:
+        """Validation scores of the penalties with these indices, begun at the best so far."""
+        start = None if near is None else self.solutions[near]
+        # Later rounds have two penalties, or one at an end of the range: one program serves all.
+        found = self._regression.solve(LAMBDAS[list(indices)], start=start, lanes=_LANES)
+        for lane, index in enumerate(indices):
+            self.solutions[index] = found.lane(lane)
+        features, labels = self._val
+        return [
+            float(self._metric(logistic.scores(features, w, b, mesh=self._mesh), labels))
+            for w, b in zip(found.weights, found.intercepts, strict=True)
+        ]
+
+
+def _result(
+    lam: float,
+    visited: tuple[tuple[float, float], ...],
+    unconverged: tuple[float, ...],
+    solution: logistic.Solution,
+    test: Split,
+    mesh: Mesh | None,
+) -> ProbeResult:
+    weights, intercept = solution.weights[0], solution.intercepts[0]
+    scores = logistic.scores(test[0], weights, intercept, mesh=mesh)
+    return ProbeResult(
+        lam=lam,
+        visited=visited,
+        metrics=_metrics(scores, test[1]),
+        scores=scores,
+        weights=weights,
+        intercept=intercept,
+        gradient_norm=float(solution.gradient_norms[0]),
+        iterations=int(solution.iterations[0]),
+        converged=bool(solution.converged[0]),
+        unconverged=unconverged,
+    )
+
+
+def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    if labels.ndim == 2:
+        return {"mean_average_precision": curve_areas.mean_average_precision(scores, labels)}
+    found = zero_shot.accuracy(scores, labels, (1, 5))
+    found["mean_per_class_recall"] = zero_shot.mean_per_class_recall(scores, labels)
+    found["mean_top1_top5"] = (found["top1"] + found["top5"]) / 2
+    if scores.shape[1] == 2 and len(np.unique(labels)) == 2:
+        found["roc_auc"] = classification.roc_auc(scores, labels)
+    return found
+
+
+def _checked(splits: dict[str, Split], classes: int | None) -> tuple[dict[str, Split], int]:
+    """Splits with float32 features and checked labels, and K."""
+    labels = {name: np.asarray(pair[1]) for name, pair in splits.items()}
+    if classes is None:
+        several = labels["train"].ndim == 2
+        highest = max(
+            (int(a.max(initial=0)) for a in labels.values() if a.dtype != bool), default=0
+        )
+        classes = labels["train"].shape[1] if several else highest + 1
+    found = {}
+    for name, (features, _) in splits.items():
+        rows = logistic.checked_features(features, f"{name} features")
+        checked = logistic.checked_labels(labels[name], len(rows), classes, f"{name} labels")
+        found[name] = rows, checked
+    for name, (rows, checked) in found.items():
+        if rows.shape[1] != found["train"][0].shape[1] or checked.ndim != found["train"][1].ndim:
+            raise ValueError(
+                f"{name} and train differ: features {rows.shape} and {found['train'][0].shape}, "
+                f"labels {checked.shape} and {found['train'][1].shape}"
+            )
+    return found, classes

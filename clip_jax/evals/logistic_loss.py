@@ -1,0 +1,130 @@
+"""The objective of logistic regression, and coordinates in which it is easy to minimise.
+
+Features are centred and turned onto their principal axes; the weight of class k on axis j is
+divided by sqrt(p_k (1 - p_k) variance_j + lambda / n), the root of the curvature where all rows
+have the classes' frequencies p as probabilities. Neither moves the minimum: a rotation keeps
+||W||, and the intercept, which no penalty touches, takes up the centre.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from clip_jax.mesh import BATCH_AXES, replicated
+
+# Least variance of an axis that float32 tells from none, as a share of the greatest.
+_AXIS_FLOOR = 1e-7
+
+
+class Rows(NamedTuple):
+    """Rows in S chunks of R, each chunk split over the devices; weight 0 marks padding."""
+
+    features: jax.Array  # float32[S, R, D]
+    labels: jax.Array  # int32[S, R] or bool[S, R, K]
+    weight: jax.Array  # float32[S, R]
+
+
+class Problem(NamedTuple):
+    """What does not change from penalty to penalty."""
+
+    rows: Rows  # features centred, on the principal axes
+    mean: jax.Array  # float32[D]
+    axes: jax.Array  # float32[D, D], a principal axis in each column
+    variance: jax.Array  # float32[D], of the features on each axis
+    class_variance: jax.Array  # float32[K], p (1 - p) of the share p of each class
+    offset: jax.Array  # float32[K], intercepts where L-BFGS's coordinates are 0
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def prepare(rows: Rows, offset: jax.Array, class_variance: jax.Array, mesh: Mesh) -> Problem:
+    """Centres and turns the features of rows as they are."""
+    n = rows.weight.sum()
+    mean = (rows.features * rows.weight[..., None]).sum((0, 1)) / n
+    centred = (rows.features - mean) * rows.weight[..., None]
+    variance, axes = jnp.linalg.eigh(dot("srd,sre->de", centred, centred) / n)
+    variance = jnp.maximum(variance, _AXIS_FLOOR * variance[-1])
+    turned = dot("srd,de->sre", centred, axes)
+    turned = jax.lax.with_sharding_constraint(
+        turned, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    )
+    small = (mean, axes, variance, class_variance, offset)
+    small = jax.lax.with_sharding_constraint(small, replicated(mesh))
+    return Problem(rows._replace(features=turned), *small)
+
+
+def coordinates(problem: Problem, penalties: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns scale and origin: parameters are scale * (what L-BFGS sees) + origin.
+
+    Args:
+      problem: of K classes and D dimensions.
+      penalties: float32[L].
+
+    Returns:
+      float32[L, D + 1, K], one over the root of the curvature, and float32[D + 1, K].
+    """
+    curvature = problem.variance[:, None] * problem.class_variance
+    of_weights = curvature + penalties[:, None, None]
+    of_intercept = jnp.broadcast_to(problem.class_variance, (len(penalties), 1, curvature.shape[1]))
+    origin = jnp.concatenate([jnp.zeros_like(curvature), problem.offset[None]])
+    return jax.lax.rsqrt(jnp.concatenate([of_weights, of_intercept], 1)), origin
+
+
+def objective(
+    problem: Problem, parameters: jax.Array, penalties: jax.Array, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean loss plus penalty / 2 * ||W||^2, and its gradient.
+
+    Args:
+      problem: of K classes and D dimensions.
+      parameters: float32[L, D + 1, K], weights on the axes and, last, intercepts.
+      penalties: float32[L].
+      mesh: over which the rows are split.
+
+    Returns:
+      float32[L] and float32[L, D + 1, K].
+    """
+    weights, intercept = parameters[:, :-1], parameters[:, -1]
+    by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def add(total, rows: Rows):
+        logits = dot("nd,ldk->nlk", rows.features, weights) + intercept
+        logits = jax.lax.with_sharding_constraint(logits, by_row)
+        loss, residual = (_binary if rows.labels.ndim == 2 else _softmax)(logits, rows.labels)
+        residual *= rows.weight[:, None, None]
+        by_weight = dot("nd,nlk->ldk", rows.features, residual)
+        gradient = jnp.concatenate([by_weight, residual.sum(0)[:, None]], 1)
+        return (total[0] + rows.weight @ loss, total[1] + gradient), None
+
+    zero = (jnp.zeros(len(parameters), parameters.dtype), jnp.zeros_like(parameters))
+    (value, gradient), _ = jax.lax.scan(add, zero, problem.rows)
+    n = problem.rows.weight.sum()
+    value = value / n + 0.5 * penalties * (weights**2).sum((1, 2))
+    return value, (gradient / n).at[:, :-1].add(penalties[:, None, None] * weights)
+
+
+def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross entropy float32[R, L] of logits float32[R, L, K], and its gradient.
+
+    Both come from the other classes alone: 1 - p loses all digits where p is close to 1, which is
+    where regressions with small penalties live.
+    """
+    own = labels[:, None, None] == jnp.arange(logits.shape[-1])
+    label_logit = jnp.where(own, logits, 0).sum(-1)
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+    loss = jax.nn.softplus(others - label_logit)
+    p = jnp.where(own, 0, jnp.exp(logits - (label_logit + loss)[..., None]))
+    return loss, jnp.where(own, -p.sum(-1, keepdims=True), p)
+
+
+def _binary(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Binary cross entropies summed over classes, float32[R, L], and their gradient."""
+    sign = jnp.where(labels, -1.0, 1.0)[:, None]
+    return jax.nn.softplus(sign * logits).sum(-1), sign * jax.nn.sigmoid(sign * logits)
+
+
+def dot(equation: str, *arrays: jax.Array) -> jax.Array:
+    """``einsum`` in full float32: accelerators would round the factors to fewer bits."""
+    return jnp.einsum(equation, *arrays, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,206 @@
+"""How much of a score is memory: evaluation pictures found in the training data.
+
+The analysis of the CLIP paper's section 5 and appendix C. Find for every evaluation picture the
+most similar training picture (`nearest` on the embeddings of any image tower, or `nearest_hash`
+without a model); look at the pairs and set a threshold for each data set; then compare the
+accuracies on Overlap (above it), Clean (the rest) and All. The paper's own detector is a ResNet-50
+trained for the purpose; a CLIP tower also calls pictures similar that only mean the same, so the
+threshold has to be looked at.
+
+The paper's caveats hold here too. Recall of the detector is unknown, and Overlap may differ from
+Clean in other ways: in Kinetics-700 it is often black frames, hard for whoever has seen them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clip_jax.data.preprocess import Picture, Preprocess
+from clip_jax.evals.intervals import binomial_p_value, bonferroni, clopper_pearson
+from clip_jax.evals.ranking import exact_rows
+
+_BLOCK = 4096
+CONFIDENCE = 0.995  # of the interval on Overlap, as in the paper
+# The whole picture, so that other cropping does not hide it; grey levels are enough.
+_HASH_INPUT = Preprocess(32, resize="squash", interpolation="bilinear", transparency="white")
+_FREQUENCIES = np.cos(np.pi / 64 * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1))
+
+
+class OverlapRow(NamedTuple):
+    """A data set in the table of overlaps. What has no pictures to be computed from is NaN.
+
+    Attributes:
+      name: the data set.
+      n: its pictures, All.
+      n_overlap: those found in the training data, Overlap.
+      contamination: their share.
+      all, clean, overlap: accuracies on All, on the pictures not found, and on those found.
+      difference: All less Clean: what contamination adds to the reported accuracy.
+      p_value: how probable Overlap's hits or more are at Clean's accuracy (one-sided binomial).
+      low, high: 99.5% Clopper-Pearson interval of the accuracy on Overlap.
+      p_corrected: p_value after Bonferroni's correction over the data sets of the table.
+    """
+
+    name: str
+    n: int
+    n_overlap: int
+    contamination: float
+    all: float
+    clean: float
+    overlap: float
+    difference: float
+    p_value: float
+    low: float
+    high: float
+    p_corrected: float = float("nan")
+
+
+def nearest(
+    evaluation_emb: np.ndarray,
+    training_emb: np.ndarray | Iterable[np.ndarray],
+    *,
+    block: int = _BLOCK,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds for every evaluation picture the training picture of greatest cosine.
+
+    At most ``block`` x ``block`` cosines are held at a time. They are exact (`ranking.exact_rows`):
+    the result is the same, bit for bit, however the training pictures are cut up.
+
+    Args:
+      evaluation_emb: float[n, E], any scale.
+      training_emb: float[m, E], any scale, such as a memory map; or parts of it, one after the
+        other, where it is too large or comes from several files.
+      block: rows compared at once.
+
+    Returns:
+      Index of the training picture int64[n], counted over all parts, and cosine float64[n]. Of
+      equally similar ones the first.
+
+    Raises:
+      ValueError: no training picture, an embedding that is not finite, or widths that differ.
+    """
+    rows = exact_rows(evaluation_emb, "evaluation embeddings")
+    index, similarity = np.full(len(rows), -1), np.full(len(rows), -np.inf)
+    seen = 0
+    parts = [training_emb] if hasattr(training_emb, "shape") else training_emb
+    for part in parts:
+        for start in range(0, len(part), block):
+            training = exact_rows(part[start : start + block], "training embeddings", seen)
+            if training.shape[1] != rows.shape[1]:
+                raise ValueError(
+                    f"training embeddings are {training.shape[1]} wide, evaluation embeddings "
+                    f"{rows.shape[1]}: both must come from the same model"
+                )
+            for at in range(0, len(rows), block):
+                here = slice(at, at + block)
+                cosines = rows[here] @ training.T
+                best = cosines.argmax(axis=1)
+                value = np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
+                better = value > similarity[here]
+                index[here] = np.where(better, seen + best, index[here])
+                similarity[here] = np.where(better, value, similarity[here])
+            seen += len(training)
+    if not seen:
+        raise ValueError("there is no training embedding to compare with")
+    return index, similarity
+
+
+def picture_hash(picture: Picture) -> int:
+    """Returns 64 bits that stay nearly the same under scaling, recompression and small changes.
+
+    The signs of the 8 x 8 lowest frequencies (discrete cosine transform, the constant ones left
+    out) of the picture in 32 x 32 grey levels, against their median. Near-duplicates differ in few
+    bits, unrelated pictures in about half. Pictures of one colour all have the hash 0.
+
+    Args:
+      picture: whatever `Preprocess` takes.
+
+    Raises:
+      OSError, BadImage, TypeError: as `Preprocess`.
+    """
+    grey = _HASH_INPUT(picture) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
+    # Rounded, lest the noise of a picture without contrast become bits.
+    coefficients = np.round(_FREQUENCIES @ grey @ _FREQUENCIES.T).ravel()
+    bits = coefficients > np.median(coefficients)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def nearest_hash(
+    evaluation: Sequence[int], training: Sequence[int], *, block: int = _BLOCK
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds for every evaluation picture the training picture whose hash differs in fewest bits.
+
+    Args:
+      evaluation: n hashes, of `picture_hash`.
+      training: m hashes.
+      block: rows compared at once; ``block`` x ``block`` distances are held at a time.
+
+    Returns:
+      Index of the training picture int64[n], of equally near ones the first, and the bits that
+      differ int64[n], from 0 to 64. A threshold of 6 or so finds copies; look at the pairs.
+
+    Raises:
+      ValueError: no training hash.
+    """
+    rows, training = np.asarray(evaluation, np.uint64), np.asarray(training, np.uint64)
+    if not len(training):
+        raise ValueError("there is no training hash to compare with")
+    index, distance = np.full(len(rows), -1), np.full(len(rows), 65)
+    for start in range(0, len(training), block):
+        for at in range(0, len(rows), block):
+            here = slice(at, at + block)
+            bits = np.bitwise_count(rows[here, None] ^ training[start : start + block])
+            best = bits.argmin(axis=1)
+            value = np.take_along_axis(bits, best[:, None], axis=1)[:, 0].astype(np.int64)
+            better = value < distance[here]
+            index[here] = np.where(better, start + best, index[here])
+            distance[here] = np.where(better, value, distance[here])
+    return index, distance
+
+
+def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
+    """Compares the accuracy on pictures found in the training data with that on the others.
+
+    Args:
+      name: of the data set.
+      correct: bool[n], whether each picture was classified rightly.
+      overlap: bool[n], whether it was found, such as ``similarity > threshold``.
+
+    Returns:
+      A row, not yet corrected for other rows.
+
+    Raises:
+      ValueError: arrays that are empty or not bool[n].
+    """
+    correct, overlap = np.asarray(correct), np.asarray(overlap)
+    for what, values in (("correct", correct), ("overlap", overlap)):
+        if values.dtype != bool or values.shape != (correct.size,) or not values.size:
+            raise ValueError(
+                f"{name}: {what} must be bool[n], one a picture, got "
+                f"{values.dtype}{list(values.shape)}"
+            )
+    n, found = len(correct), int(overlap.sum())
+    hits, clean_hits = int(correct[overlap].sum()), int(correct[~overlap].sum())
+    whole = (hits + clean_hits) / n
+    clean = clean_hits / (n - found) if found < n else np.nan
+    p_value, low, high = np.nan, np.nan, np.nan
+    if found:
+        low, high = clopper_pearson(hits, found, CONFIDENCE)
+        if found < n:
+            p_value = binomial_p_value(hits, found, clean, "greater")
+    return OverlapRow(
+        name, n, found, found / n, whole, clean, hits / found if found else np.nan,
+        whole - clean, p_value, low, high,
+    )  # fmt: skip
+
+
+def table(rows: Iterable[OverlapRow]) -> list[OverlapRow]:
+    """Corrects the p-values for the number of data sets tested, most overlap first.
+
+    Data sets without a test, as there is no overlap or nothing else, are not counted.
+    """
+    rows = list(rows)
+    corrected = bonferroni([row.p_value for row in rows])
+    done = [row._replace(p_corrected=float(p)) for row, p in zip(rows, corrected, strict=True)]
+    return sorted(done, key=lambda row: -row.contamination)

@@ -1,0 +1,197 @@
+"""Brings prompts and a data set's labels together by the names of the classes.
+
+OpenAI's lists are not in the order of the data sets' own label numbers: of Pascal VOC, Oxford Pets,
+EuroSAT, Food-101, Caltech-101 and others they differ. Counting one list and reading another gives
+a number that looks like a result. So classes are matched by name, and what cannot be matched is an
+error.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clip_jax.data import prompt_files
+from clip_jax.data.labelled import LabelledSet
+from clip_jax.data.sources import DataError
+from clip_jax.evals.prompts import IMAGENETS, Prompts, load, prompts
+
+
+def with_prompts(
+    data: LabelledSet, name: str, protocol: str = "paper", *, templates: str = "all"
+) -> LabelledSet:
+    """A data set with the class names and templates of a protocol, and labels in their order.
+
+    Under ``clip_benchmark`` and ``datacomp`` the prompts that come with the data go first, as
+    these do it. The fingerprint stays: the pictures are the same.
+
+    Args:
+      data: the pictures; its class names say what its labels mean.
+      name: the data set's name in ``prompts.names()``.
+      protocol, templates: see ``prompts.prompts``.
+
+    Raises:
+      ValueError: as ``prompts.prompts``; or a class of the data is none of the protocol's.
+    """
+    if protocol != "paper" and templates == "all" and data.templates and data.class_names:
+        return data
+    wanted = prompts(name, protocol, templates=templates)
+    if not wanted.class_names:
+        if not data.class_names:
+            raise ValueError(
+                f"{data.name}: the data has no class names, and protocol={protocol!r} takes "
+                f"{name}'s from it: add classnames.txt, or give a file with class names"
+            )
+        wanted = wanted._replace(class_names=tuple(data.class_names))
+    number = match(data, wanted, name)
+    labels = np.full(data.classes, -1)
+    for own, new in number.items():
+        labels[own] = new
+    if data.multilabel:
+        columns = np.zeros((len(data), len(wanted.class_names)), bool)
+        columns[:, list(number.values())] = data.labels[:, list(number)]
+        changed = columns
+    else:
+        changed = labels[data.labels].astype(np.int32)
+    return dataclasses.replace(
+        data, labels=changed, class_names=wanted.class_names, templates=wanted.templates,
+        descriptions=(),
+    )  # fmt: skip
+
+
+def with_files(
+    data: LabelledSet,
+    class_names: str | os.PathLike = "",
+    templates: str | os.PathLike = "",
+    data_set: str = "",
+) -> LabelledSet:
+    """A data set with the class names or templates of a user's files, in any language.
+
+    Class names are in the order of ``data.labels``. Where the templates are whole prompts of each
+    class, by its name (CuPL), they become the set's descriptions.
+
+    Args:
+      data: the pictures.
+      class_names, templates: see ``prompt_files``; empty: those of ``data``.
+      data_set: which entry to take of a JSON object.
+
+    Raises:
+      DataError: a file is not in order; the message names it and the place in it.
+    """
+    if class_names:
+        found = prompt_files.read_class_names(class_names, data_set)
+        if len(found) != data.classes and (data.class_names or len(found) < data.classes):
+            raise DataError(
+                f"{class_names}: {len(found)} class names, but {data.name} has {data.classes}"
+            )
+        data = dataclasses.replace(data, class_names=found, descriptions=())
+    if not templates:
+        return data
+    given = prompt_files.read_templates(templates, data_set)
+    if isinstance(given, tuple):
+        return dataclasses.replace(data, templates=given, descriptions=())
+    whole = prompt_files.of_classes(given, data.class_names, str(templates))
+    return dataclasses.replace(data, descriptions=whole)
+
+
+def match(data: LabelledSet, wanted: Prompts, name: str) -> dict[int, int]:
+    """For every class of the data that has a picture, its number among the wanted ones.
+
+    Names count as equal without regard to case and to what is between their words. A data set
+    whose classes are mere numbers is taken to be numbered as its authors have, if the wanted list
+    is in that order.
+
+    Raises:
+      ValueError: a class that has pictures is none of the wanted, or two are the same.
+    """
+    used = np.flatnonzero(_used(data)).tolist()
+    own = [_spellings(c) for c in data.class_names] or [(str(k),) for k in range(data.classes)]
+    if [{_key(s) for s in c} for c in own] == [
+        {_key(s) for s in _spellings(c)} for c in wanted.class_names
+    ]:
+        return {k: k for k in used}
+    found: dict[int, int] = {}
+    keys = _keys(wanted, name)
+    if all(len(c) == 1 and c[0].isdigit() and int(c[0]) == k for k, c in enumerate(own)):
+        # Numbers that only count: "3" is then the fourth class, not three objects.
+        if _numbered_as_the_data(name) and len(own) <= len(wanted.class_names):
+            return {k: k for k in used}
+        keys = {}
+    for k in used:
+        hits = {keys[_key(s)] for s in own[k] if _key(s) in keys}
+        if len(hits) == 1 and hits != {None}:
+            found[k] = hits.pop()
+    _check(found, used, own, data, name, len(wanted.class_names))
+    return found
+
+
+def _numbered_as_the_data(name: str) -> bool:
+    whole = name not in IMAGENETS or IMAGENETS[name] is None
+    known = load("class_ids")["numbered_as_the_data"]
+    return whole and ("ImageNet" if name in IMAGENETS else name) in known
+
+
+def _used(data: LabelledSet) -> np.ndarray:
+    if data.multilabel:
+        return data.labels.any(axis=0)
+    return np.bincount(data.labels, minlength=data.classes) > 0
+
+
+def _spellings(entry: str | Sequence[str]) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _key(name: str) -> str:
+    """A name without case, and with single spaces for all that is between words."""
+    name = re.sub(r"^/\w/", "", name)  # SUN397 has /a/abbey
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # UCF101 has ApplyEyeMakeup
+    return " ".join(re.split(r"[\s_/\-]+", name.lower())).strip()
+
+
+def _keys(wanted: Prompts, name: str) -> Mapping[str, int | None]:
+    """Class numbers by all names that a class may have; None for names that two classes have."""
+    ids, subset = load("class_ids"), IMAGENETS.get(name)
+    keys: dict[str, int | None] = {}
+
+    def add(text: str, number: int) -> None:
+        key = _key(text)
+        keys[key] = number if keys.get(key, number) == number else None
+
+    for number, entry in enumerate(wanted.class_names):
+        for text in _spellings(entry):
+            add(text, number)
+    listed = ids["ids"].get("ImageNet" if name in IMAGENETS else name, [])
+    listed = [listed[i] for i in ids[subset]] if subset else listed
+    if len(listed) == len(wanted.class_names):
+        for number, text in enumerate(listed):
+            add(text, number)
+    for text, meant in ids["aliases"].get(name, {}).items():
+        if isinstance(number := keys.get(_key(meant)), int):
+            keys.setdefault(_key(text), number)
+    return keys
+
+
+def _check(
+    found: dict[int, int], used: list[int], own: list[tuple[str, ...]], data: LabelledSet,
+    name: str, classes: int,
+) -> None:  # fmt: skip
+    fix = (
+        "Give the class names of its labels, in their order (a classnames.txt beside the data, or "
+        "a file with class names)"
+    )
+    missing = [own[k][0] for k in used if k not in found]
+    if missing:
+        raise ValueError(
+            f"{data.name}: {len(missing)} of its classes are none of the {classes} of {name}, or "
+            f"not clearly one: {', '.join(map(repr, missing[:5]))}. {fix}"
+        )
+    owner: dict[int, int] = {}
+    for k, number in found.items():
+        if number in owner:
+            raise ValueError(
+                f"{data.name}: its classes {own[owner[number]][0]!r} and {own[k][0]!r} are the "
+                f"same class of {name}. {fix}"
+            )
+        owner[number] = k

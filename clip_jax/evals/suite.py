@@ -1,0 +1,255 @@
+"""The paper's evaluations of one model on many data sets: one record each, written as it is made.
+
+A data set that is not here is skipped with the reason and the way to get it; one that is damaged
+is reported, and the others go on. What has been measured before, of the same weights and data in
+the same way, is read. Runs on every process with the same arguments; the lead writes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from clip_jax import distributed
+from clip_jax.config import ConfigError
+from clip_jax.data.image_file import BadImage
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, open_set
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.sources import DataError
+from clip_jax.evals import data_sets, prompts, records, suite_tasks
+from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals.embedder import Embedder
+from clip_jax.evals.features import Store
+from clip_jax.evals.prompts import matching
+from clip_jax.evals.records import Record
+
+PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
+OFFLINE = ("emoji:unseen_vendor", "emoji:held_out", "digits")  # come with the project or PyPI
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is evaluated.
+
+    Attributes:
+      name: what to call it.
+      fingerprint: hex, of weights, preprocessing, tokenizer and computation.
+      embedder: its functions, over all devices of ``mesh``.
+      tokenize: texts -> int32[n, L].
+      preprocess: a picture -> uint8[H, W, 3].
+      mesh: of the devices, where probes are fitted too.
+    """
+
+    name: str
+    fingerprint: str
+    embedder: Embedder
+    tokenize: Callable[[Sequence[str]], Any]
+    preprocess: Preprocess
+    mesh: Mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How is evaluated.
+
+    Attributes:
+      protocol: whose prompts and metrics: "paper", "clip_benchmark" or "datacomp".
+      templates: "all" of the protocol's, "subset7", "plain" or "names" (see ``prompts.prompts``).
+      class_file, template_file: the user's own, for data sets with as many classes.
+      root: the folder with data sets of the catalog.
+      options: how sets are read.
+      shots, seeds: of few-shot probes.
+      seed: of whatever is drawn at random.
+
+    Raises:
+      ConfigError: no such protocol or choice of templates.
+    """
+
+    protocol: str = "paper"
+    templates: str = "all"
+    class_file: str = ""
+    template_file: str = ""
+    root: str = ""
+    options: Options = dataclasses.field(default_factory=Options)
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seeds: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, legal in (("protocol", PROTOCOLS), ("templates", prompts.TEMPLATES)):
+            if (given := getattr(self, name)) not in legal:
+                raise ConfigError(f"{name}={given!r} is not one of {list(legal)}")
+
+
+def run(
+    model: Model,
+    data: Sequence[str] = OFFLINE,
+    tasks: Sequence[str] = (),
+    settings: Settings | None = None,
+    *,
+    folder: Path | None = None,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Record]:
+    """Evaluates a model.
+
+    Args:
+      model: see ``Model``.
+      data: data sets: names of the catalog, specs of ``labelled.open_set`` ("wds:PATH",
+        "tfds:NAME", "folder:PATH", "csv:PATH", "emoji:held_out", "digits"), or "NAME=SPEC", which
+        has the prompts and the metric of NAME.
+      tasks: names in ``suite_tasks.TASKS``; () for all that a data set allows.
+      settings: see ``Settings``.
+      folder: where records are written and found; None: nowhere.
+      cache: where features are kept; None: nowhere.
+      say: called with a line for every record, and with progress.
+
+    Returns:
+      A record for each data set and task, skipped ones included.
+
+    Raises:
+      ConfigError: no such task, or no such data set in the catalog.
+    """
+    settings = settings or Settings()
+    for task in tasks:
+        if task not in suite_tasks.TASKS:
+            raise ConfigError(f"tasks: {task!r} is not one of {list(suite_tasks.TASKS)}")
+    wanted = [_named(text) for text in data]
+    store = Store(cache, model.fingerprint, say)
+    found = []
+    with jax.set_mesh(model.mesh):
+        for name, spec in wanted:
+            say(f"{name or spec}:")
+            found += _data_set(model, name, spec, tasks, settings, store, folder, say)
+            store.forget()
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
+    name, _, spec = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
+    try:
+        if name:
+            return data_sets.find(name), spec
+        if ":" in spec or spec == "digits":
+            return "", spec
+        return data_sets.find(spec), ""
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from None
+
+
+def _data_set(
+    model: Model, name: str, spec: str, tasks: Sequence[str], settings: Settings, store: Store,
+    folder: Path | None, say: Callable[[str], None],
+) -> list[Record]:  # fmt: skip
+    opener = _Opener(name, spec, settings)
+    common = {
+        "dataset": opener.title,
+        "split": "test",
+        "protocol": settings.protocol,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "preprocess": dataclasses.asdict(model.preprocess),
+        "seed": settings.seed,
+    }
+    try:
+        test = opener.open("test")
+    except (MissingData, DataError) as error:
+        say(f"  skipped: {error}")
+        return [Record(task=t, skipped=str(error), **common) for t in tasks or ("any",)]
+    found = []
+    for task in tasks or suite_tasks.TASKS:
+        kind = suite_tasks.TASKS[task]
+        if not isinstance(test, kind.takes):
+            if tasks:
+                say(f"  {task}: not for {type(test).__name__}")
+            continue
+        key = _key(task, model, test, settings, kind)
+        record = Record(task=task, data_fingerprint=test.fingerprint, **common)
+        old = records.read(folder / record.file_name, key) if folder else None
+        if distributed.agree(old is not None):
+            record = old
+        else:
+            began = time.perf_counter()
+            try:
+                record = dataclasses.replace(
+                    record, **kind.run(model, store, test, opener, settings)
+                )
+            except (MissingData, DataError, BadImage, suite_tasks.NotApplicable) as error:
+                if isinstance(error, BadImage) and jax.process_count() > 1:
+                    raise  # the others wait for this process's pictures, and must not for ever
+                record = dataclasses.replace(record, skipped=str(error))
+            record = dataclasses.replace(record, seconds=time.perf_counter() - began)
+            if folder and not record.skipped and distributed.is_lead():
+                records.write(folder, record, key)
+        say(f"  {_line(record)}{' (read)' if old is record else ''}")
+        found.append(record)
+    return found
+
+
+def _key(task: str, model: Model, test: Any, settings: Settings, kind: Any) -> str:
+    """Of what a record is the result: all that decides its numbers."""
+    facts = dataclasses.asdict(settings)
+    for file in ("class_file", "template_file"):
+        if settings.__dict__[file]:
+            facts[file] = Path(settings.__dict__[file]).read_text(encoding="utf-8")
+    for key in ("root", "options"):
+        del facts[key]  # where the data lies; what it is, the fingerprint says
+    whole = [task, kind.version, model.fingerprint, test.fingerprint, facts]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _line(record: Record) -> str:
+    if record.skipped:
+        return f"{record.task}: skipped: {record.skipped}"
+    low, high = record.intervals[record.main_metric]
+    return (
+        f"{record.task}: {record.main_metric} {record.value:.1%} ({low:.1%} to {high:.1%}), "
+        f"n {record.n:,}, {record.seconds:.0f} s"
+    )
+
+
+class _Opener:
+    """Opens the splits of one data set, with the prompts of the protocol or the user's."""
+
+    def __init__(self, name: str, spec: str, settings: Settings):
+        self.name, self.spec, self.settings = name, spec, settings
+        self.title = name or spec.removeprefix("emoji:")
+        self.entry = CATALOG.get(name)
+
+    def open(self, split: str) -> LabelledSet | CaptionedSet:
+        """A split as it is.
+
+        Raises:
+          MissingData, DataError: it is not here, or not in order.
+        """
+        s = self.settings
+        if self.spec:
+            return open_set(self.spec, split, s.options)
+        return data_sets.open_named(self.name, split, s.root, s.options)
+
+    def prompted(self, test: LabelledSet) -> LabelledSet:
+        """A test set with the prompts that its classifier is made of, labels in their order.
+
+        Raises:
+          NotApplicable: there are no class names; or they are not those of the protocol.
+        """
+        s = self.settings
+        try:
+            if self.name and self.name in prompts.names() and not s.class_file:
+                test = matching.with_prompts(test, self.name, s.protocol, templates=s.templates)
+            if s.class_file or s.template_file:
+                test = matching.with_files(test, s.class_file, s.template_file, self.name)
+        except (ValueError, OSError) as error:
+            raise suite_tasks.NotApplicable(str(error)) from error
+        if not len(test.class_names) and not len(test.descriptions):
+            raise suite_tasks.NotApplicable(
+                f"{self.title} has no class names: give a file with them"
+            )
+        return test

