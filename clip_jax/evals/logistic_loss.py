@@ -15,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax.mesh import BATCH_AXES, replicated
 
-# Least variance of an axis that float32 tells from none, as a share of the greatest.
-_AXIS_FLOOR = 1e-7
+# Variance of an axis, as a share of the greatest and for each dimension there is, that float32
+# cannot tell from none.
+_ROUNDING = 1e-13
 
 
 class Rows(NamedTuple):
@@ -44,9 +45,14 @@ def prepare(rows: Rows, offset: jax.Array, class_variance: jax.Array, mesh: Mesh
     n = rows.weight.sum()
     mean = (rows.features * rows.weight[..., None]).sum((0, 1)) / n
     centred = (rows.features - mean) * rows.weight[..., None]
-    variance, axes = jnp.linalg.eigh(dot("srd,sre->de", centred, centred) / n)
-    variance = jnp.maximum(variance, _AXIS_FLOOR * variance[-1])
+    axes = jnp.linalg.eigh(dot("srd,sre->de", centred, centred) / n).eigenvectors
     turned = dot("srd,de->sre", centred, axes)
+    variance = (turned**2).sum((0, 1)) / n
+    # Where rows are few or features alike, some axes hold nothing but rounding errors. Weights
+    # there are 0 at the minimum; the errors, divided by the roots below, would cost hundreds of
+    # iterations.
+    there = variance > _ROUNDING * len(mean) * variance.max()
+    turned, variance = jnp.where(there, turned, 0), jnp.where(there, variance, 0)
     turned = jax.lax.with_sharding_constraint(
         turned, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     )
