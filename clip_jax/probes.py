@@ -21,7 +21,7 @@ from clip_jax.evals.linear_probe import LAMBDAS, Split
 DEFAULT_TOLERANCE, TIGHT_TOLERANCE = 1e-4, 1e-6
 
 
-def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: float = 5.8) -> Split:
+def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: float = 6.5) -> Split:
     """Features float32[rows, dimensions] and labels int32[rows]; the classes do not depend on seed.
 
     Args:
@@ -35,7 +35,8 @@ def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: flo
     axes = np.linalg.qr(world.normal(size=(dimensions, dimensions)))[0]
     widths = (1 + np.arange(dimensions)) ** -0.5
     widths /= np.linalg.norm(widths)
-    centres = world.normal(size=(classes, dimensions)) * distance / np.sqrt(2 * dimensions)
+    # Classes differ most where features vary most.
+    centres = world.normal(size=(classes, dimensions)) * widths * distance / np.sqrt(2)
     labels = rng.integers(0, classes, rows).astype(np.int32)
     inner = centres[labels] + rng.normal(size=(rows, dimensions))
     features = 1.5 * axes[0] + (inner * widths) @ axes.T

@@ -55,7 +55,6 @@ class _State(NamedTuple):
     iterations: jax.Array
     converged: jax.Array
     active: jax.Array
-    memory: Any
 
 
 def minimize(
@@ -80,40 +79,50 @@ def minimize(
     """
     optimizer = optax.scale_by_lbfgs(_MEMORY)
 
-    def begin(point, value, gradient, memory, iterations, active) -> _State:
-        """At the first trial along a new direction."""
-        update, memory = jax.vmap(optimizer.update)(gradient, memory, point)
-        slope = -_inner(gradient, update)
-        zero, one = jnp.zeros_like(value), jnp.ones_like(value)
-        converged = jnp.sqrt(_inner(gradient, gradient)) <= tolerance * value
-        return _State(
-            point, value, gradient, -update, slope, step=one, low=zero, low_slope=slope,
-            high=jnp.inf * one, high_slope=zero, trials=jnp.zeros_like(iterations),
-            iterations=iterations, converged=converged, memory=memory,
-            active=active & ~converged & (iterations < max_iterations) & (slope < 0),
-        )  # fmt: skip
-
-    def turn(state: _State) -> _State:
+    def turn(carry: tuple[_State, Any]) -> tuple[_State, Any]:
+        state, memory = carry
         point = state.point + _rows(state.step, state.point) * state.direction
         value, gradient = _evaluate_active(evaluate, point, state.active)
         slope = _inner(gradient, state.direction)
         no_worse = value <= state.value * (1 + _NOISE)
-        good = no_worse & (jnp.abs(slope) <= -_CURVATURE * state.slope)
-        moved = begin(point, value, gradient, state.memory, state.iterations + 1, state.active)
+        good = state.active & no_worse & (jnp.abs(slope) <= -_CURVATURE * state.slope)
         searching = _next_trial(state, slope, no_worse & (slope < 0))
-        return _where(~state.active, state, _where(good, moved, searching))
+        state = _where(state.active, searching, state)
+        # A lane that stays where it is adds a pair of zeros, which counts for nothing: cheaper
+        # than to keep its memory by a copy of all memories in every turn.
+        point = _where(good, point, state.point)
+        gradient = _where(good, gradient, state.gradient)
+        update, memory = jax.vmap(optimizer.update)(gradient, memory, point)
+        moved = _at_first_trial(state, point, value, gradient, -update)
+        converged = jnp.sqrt(_inner(gradient, gradient)) <= tolerance * value
+        goes_on = ~converged & (moved.iterations < max_iterations) & (moved.slope < 0)
+        moved = moved._replace(converged=converged, active=goes_on)
+        return _where(good, moved, state), memory
 
-    zeros, infinite = jnp.zeros(len(start), start.dtype), jnp.full(len(start), jnp.inf, start.dtype)
-    # The first turn makes a step of length 0, which is good: it evaluates the start.
+    zeros = jnp.zeros(len(start), start.dtype)
+    none = jnp.zeros(len(start), jnp.int32)
+    # The first turn makes a step of length 0 from an infinite value: it evaluates the start.
     state = _State(
-        start, infinite, jnp.zeros_like(start), jnp.zeros_like(start), zeros - 1, step=zeros,
-        low=zeros, low_slope=zeros, high=infinite, high_slope=zeros,
-        trials=jnp.zeros(len(start), jnp.int32), iterations=jnp.full(len(start), -1, jnp.int32),
-        converged=jnp.zeros(len(start), bool), active=active,
-        memory=jax.vmap(optimizer.init)(start),
+        start, zeros + jnp.inf, jnp.zeros_like(start), jnp.zeros_like(start), slope=zeros - 1,
+        step=zeros, low=zeros, low_slope=zeros, high=zeros + jnp.inf, high_slope=zeros,
+        trials=none, iterations=none - 1, converged=none > 0, active=active,
     )  # fmt: skip
-    state = jax.lax.while_loop(lambda state: state.active.any(), turn, state)
+    memory = jax.vmap(optimizer.init)(start)
+    state, _ = jax.lax.while_loop(lambda carry: carry[0].active.any(), turn, (state, memory))
     return Found(state.point, state.value, state.gradient, state.iterations, state.converged)
+
+
+def _at_first_trial(
+    state: _State, point: jax.Array, value: jax.Array, gradient: jax.Array, direction: jax.Array
+) -> _State:
+    """Every lane one iteration further, at the start of a new line."""
+    slope = _inner(gradient, direction)
+    zero = jnp.zeros_like(value)
+    return state._replace(
+        point=point, value=value, gradient=gradient, direction=direction, slope=slope,
+        step=zero + 1, low=zero, low_slope=slope, high=zero + jnp.inf, high_slope=zero,
+        trials=jnp.zeros_like(state.trials), iterations=state.iterations + 1,
+    )  # fmt: skip
 
 
 def _evaluate_active(
@@ -122,7 +131,7 @@ def _evaluate_active(
     """Evaluates the active lanes, and no more others than it takes to fill one of few widths."""
     widths = [len(points)]
     while widths[-1] > 1:
-        widths.append(-(-widths[-1] // 2))
+        widths.append(widths[-1] - 1 if widths[-1] < 5 else -(-widths[-1] // 2))
     order = jnp.argsort(~active, stable=True)
     place = jnp.argsort(order)
 
@@ -169,5 +178,5 @@ def _rows(lanes: jax.Array, like: jax.Array) -> jax.Array:
     return lanes.reshape(lanes.shape + (1,) * (like.ndim - 1))
 
 
-def _where(lanes: jax.Array, yes: _State, no: _State) -> _State:
+def _where(lanes: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(_rows(lanes, a), a, b), yes, no)

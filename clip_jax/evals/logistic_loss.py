@@ -118,11 +118,13 @@ def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
     where regressions with small penalties live.
     """
     own = labels[:, None, None] == jnp.arange(logits.shape[-1])
-    label_logit = jnp.where(own, logits, 0).sum(-1)
-    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
-    loss = jax.nn.softplus(others - label_logit)
-    p = jnp.where(own, 0, jnp.exp(logits - (label_logit + loss)[..., None]))
-    return loss, jnp.where(own, -p.sum(-1, keepdims=True), p)
+    top = logits.max(-1, keepdims=True)
+    exps = jnp.exp(logits - top)
+    right = jnp.where(own, exps, 0).sum(-1, keepdims=True)
+    wrong = jnp.where(own, 0, exps).sum(-1, keepdims=True)
+    short = jnp.where(own, top - logits, 0).sum(-1)  # of the best logit
+    loss = jnp.log1p(wrong[..., 0] + (right[..., 0] - 1)) + short
+    return loss, jnp.where(own, -wrong, exps) / (right + wrong)
 
 
 def _binary(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

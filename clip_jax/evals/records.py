@@ -15,6 +15,10 @@ from typing import Any
 from clip_jax.atomic import write_atomically
 
 
+class NotApplicable(ValueError):
+    """A task that a data set does not allow; the message says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What one task says of one data set.

@@ -27,7 +27,7 @@ from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
 from clip_jax.evals.prompts import matching
-from clip_jax.evals.records import Record
+from clip_jax.evals.records import NotApplicable, Record
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
 OFFLINE = ("emoji:unseen_vendor", "emoji:held_out", "digits")  # come with the project or PyPI
@@ -181,7 +181,7 @@ def _data_set(
                 record = dataclasses.replace(
                     record, **kind.run(model, store, test, opener, settings)
                 )
-            except (MissingData, DataError, BadImage, suite_tasks.NotApplicable) as error:
+            except (MissingData, DataError, BadImage, NotApplicable) as error:
                 if isinstance(error, BadImage) and jax.process_count() > 1:
                     raise  # the others wait for this process's pictures, and must not for ever
                 record = dataclasses.replace(record, skipped=str(error))
@@ -247,9 +247,7 @@ class _Opener:
             if s.class_file or s.template_file:
                 test = matching.with_files(test, s.class_file, s.template_file, self.name)
         except (ValueError, OSError) as error:
-            raise suite_tasks.NotApplicable(str(error)) from error
+            raise NotApplicable(str(error)) from error
         if not len(test.class_names) and not len(test.descriptions):
-            raise suite_tasks.NotApplicable(
-                f"{self.title} has no class names: give a file with them"
-            )
+            raise NotApplicable(f"{self.title} has no class names: give a file with them")
         return test

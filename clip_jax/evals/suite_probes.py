@@ -1,0 +1,134 @@
+"""The suite's probes of features, linear and few-shot: as the fields of a record."""
+
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.labelled import LabelledSet, MissingData
+from clip_jax.evals import classification, few_shot, intervals, linear_probe
+from clip_jax.evals.records import NotApplicable
+from clip_jax.evals.suite_zero_shot import classified
+
+
+def _splits(model: Any, store: Any, test: LabelledSet, opener: Any) -> tuple[Any, Any, Any]:
+    """Features and labels of train, val (None where there is none) and test."""
+    sets = {"test": test}
+    for split in ("train", "val"):
+        try:
+            sets[split] = opener.open(split)
+        except MissingData as error:
+            if split == "train":
+                raise NotApplicable(f"a probe needs pictures to learn from: {error}") from error
+    return tuple(
+        (store.get("features", model.embedder.features, s, model.preprocess), s.labels)
+        if (s := sets.get(split)) is not None and len(s)
+        else None
+        for split in ("train", "val", "test")
+    )
+
+
+def _metric(opener: Any, protocol: str, labels: np.ndarray) -> Any:
+    """The metric that a penalty is chosen by: that of the data set."""
+    if labels.ndim == 2:
+        return classification.PAPER_METRICS["11-point mAP"]
+    known = {m.key: m for m in classification.PAPER_METRICS.values()}
+    key = opener.entry.metric if opener.entry is not None and protocol == "paper" else "top1"
+    return known[key]
+
+
+def linear_probe_record(
+    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+) -> dict[str, Any]:
+    """Paper appendix A.3."""
+    train, val, test_rows = _splits(model, store, test, opener)
+    metric = _metric(opener, settings.protocol, test.labels)
+    result = linear_probe.probe(
+        train, val, test_rows, metric=metric.of, seed=settings.seed, mesh=model.mesh
+    )
+    return {
+        "n": len(test),
+        "main_metric": metric.key,
+        "metrics": result.metrics,
+        "intervals": _probe_intervals(result, test.labels, settings.seed),
+        "details": {
+            "lambda": result.lam,
+            "visited": [list(pair) for pair in result.visited],
+            "gradient_norm": result.gradient_norm,
+            "converged": result.converged,
+            "unconverged": list(result.unconverged),
+            "train": len(train[1]),
+            "val": len(val[1]) if val else 0,
+        },
+    }
+
+
+def _probe_intervals(
+    result: linear_probe.ProbeResult, labels: np.ndarray, seed: int
+) -> dict[str, tuple[float, float]]:
+    found = {}
+    strata = None if labels.ndim == 2 else labels
+    for metric in classification.PAPER_METRICS.values():
+        if metric.key in result.metrics:
+            found[metric.key] = intervals.bootstrap(
+                metric.of, result.scores, labels, samples=200, seed=seed, strata=strata
+            )
+    for key in {"top1", "top5"} & set(result.metrics):
+        found[key] = intervals.wilson(result.metrics[key], len(labels))
+    return found
+
+
+def few_shot_record(
+    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+) -> dict[str, Any]:
+    """Paper section 3.1.5, Figures 6 to 8."""
+    if test.multilabel:
+        raise NotApplicable("few-shot needs pictures of one class each")
+    train, val, test_rows = _splits(model, store, test, opener)
+    classes = max(test.classes, int(train[1].max()) + 1)
+    least = np.bincount(train[1], minlength=classes)
+    shots = [s for s in settings.shots if s <= least.min()]
+    if not shots:
+        raise NotApplicable(
+            f"class {least.argmin()} has {least.min()} pictures to learn from, fewer than "
+            f"{min(settings.shots)} shots"
+        )
+    metric = _metric(opener, settings.protocol, test.labels)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    curve = few_shot.few_shot(
+        train, val, test_rows, shots=shots, seeds=seeds, classes=classes,
+        metric=metric.of, mesh=model.mesh,
+    )  # fmt: skip
+    points = zip(curve.shots, curve.mean, curve.standard_deviation, curve.values, strict=True)
+    details: dict[str, Any] = {
+        "curve": [
+            {"shots": s, "mean": float(m), "std": float(d), "values": list(map(float, v))}
+            for s, m, d, v in points
+        ]
+    }
+    try:
+        *_, found = classified(model, store, opener.prompted(test))
+        details["zero_shot"] = found[metric.key]
+        details["efficiency"] = str(few_shot.data_efficiency(curve, found[metric.key]))
+    except NotApplicable:
+        details["zero_shot"] = details["efficiency"] = None
+    return {
+        "n": len(test),
+        "main_metric": f"{metric.key}@{shots[-1]}",
+        "metrics": {f"{metric.key}@{s}": float(m) for s, m in zip(shots, curve.mean, strict=True)},
+        "intervals": {
+            f"{metric.key}@{s}": _over_draws(v, len(test))
+            for s, v in zip(shots, curve.values, strict=True)
+        },
+        "details": details,
+    }
+
+
+def _over_draws(values: np.ndarray, n: int) -> tuple[float, float]:
+    """Of a mean over draws: the pictures' own uncertainty (Wilson), and 1.96 standard errors."""
+    mean = float(np.clip(values.mean(), 0, 1))
+    low, high = intervals.wilson(mean, n)
+    error = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return (
+        max(0.0, mean - float(np.hypot(mean - low, error))),
+        min(1.0, mean + float(np.hypot(high - mean, error))),
+    )
