@@ -170,6 +170,8 @@ def _data_set(
             if tasks:
                 say(f"  {task}: not for {type(test).__name__}")
             continue
+        if not tasks and not kind.unasked(test, settings):
+            continue
         key = _key(task, model, test, settings, kind)
         record = Record(task=task, data_fingerprint=test.fingerprint, **common)
         old = records.read(folder / record.file_name, key) if folder else None

@@ -18,11 +18,13 @@ class Task:
       takes: the kind of data set.
       run: (model, store, test set, opener, settings) -> fields of the record.
       version: of its numbers; records of another are made anew.
+      unasked: (test set, settings) -> whether to run it where no tasks are named.
     """
 
     takes: type
     run: Callable[..., dict[str, Any]]
     version: int = 1
+    unasked: Callable[[Any, Any], bool] = lambda test, settings: True
 
 
 TASKS: dict[str, Task] = {
