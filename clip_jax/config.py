@@ -122,10 +122,13 @@ def defaults() -> ConfigDict:
     c.mesh.slices = 1  # TPU slices that the data axis goes across, over the data centre's network
 
     c.eval = ConfigDict()
-    c.eval.tasks = ()  # names in clip_jax.evals.tasks.TASKS
+    c.eval.tasks = ()  # of clip_jax.evals.tasks.TASKS; or TASK@DATA of clip_jax.evaluate
     c.eval.every_examples = 0  # 0: at the end only
     c.eval.batch_size = 256
     c.eval.limit = 0  # retrieval: pairs used; 0: all
+    c.eval.protocol = "paper"  # of TASK@DATA: whose prompts and metrics
+    c.eval.data_root = ""  # of TASK@DATA: folder with data sets of docs/data_sets.md
+    c.eval.data_dir = ""  # of TASK@DATA: folder with prepared TFDS data sets
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_examples = 0  # 0: at the end only (and when told to stop)
@@ -167,6 +170,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.text_weights": ("float32", "bfloat16"),
     "optim.name": ("adamw", "muon"),
     "optim.decay_rule": ("paper", "open_clip"),
+    "eval.protocol": ("paper", "clip_benchmark", "datacomp"),
 }
 POSITIVE = (
     "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",

@@ -83,7 +83,7 @@ class Run:
         self.embed_steps = step.embed_steps(self.model, self.mesh)
         self.tasks = self._lead_first(
             "evaluation tasks",
-            lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint),
+            lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint, self.mesh),
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()

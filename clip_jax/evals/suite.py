@@ -131,6 +131,15 @@ def run(
     return found
 
 
+def opener(text: str, settings: Settings) -> "Opener":
+    """What opens a data set, named as ``run`` has it.
+
+    Raises:
+      ConfigError: no such data set in the catalog.
+    """
+    return Opener(*_named(text), settings)
+
+
 def _named(text: str) -> tuple[str, str]:
     """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
     name, _, spec = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
@@ -148,7 +157,7 @@ def _data_set(
     model: Model, name: str, spec: str, tasks: Sequence[str], settings: Settings, store: Store,
     folder: Path | None, say: Callable[[str], None],
 ) -> list[Record]:  # fmt: skip
-    opener = _Opener(name, spec, settings)
+    opener = Opener(name, spec, settings)
     common = {
         "dataset": opener.title,
         "split": "test",
@@ -217,7 +226,7 @@ def _line(record: Record) -> str:
     )
 
 
-class _Opener:
+class Opener:
     """Opens the splits of one data set, with the prompts of the protocol or the user's."""
 
     def __init__(self, name: str, spec: str, settings: Settings):

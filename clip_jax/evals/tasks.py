@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
 from clip_jax.data import sources
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import decode, evaluation_images
-from clip_jax.evals import retrieval, zero_shot
+from clip_jax.evals import retrieval, scheduled, zero_shot
 from clip_jax.evals.embedder import Embedder
+from clip_jax.mesh import create_mesh
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]
 
@@ -163,19 +165,31 @@ TASKS: dict[str, Callable[[Any, Preprocess, str], Task]] = {
 }
 
 
-def prepare(config: Any, preprocess: Preprocess, trained_on: str = "") -> list[Task]:
+def prepare(
+    config: Any, preprocess: Preprocess, trained_on: str = "", mesh: Mesh | None = None
+) -> list[Task]:
     """Loads the data of every task in ``config.eval.tasks``.
 
     Args:
       config: the whole config.
       preprocess: the way from a picture to the model's input.
       trained_on: fingerprint of the training data, which no task may use.
+      mesh: of the devices, for what ``scheduled`` prepares; by default of all.
 
     Raises:
       ConfigError: unknown task, or one for which the config names no data of its own.
       DataError: data of a task is missing or unreadable.
     """
-    unknown = [t for t in config.eval.tasks if t not in TASKS]
+    unknown = [t for t in config.eval.tasks if t not in TASKS and "@" not in t]
     if unknown:
-        raise ConfigError(f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}")
-    return [TASKS[name](config, preprocess, trained_on) for name in config.eval.tasks]
+        raise ConfigError(
+            f"eval.tasks has {unknown[0]!r}, which is not one of {sorted(TASKS)}, nor TASK@DATA "
+            "such as 'zero_shot@ImageNet'"
+        )
+    mesh = mesh or create_mesh({"data": -1})
+    return [
+        TASKS[name](config, preprocess, trained_on)
+        if name in TASKS
+        else scheduled.prepare(name, config, preprocess, mesh)
+        for name in config.eval.tasks
+    ]

@@ -1,0 +1,114 @@
+"""Tasks of the suite that a training config names: "zero_shot@ImageNet", "retrieval@csv:PATH"."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+
+from clip_jax.config import ConfigError
+from clip_jax.data.image_file import BadImage
+from clip_jax.data.labelled import LabelledSet, MissingData, Options
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.sources import DataError
+from clip_jax.evals import suite, suite_tasks
+from clip_jax.evals.embedder import Embedder
+from clip_jax.evals.features import Store
+from clip_jax.evals.records import NotApplicable
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteTask:
+    """One task of the suite on one data set, for the model as it is at the moment.
+
+    Attributes:
+      name: as in the config.
+      kind: the task.
+      test: the data set; its pictures are read whenever they are asked for.
+      opener: of the data set's other splits.
+      settings, preprocess, mesh: as of ``suite.Model`` and ``suite.run``.
+      baselines: none are known.
+    """
+
+    name: str
+    kind: suite_tasks.Task
+    test: Any
+    opener: suite.Opener
+    settings: suite.Settings
+    preprocess: Preprocess
+    mesh: Mesh
+    baselines: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def run(self, embedder: Embedder, tokenize: Any) -> dict[str, float]:
+        """Metric name -> value, as ``tasks.Task`` has it, the main metric first.
+
+        Raises:
+          DataError: a picture cannot be read, or a split is not what it should be.
+        """
+        model = suite.Model("", "", embedder, tokenize, self.preprocess, self.mesh)
+        try:
+            found = self.kind.run(model, Store(None, ""), self.test, self.opener, self.settings)
+        except (BadImage, NotApplicable) as error:
+            raise DataError(f"eval.tasks, {self.name}: {error}") from error
+        main, metrics = found["main_metric"], found["metrics"]
+        low, high = found["intervals"][main]
+        first = {main: metrics[main], f"{main}_ci95": (high - low) / 2}
+        return first | metrics | {"n": found["n"]}
+
+
+def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> SuiteTask:
+    """Opens the data of a task.
+
+    Args:
+      name: TASK@DATA: a name in ``suite_tasks.TASKS``, and a data set as ``suite.run`` has it.
+      config: the whole config.
+      preprocess: the way from a picture to the model's input.
+      mesh: of the devices.
+
+    Raises:
+      ConfigError: there is no such task or data set, or the one is not for the other.
+      DataError: the data is missing or not in order.
+    """
+    task, _, data = name.partition("@")
+    kind = suite_tasks.TASKS.get(task)
+    if kind is None:
+        raise ConfigError(f"eval.tasks has {name!r}: {task!r} is not one of {[*suite_tasks.TASKS]}")
+    settings = suite.Settings(
+        protocol=config.eval.protocol,
+        root=config.eval.data_root,
+        options=Options(data_dir=config.eval.data_dir, cache_dir=config.data.cache_dir),
+        seed=config.seed,
+    )
+    try:
+        opener = suite.opener(data, settings)
+        test = opener.open("test")
+    except ConfigError as error:
+        raise ConfigError(f"eval.tasks has {name!r}: {error}") from None
+    except DataError as error:
+        raise DataError(f"eval.tasks has {name!r}: {error}") from error
+    if not isinstance(test, kind.takes):
+        raise ConfigError(
+            f"eval.tasks has {name!r}: {task} takes a {kind.takes.__name__}, but {data} is a "
+            f"{type(test).__name__}"
+        )
+    try:
+        _check(task, test, opener, settings)
+        test.load(0, preprocess)
+    except (NotApplicable, MissingData) as error:
+        raise ConfigError(f"eval.tasks has {name!r}: {error}") from error
+    except BadImage as error:
+        raise DataError(f"eval.tasks has {name!r}: {error}") from error
+    return SuiteTask(name, kind, test, opener, settings, preprocess, mesh)
+
+
+def _check(task: str, test: Any, opener: suite.Opener, settings: suite.Settings) -> None:
+    """Asks for what the task will need, before a run has cost anything.
+
+    Raises:
+      NotApplicable, MissingData: it is not there.
+    """
+    if not suite_tasks.TASKS[task].unasked(test, settings):
+        raise NotApplicable(f"{task} needs what a training run does not know")
+    if task in ("linear_probe", "few_shot"):
+        opener.open("train")
+    elif isinstance(test, LabelledSet):
+        opener.prompted(test)

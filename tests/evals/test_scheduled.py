@@ -1,0 +1,124 @@
+"""Tasks of the suite in a training run: the suite's numbers, and errors before it begins."""
+
+import csv
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax import config as config_lib
+from clip_jax.config import ConfigError
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.sources import DataError
+from clip_jax.evals import embedder, suite, tasks
+from clip_jax.mesh import create_mesh
+
+COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scheduled")
+    rng = np.random.default_rng(0)
+    with open(root / "captions.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption"])
+        for split in ("train", "test"):
+            for name, colour in COLOURS.items():
+                (root / split / name).mkdir(parents=True)
+                for i in range(6):
+                    pixels = np.clip(rng.normal(colour, 200, (6, 6, 3)), 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+                    if split == "test":
+                        rows.writerow([f"test/{name}/{i}.png", f"{name} number {i}"])
+    return root
+
+
+def tokenize(texts):
+    return np.array([[name in t for name in ("red", "green", "blue")] for t in texts], np.int32)
+
+
+def colours(mesh):
+    def features(x):
+        return x.astype(jnp.float32).mean((1, 2)) / 100
+
+    def unit(x):
+        return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
+
+    return embedder.sharded(
+        lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32) + 0.1), features,
+        mesh=mesh, batch_size=16, image_size=6, embed_dim=3, probe_dim=3,
+    )  # fmt: skip
+
+
+def config(*names, **changes):
+    found = config_lib.defaults()
+    found.eval.tasks = names
+    found.eval.update(changes)
+    return found
+
+
+@pytest.mark.parametrize("mesh_sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_the_suites_numbers(data, mesh_sizes):
+    mesh = create_mesh(mesh_sizes)
+    specs = {
+        "zero_shot": f"folder:{data}", "linear_probe": f"folder:{data}",
+        "retrieval": f"csv:{data}/captions.csv",
+    }  # fmt: skip
+    names = [f"{task}@{spec}" for task, spec in specs.items()]
+    prepared = tasks.prepare(config(*names), Preprocess(6), "", mesh)
+    model = suite.Model("", "", colours(mesh), tokenize, Preprocess(6), mesh)
+    for task, (kind, spec) in zip(prepared, specs.items(), strict=True):
+        (want,) = suite.run(model, [spec], [kind])
+        got = task.run(model.embedder, tokenize)
+        assert task.name == f"{kind}@{spec}" and got["n"] == want.n == 18
+        assert {k: got[k] for k in want.metrics} == want.metrics
+        assert next(iter(got)) == want.main_metric
+        low, high = want.intervals[want.main_metric]
+        assert got[f"{want.main_metric}_ci95"] == pytest.approx((high - low) / 2)
+
+
+def test_the_protocol_is_the_configs(data):
+    name = f"retrieval@csv:{data}/captions.csv"
+    mesh = create_mesh({"data": 8})
+    firsts = []
+    for protocol in ("paper", "datacomp"):
+        (task,) = tasks.prepare(config(name, protocol=protocol), Preprocess(6), "", mesh)
+        firsts.append(next(iter(task.run(colours(mesh), tokenize))))
+    assert firsts == ["image_to_text_r@1", "mean_r@1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("zero-shot@digits", ConfigError, "'zero-shot' is not one of"),
+        ("zero_shot@ImageNett", ConfigError, "eval.tasks has 'zero_shot@ImageNett': .*ImageNett"),
+        ("zero_shot@folder:/nowhere", DataError, "eval.tasks has 'zero_shot@folder:/nowhere'"),
+        ("zero_shot@csv:{}/captions.csv", ConfigError, "takes a LabelledSet, but .*CaptionedSet"),
+        ("retrieval@folder:{}", ConfigError, "takes a CaptionedSet"),
+        ("zero_shot@csv:{}/numbers.csv", ConfigError, "has no class names"),
+        ("linear_probe@csv:{}/split.csv", ConfigError, "no row of split 'train'"),
+        ("zero_shot@csv:{}/damaged.csv", DataError, r"eval.tasks has .*damaged\.png"),
+    ],
+)
+def test_what_cannot_run_is_told_at_the_start(data, name, kind, message):
+    (data / "numbers.csv").write_text("image,label\ntest/red/0.png,0\n")
+    (data / "split.csv").write_text("image,label,split\ntest/red/0.png,red,test\n")
+    (data / "damaged.csv").write_text("image,label\ndamaged.png,red\n")
+    (data / "damaged.png").write_bytes(b"<html>")
+    with pytest.raises(kind, match=message):
+        tasks.prepare(config(name.format(data)), Preprocess(6))
+
+
+def test_a_picture_that_goes_bad_is_named(data, tmp_path):
+    pixels = Image.new("RGB", (6, 6))
+    rows = ["image,label"]
+    for i in range(3):
+        pixels.save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,red")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    (task,) = tasks.prepare(config(f"zero_shot@csv:{tmp_path}/t.csv"), Preprocess(6))
+    (tmp_path / "2.png").write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"eval.tasks, zero_shot@csv:.*2\.png"):
+        task.run(colours(create_mesh({"data": 8})), tokenize)
