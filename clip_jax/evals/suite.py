@@ -5,7 +5,9 @@ is reported, and the others go on. What has been measured before, of the same we
 the same way, is read. Runs on every process with the same arguments; the lead writes.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -19,10 +21,10 @@ from jax.sharding import Mesh
 from clip_jax import distributed
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, open_set
+from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Opened, Options, open_set
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.sources import DataError
-from clip_jax.evals import data_sets, prompts, records, suite_tasks
+from clip_jax.evals import data_sets, prompts, records, suite_overlap, suite_tasks
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
@@ -30,6 +32,8 @@ from clip_jax.evals.prompts import matching
 from clip_jax.evals.records import NotApplicable, Record
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
+# Data sets that are called as their folder or file.
+_PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
 OFFLINE = ("emoji:unseen_vendor", "emoji:held_out", "digits")  # come with the project or PyPI
 
 
@@ -66,9 +70,12 @@ class Settings:
       options: how sets are read.
       shots, seeds: of few-shot probes.
       seed: of whatever is drawn at random.
+      overlap_with: spec of ``labelled.open_set``: training pictures to be looked for in test sets.
+      overlap_by: a way of ``suite_overlap.MEASURES``.
+      overlap_threshold: from where pictures count as the same; None: the way's own.
 
     Raises:
-      ConfigError: no such protocol or choice of templates.
+      ConfigError: no such protocol or choice of templates, or as ``suite_overlap.check``.
     """
 
     protocol: str = "paper"
@@ -80,11 +87,31 @@ class Settings:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: int = 3
     seed: int = 0
+    overlap_with: str = ""
+    overlap_by: str = "embedding"
+    overlap_threshold: float | None = None
 
     def __post_init__(self):
         for name, legal in (("protocol", PROTOCOLS), ("templates", prompts.TEMPLATES)):
             if (given := getattr(self, name)) not in legal:
                 raise ConfigError(f"{name}={given!r} is not one of {list(legal)}")
+        for name in ("class_file", "template_file"):
+            if (file := getattr(self, name)) and not Path(file).expanduser().is_file():
+                raise ConfigError(f"{name}={file!r}: no such file")
+        if self.seeds < 1 or not self.shots or min(self.shots) < 1:
+            name = "seeds" if self.seeds < 1 else "shots"
+            raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        suite_overlap.check(self)
+
+    @functools.cached_property
+    def training(self) -> Opened:
+        """The pictures that ``overlap_with`` names, opened once.
+
+        Raises:
+          MissingData, DataError: they are not here, or not in order.
+        """
+        own = dataclasses.replace(self.options, class_names=(), group_keys=())
+        return open_set(self.overlap_with, "train", own)
 
 
 def run(
@@ -120,13 +147,15 @@ def run(
     for task in tasks:
         if task not in suite_tasks.TASKS:
             raise ConfigError(f"tasks: {task!r} is not one of {list(suite_tasks.TASKS)}")
-    wanted = [_named(text) for text in data]
+    if "overlap" in tasks and not settings.overlap_with:
+        raise ConfigError("tasks: 'overlap' needs overlap_with, where the training pictures are")
+    wanted = openers(data, settings)
     store = Store(cache, model.fingerprint, say)
     found = []
     with jax.set_mesh(model.mesh):
-        for name, spec in wanted:
-            say(f"{name or spec}:")
-            found += _data_set(model, name, spec, tasks, settings, store, folder, say)
+        for opener in wanted:
+            say(f"{opener.title}:")
+            found += _data_set(model, opener, tasks, settings, store, folder, say)
             store.forget()
     return found
 
@@ -138,6 +167,25 @@ def opener(text: str, settings: Settings) -> "Opener":
       ConfigError: no such data set in the catalog.
     """
     return Opener(*_named(text), settings)
+
+
+def openers(data: Sequence[str], settings: Settings) -> list["Opener"]:
+    """What opens the data sets of a run, with titles that tell them apart: the records' names.
+
+    Raises:
+      ConfigError: no such data set in the catalog, or one of it in two places.
+    """
+    found = [Opener(*named, settings) for named in dict.fromkeys(_named(text) for text in data)]
+    times = collections.Counter(each.title for each in found)
+    for each in found:
+        if times[each.title] > 1 and each.name:
+            raise ConfigError(
+                f"data: {each.name} is named {times[each.title]} times, in different places; "
+                "evaluate one of them, or each into a folder of its own"
+            )
+        if times[each.title] > 1:
+            each.title = each.spec
+    return found
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -154,10 +202,9 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _data_set(
-    model: Model, name: str, spec: str, tasks: Sequence[str], settings: Settings, store: Store,
+    model: Model, opener: "Opener", tasks: Sequence[str], settings: Settings, store: Store,
     folder: Path | None, say: Callable[[str], None],
 ) -> list[Record]:  # fmt: skip
-    opener = Opener(name, spec, settings)
     common = {
         "dataset": opener.title,
         "split": "test",
@@ -212,6 +259,9 @@ def _key(task: str, model: Model, test: Any, settings: Settings, kind: Any) -> s
             facts[file] = Path(settings.__dict__[file]).read_text(encoding="utf-8")
     for key in ("root", "options"):
         del facts[key]  # where the data lies; what it is, the fingerprint says
+    for key in [key for key in facts if key.startswith("overlap_")]:
+        del facts[key]
+    facts |= kind.facts(settings)
     whole = [task, kind.version, model.fingerprint, test.fingerprint, facts]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -231,7 +281,10 @@ class Opener:
 
     def __init__(self, name: str, spec: str, settings: Settings):
         self.name, self.spec, self.settings = name, spec, settings
-        self.title = name or spec.removeprefix("emoji:")
+        kind, _, rest = spec.partition(":")
+        path = Path(rest)
+        called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
+        self.title = name or called or spec
         self.entry = CATALOG.get(name)
 
     def open(self, split: str) -> LabelledSet | CaptionedSet:
