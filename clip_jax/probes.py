@@ -3,7 +3,7 @@
 python -m clip_jax.benchmark probe
 
 Needs the extra benchmark. Features are made up, but like CLIP's: of unit length around a common
-mean (cosine of two pictures about 0.7), with a spectrum that decays, and classes that overlap.
+mean (cosine of two pictures about 0.6), with a spectrum that decays, and classes that overlap.
 """
 
 import dataclasses

@@ -8,20 +8,20 @@ from clip_jax.evals.linear_probe import LAMBDAS
 
 
 def test_features_are_like_clips():
-    features, labels = probes.clip_like(600, 64, 5, 0)
+    features, labels = probes.clip_like(2000, 512, 100, 0)
     assert features.dtype == np.float32 and labels.dtype == np.int32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     cosines = features @ features.T
     same = labels[:, None] == labels
     assert 0.5 < cosines[~same].mean() < cosines[same].mean() < 0.9
-    assert set(labels) == set(range(5))
-    np.testing.assert_array_equal(features, probes.clip_like(600, 64, 5, 0)[0])
+    assert set(labels) == set(range(100))
+    np.testing.assert_array_equal(features, probes.clip_like(2000, 512, 100, 0)[0])
     # Another seed: other rows of the same classes.
-    others, theirs = probes.clip_like(600, 64, 5, 1)
+    others, theirs = probes.clip_like(2000, 512, 100, 1)
     assert not np.array_equal(features, others)
     for k in range(5):
         centres = [(x[y == k].mean(axis=0)) for x, y in ((features, labels), (others, theirs))]
-        assert centres[0] @ centres[1] > 0.95 * np.linalg.norm(centres[0]) ** 2
+        assert centres[0] @ centres[1] > 0.93 * np.linalg.norm(centres[0]) ** 2
 
 
 def test_compares_with_scikit_learn(capsys):
