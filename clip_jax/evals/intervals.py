@@ -14,7 +14,7 @@ import numpy as np
 _Z95 = 1.959963984540054
 
 
-def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the Wilson score interval of a share seen in n trials (Wilson 1927).
 
     It stays honest near 0 and 1 and for few trials. The share need not be a whole number of hits:
@@ -36,10 +36,35 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
     return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
 
 
-def wilson_half_width(share: float, n: int, z: float = _Z95) -> float:
+def wilson_half_width(share: float, n: float, z: float = _Z95) -> float:
     """Returns half the width of the Wilson score interval of a share (0 to 1) seen in n trials."""
     spread = math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return z * spread / (1 + z * z / n)
+
+
+def clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Returns the 95% interval of a share whose trials are alike within clusters.
+
+    The five captions of a picture are found or missed together more often than those of five
+    pictures. This is Wilson's interval for as many independent trials as would vary as much as
+    the share does from cluster to cluster (Kish's effective sample size), at most n.
+
+    Args:
+      values: float[n], from 0 to 1; their mean is the share.
+      clusters: int[n], the cluster of each.
+
+    Raises:
+      ValueError: no values, or values out of their range.
+    """
+    share, n = float(np.mean(values)), len(values)
+    _, own = np.unique(clusters, return_inverse=True)
+    sums, sizes = np.bincount(own, weights=values), np.bincount(own)
+    count = len(sizes)
+    effective = float(count)  # as many as there are clusters, where all values are the same
+    if count > 1 and 0 < share < 1:
+        variance = count / (count - 1) * float(((sums - share * sizes) ** 2).sum()) / n**2
+        effective = share * (1 - share) / max(variance, share * (1 - share) / n)
+    return wilson(share, max(1.0, effective))
 
 
 def newcombe(
@@ -229,7 +254,7 @@ def _rows(columns: Sequence[np.ndarray]) -> int:
     return lengths.pop()
 
 
-def _check_share(share: float, n: int, confidence: float) -> None:
+def _check_share(share: float, n: float, confidence: float) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"a share goes from 0 to 1, got {share}")
     if n < 1:

@@ -37,6 +37,40 @@ def test_wilson_at_the_ends_is_exact():
     assert intervals.wilson(1.0, 7)[1] == 1.0
 
 
+def test_clustered_between_its_extremes():
+    rng = np.random.default_rng(0)
+    once = (rng.random(400) < 0.3).astype(float)
+    each = np.arange(400)
+    share = once.mean()
+    # A cluster each: Wilson's own, but for the estimate of the variance (n / (n - 1)).
+    assert intervals.clustered(once, each) == pytest.approx(intervals.wilson(share, 399), abs=1e-12)
+    # The same five times over: no more is known than from one.
+    five = intervals.clustered(np.repeat(once, 5), np.repeat(each, 5))
+    assert five == pytest.approx(intervals.clustered(once, each), abs=1e-12)
+    # Clusters that are all alike vary less than chance: no narrower than without them.
+    alike = np.tile([0.0, 1.0], 200)
+    assert intervals.clustered(alike, each // 2) == intervals.wilson(0.5, 400)
+    for constant in (0.0, 1.0):
+        found = intervals.clustered(np.full(20, constant), np.arange(20) // 5)
+        assert found == intervals.wilson(constant, 4)
+    assert intervals.clustered(once, np.zeros(400, int)) == intervals.wilson(share, 1)
+
+
+def test_clustered_holds_the_truth_as_often_as_it_says():
+    """Captions of a picture share its difficulty; the plain interval is too narrow for that."""
+    rng = np.random.default_rng(1)
+    pictures, hits, plain = np.repeat(np.arange(200), 5), 0, 0
+    for _ in range(400):
+        easy = rng.beta(0.5, 0.5, 200)  # mean 0.5, mostly near 0 or 1
+        values = (rng.random(1000) < easy[pictures]).astype(float)
+        low, high = intervals.clustered(values, pictures)
+        hits += low <= 0.5 <= high
+        low, high = intervals.wilson(values.mean(), 1000)
+        plain += low <= 0.5 <= high
+    assert 0.92 < hits / 400 < 0.98
+    assert plain / 400 < 0.85
+
+
 @pytest.mark.parametrize(
     ("hits", "n", "low", "high"),
     # The same paper, method 5.
