@@ -53,6 +53,7 @@ class ZeroShotSet:
       class_names: the English names; class number = position.
       descriptions: several texts a class, of its name, keywords and groups.
       documents: one text a class, of all of them.
+      groups: Unicode's group of each class, such as "food & drink".
       vendors: who drew each picture.
     """
 
@@ -61,6 +62,7 @@ class ZeroShotSet:
     class_names: list[str]
     descriptions: list[list[str]]
     documents: list[str]
+    groups: list[str]
     vendors: list[str]
 
 
@@ -87,6 +89,7 @@ def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
         [classes[c]["name"] for c in concepts],
         [descriptions(classes[c]) for c in concepts],
         [document(classes[c]) for c in concepts],
+        [classes[c]["group"] for c in concepts],
         [emoji.VENDORS[r["vendor"]] for r in records],
     )
 

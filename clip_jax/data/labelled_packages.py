@@ -22,19 +22,22 @@ DIGITS_TEMPLATES = ('a photo of the number: "{}".',)  # OpenAI's for MNIST
 
 # set -> split asked for -> split of ``emoji.Emoji``
 EMOJI_SETS = {
-    "unseen_vendor": {"train": "train", "test": "unseen_vendor"},
+    "unseen_vendor": {"test": "unseen_vendor"},
     "held_out": {"test": "held_out"},
     "held_out_retrieval": {"test": "held_out"},
+    "groups": {"train": "train", "test": "unseen_vendor"},
+    "train": {"train": "train"},
 }
 
 
 def open_emoji(name: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
     """Opens a set of the embedded emoji; see ``emoji.py`` for the data.
 
-    ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts;
-    its split ``train`` are the training drawings with the same class numbers, for probes.
+    ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts.
     ``held_out``: concepts that are not in the training data. ``held_out_retrieval``: one drawing
-    of each of these, with its name for a caption. The first two have descriptions.
+    of each of these, with its name for a caption. ``groups``: the drawings of ``unseen_vendor`` in
+    Unicode's few groups ("food & drink"), with training drawings to fit probes to. ``train``: what
+    is trained on, to be looked for in the others. All but ``groups`` have descriptions.
 
     Raises:
       MissingData: no such set or split, or the packages are not installed.
@@ -59,9 +62,13 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
         owners = np.arange(len(rows), dtype=np.int32)
         fingerprint = digest(*facts, captions, *pictures)
         return CaptionedSet(title, split, pictures, captions, owners, fingerprint)
+    labels, names = found.labels, tuple(found.class_names)
+    descriptions = tuple(map(tuple, found.descriptions))
+    if name == "groups":
+        names, of_class = np.unique(found.groups, return_inverse=True)
+        labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
     return LabelledSet(
-        title, split, found.pictures, found.labels, tuple(found.class_names),
-        emoji_pairs.TEMPLATES, tuple(map(tuple, found.descriptions)),
+        title, split, found.pictures, labels, names, emoji_pairs.TEMPLATES, descriptions,
         fingerprint=digest(*facts, *found.pictures),
     )  # fmt: skip
 

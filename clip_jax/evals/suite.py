@@ -34,7 +34,10 @@ from clip_jax.evals.records import NotApplicable, Record
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
 # Data sets that are called as their folder or file.
 _PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
-OFFLINE = ("emoji:unseen_vendor", "emoji:held_out", "digits")  # come with the project or PyPI
+# What comes with the project or PyPI.
+OFFLINE = (
+    "emoji:unseen_vendor", "emoji:held_out", "emoji:held_out_retrieval", "emoji:groups", "digits",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_emoji_sets(emoji_cache):
     assert unseen.templates == emoji_pairs.TEMPLATES
     assert unseen.load(5, Preprocess(16)).shape == (16, 16, 3)
 
-    train = open_set("emoji:unseen_vendor", "train", options)
+    train = open_set("emoji:train", "train", options)
     assert train.class_names == unseen.class_names
     assert len(train) == 16_572  # of 16,916: without swatches and couples in two tones
     assert not set(train.pictures) & set(unseen.pictures)
@@ -44,7 +44,20 @@ def test_emoji_sets(emoji_cache):
     assert len(pairs) == len(pairs.captions) == len(set(pairs.captions)) == 179
     name = dict(zip(held.pictures, held.labels, strict=True))
     assert [held.class_names[name[p]] for p in pairs.pictures] == pairs.captions
-    assert len({s.fingerprint for s in (unseen, train, held, pairs)}) == 4
+
+    groups, many = (open_set("emoji:groups", s, options) for s in ("test", "train"))
+    assert list(groups.pictures) == list(unseen.pictures)
+    assert list(many.pictures) == list(train.pictures)
+    assert groups.class_names == many.class_names and 8 <= groups.classes <= 10
+    group = {r["concept"]: r["group"] for r in records}
+    for data, picture in ((many, 0), (many, 9000), (many, -1)):
+        want = group[concepts[data.pictures[picture]]]
+        assert data.class_names[data.labels[picture]] == want
+    cat = [c for c in unseen.class_names].index("cat face")
+    (row,) = np.flatnonzero(unseen.labels == cat)
+    assert "animals" in groups.class_names[groups.labels[row]].lower()
+    every = (unseen, train, held, pairs, groups, many)
+    assert len({s.fingerprint for s in every}) == len(every)
 
 
 def test_emoji_sets_that_are_not_there(emoji_cache, monkeypatch):
