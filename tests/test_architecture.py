@@ -13,7 +13,7 @@ FLOORS = {
         "data.emoji",
         "data.emoji_pairs", "data.prompt_files", "data.labelled", "data.labelled_files",
         "data.labelled_shards", "data.labelled_tfds", "data.labelled_packages", "data.tfds_split",
-        "metrics", "chips", "compiled"],
+        "data.groups", "data.selection", "metrics", "chips", "compiled"],
     1: ["models", "losses", "half", "optim", "data.loader"],
     2: ["state", "interop"],
     3: ["step", "gradients", "program", "checkpoint", "workdir", "pretrained"],
@@ -26,7 +26,8 @@ WITHOUT_JAX = ["config", "cluster", "distributed", "tokenizers", "data.sources",
                "data.tar", "data.transforms", "data.emoji", "data.emoji_pairs",
                "data.preprocess_formats", "data.prompt_files", "data.labelled",
                "data.labelled_files", "data.labelled_shards", "data.labelled_tfds",
-               "data.labelled_packages", "data.tfds_split", "metrics", "evals.data_sets",
+               "data.labelled_packages", "data.tfds_split", "data.groups", "data.selection",
+               "metrics", "evals.data_sets",
                "evals.prompts.matching"]  # fmt: skip
 FORBIDDEN = {"torch", "torchvision", "transformers", "tensorflow", "sklearn", "open_clip", "clip"}
 COMPARES = {("probes", "sklearn")}  # benchmarks beside others

@@ -2,7 +2,7 @@
 
 ``open_set`` opens one by a short name of where it lies: ``tfds:NAME``, ``wds:PATH`` (a folder as
 CLIP_benchmark writes them), ``folder:PATH`` (a folder a class), ``csv:PATH`` (CSV, TSV or JSONL),
-``emoji:held_out`` and ``digits``. What is missing is one kind of error, which says how to get it.
+``selection:PATH``, ``emoji:held_out`` and ``digits``. An error of one kind tells what is missing.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.data import groups as groups_room
 from clip_jax.data import sources
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Picture, Preprocess
@@ -28,7 +29,7 @@ class MissingData(DataError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Pictures:
+class PictureSet:
     """What sets of pictures have in common."""
 
     name: str
@@ -58,7 +59,7 @@ class _Pictures:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledSet(_Pictures):
+class LabelledSet(PictureSet):
     """The pictures of one split, with their classes.
 
     Attributes:
@@ -70,9 +71,10 @@ class LabelledSet(_Pictures):
       templates: the data's own prompts, with ``{}`` for the name, if it has any.
       descriptions: whole texts of each class, to be used instead of its name in the templates.
       fingerprint: sha256 over what identifies the data: names, sizes and labels of the pictures.
+      groups: attribute ("age") -> the group of each picture, where the data names any.
 
     Raises:
-      DataError: the labels do not fit the pictures or the names.
+      DataError: the labels or the groups do not fit the pictures or the names.
     """
 
     labels: np.ndarray
@@ -80,6 +82,7 @@ class LabelledSet(_Pictures):
     templates: Sequence[str] = ()
     descriptions: Sequence[Sequence[str]] = ()
     fingerprint: str = dataclasses.field(kw_only=True)
+    groups: groups_room.Groups = dataclasses.field(default_factory=dict, kw_only=True)
 
     def __post_init__(self):
         labels, n = np.asarray(self.labels), len(self.pictures)
@@ -102,6 +105,8 @@ class LabelledSet(_Pictures):
                 )
         if not several and n and labels.min() < 0:
             raise DataError(f"{self.name} {self.split}: label {labels.min()} is negative")
+        groups = groups_room.checked(self.groups, n, f"{self.name} {self.split}")
+        object.__setattr__(self, "groups", groups)
 
     @property
     def classes(self) -> int:
@@ -120,12 +125,13 @@ class LabelledSet(_Pictures):
             self,
             pictures=_Chosen(self.pictures, rows, self.describe),
             labels=self.labels[rows],
+            groups=groups_room.taken(self.groups, rows.tolist()),
             fingerprint=digest(self.fingerprint, rows),
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CaptionedSet(_Pictures):
+class CaptionedSet(PictureSet):
     """The pictures of one split, with any number of captions each.
 
     Attributes:
@@ -236,6 +242,8 @@ class Options:
       cache_dir: where indices are kept; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax.
       image_key, label_key, caption_key: column of a table, feature of a TFDS data set ("a/b" is
         feature b of the sequence a).
+      group_keys: columns of a table with groups of the pictures, such as ("age", "gender").
+      image_root: folder of the pictures that a ``selection`` names, if not beside the file.
       class_names: K classes in the order of the labels, or the path of a file with them
         (``prompt_files.read_class_names``); empty: the data's own.
       emoji_preset: a name in ``emoji.PRESETS``.
@@ -246,6 +254,8 @@ class Options:
     image_key: str = "image"
     label_key: str = "label"
     caption_key: str = "caption"
+    group_keys: tuple[str, ...] = ()
+    image_root: str | os.PathLike = ""
     class_names: Names | str | os.PathLike = ()
     emoji_preset: str = "all"
 
@@ -262,7 +272,7 @@ class Options:
         return _plain(self.class_names)
 
 
-Opened = LabelledSet | CaptionedSet
+Opened = PictureSet  # LabelledSet, CaptionedSet or selection.SelectionSet
 
 
 def _tfds(name: str, split: str, options: Options) -> Opened:
@@ -289,6 +299,12 @@ def _table(path: str, split: str, options: Options) -> Opened:
     return labelled_files.open_table(path, split, options)
 
 
+def _selection(path: str, split: str, options: Options) -> Opened:
+    from clip_jax.data import selection
+
+    return selection.open_selection(path, split, options)
+
+
 def _emoji(name: str, split: str, options: Options) -> Opened:
     from clip_jax.data import labelled_packages
 
@@ -306,6 +322,7 @@ READERS: dict[str, Callable[[str, str, Options], Opened]] = {
     "wds": _webdataset,
     "folder": _folder,
     "csv": _table,
+    "selection": _selection,
     "emoji": _emoji,
     "digits": _digits,
 }
@@ -315,8 +332,8 @@ def open_set(spec: str, split: str = "test", options: Options | None = None) -> 
     """Opens one split of a data set. No picture is read yet.
 
     Args:
-      spec: ``tfds:NAME``, ``wds:PATH``, ``folder:PATH``, ``csv:PATH``, ``emoji:NAME`` or
-        ``digits``; a name in ``READERS`` and what it reads.
+      spec: ``tfds:NAME``, ``wds:PATH``, ``folder:PATH``, ``csv:PATH``, ``selection:PATH``,
+        ``emoji:NAME`` or ``digits``; a name in ``READERS`` and what it reads.
       split: "train", "val" or "test", or as the data calls it.
       options: see ``Options``.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data import prompt_files
+from clip_jax.data import groups, prompt_files
 from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
 from clip_jax.data.sources import DataError
 from clip_jax.data.table import rows
@@ -129,7 +129,8 @@ def open_table(path: str, split: str, options: Options) -> LabelledSet | Caption
     without it all are taken. A label is a class name or a number; in JSONL it may be a list, which
     makes the set multi-label. Classes are numbered as in ``options.class_names``, or else as the
     sorted names of all splits. Rows with captions of the same picture become one picture. Of a
-    table with labels and captions the labels are read (the captions with ``label_key=""``).
+    table with labels and captions the labels are read (the captions with ``label_key=""``). The
+    columns ``options.group_keys`` are the groups of the labelled pictures.
 
     Raises:
       MissingData: the file or the split is not there.
@@ -147,9 +148,10 @@ def open_table(path: str, split: str, options: Options) -> LabelledSet | Caption
         return _captioned(wanted, split, chosen, pictures, options, facts)
     every = [entry for _, found in content for entry in found]
     labels, names = _labels(chosen, every, key, options.names())
+    found = groups.of_rows(chosen, options.group_keys)
     return LabelledSet(
-        wanted.stem, split, FilePictures(pictures), labels, names,
-        fingerprint=digest(*facts, names, labels),
+        wanted.stem, split, FilePictures(pictures), labels, names, groups=found,
+        fingerprint=digest(*facts, names, labels, *([found] if found else [])),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Store:
         """
         self.folder, self.model, self.say = folder, model, say
         self._held: dict[str, np.ndarray] = {}
+        self._kept: dict[str, list[np.ndarray]] = {}
 
     def get(
         self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
@@ -91,23 +92,49 @@ class Store:
         Raises:
           BadImage: a picture cannot be read.
         """
-        facts = [kind, self.model, data.fingerprint, len(data)]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        key = self._key(kind, data)
         if key not in self._held:
             pixels = Pixels(data, preprocess)
-            parts, began = [], time.perf_counter()
-            for at in range(0, len(data), PART):
-                rows = _Some(pixels, at, min(at + PART, len(data)))
-                parts.append(self._part(f"{key}-{at // PART:05d}", embed, rows))
-                if len(data) > PART:
-                    rate = rows.stop / (time.perf_counter() - began)
-                    self.say(f"    {rows.stop:,} of {len(data):,} pictures, {rate:,.0f}/s")
+            parts = list(self._parts(key, embed, pixels))
             self._held[key] = np.concatenate(parts) if parts else embed(pixels)
         return self._held[key]
 
-    def _part(self, name: str, embed: Callable[[Any], np.ndarray], rows: _Some) -> np.ndarray:
+    def parts(
+        self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
+    ) -> Iterator[np.ndarray]:
+        """The features of ``get`` in parts of ``PART`` pictures, for sets larger than memory.
+
+        What is on disk comes as memory maps. Without a folder all of it is kept in memory, also
+        when the store is told to forget.
+        """
+        key, pixels = self._key(kind, data), Pixels(data, preprocess)
+        if self.folder:
+            yield from self._parts(key, embed, pixels, mapped=True)
+            return
+        if key not in self._kept:
+            self._kept[key] = list(self._parts(key, embed, pixels))
+        yield from self._kept[key]
+
+    def _key(self, kind: str, data: Any) -> str:
+        facts = [kind, self.model, data.fingerprint, len(data)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+    def _parts(
+        self, key: str, embed: Callable[[Any], np.ndarray], pixels: Pixels, mapped: bool = False
+    ) -> Iterator[np.ndarray]:
+        began = time.perf_counter()
+        for at in range(0, len(pixels), PART):
+            rows = _Some(pixels, at, min(at + PART, len(pixels)))
+            yield self._part(f"{key}-{at // PART:05d}", embed, rows, mapped)
+            if len(pixels) > PART:
+                rate = rows.stop / (time.perf_counter() - began)
+                self.say(f"    {rows.stop:,} of {len(pixels):,} pictures, {rate:,.0f}/s")
+
+    def _part(
+        self, name: str, embed: Callable[[Any], np.ndarray], rows: _Some, mapped: bool
+    ) -> np.ndarray:
         path = self.folder / f"{name}.npy" if self.folder else None
-        found = _read(path, len(rows)) if path else None
+        found = _read(path, len(rows), mapped) if path else None
         # Either all processes read, or all embed: the devices of all work together.
         if distributed.agree(found is not None):
             return found
@@ -119,14 +146,14 @@ class Store:
         return found
 
     def forget(self) -> None:
-        """Frees what is held in memory."""
+        """Frees what ``get`` holds in memory."""
         self._held.clear()
 
 
-def _read(path: Path, rows: int) -> np.ndarray | None:
+def _read(path: Path, rows: int, mapped: bool) -> np.ndarray | None:
     """A part, or None where there is none that is whole."""
     try:
-        found = np.load(path)
+        found = np.load(path, mmap_mode="r" if mapped else None)
     except (OSError, ValueError, EOFError):
         return None
     return found if found.ndim == 2 and len(found) == rows else None

@@ -1,7 +1,7 @@
 """Few-shot curves: linear probes fitted to 1, 2, 4, 8, 16 rows a class (CLIP paper, section 3.1.5).
 
 And what zero-shot classification is worth in labels: how many rows a class a probe on the same
-features needs to be as good (figure 8).
+features needs to be as good (figure 7).
 """
 
 import dataclasses
@@ -160,7 +160,7 @@ def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
 def data_efficiency(
     curve: Curve, zero_shot_score: float, supervised: tuple[float, float] | None = None
 ) -> Efficiency:
-    """Returns how many rows a class a probe needs to match zero-shot classification (figure 8).
+    """Returns how many rows a class a probe needs to match zero-shot classification (figure 7).
 
     The mean curve is interpolated on a straight line in the logarithm of the rows, as the paper
     does. Where it crosses the score more than once, the first time counts.

@@ -23,7 +23,7 @@ from clip_jax.evals.ranking import exact_rows
 _BLOCK = 4096
 CONFIDENCE = 0.995  # of the interval on Overlap, as in the paper
 # The whole picture, so that other cropping does not hide it; grey levels are enough.
-_HASH_INPUT = Preprocess(32, resize="squash", interpolation="bilinear", transparency="white")
+HASH_INPUT = Preprocess(32, resize="squash", interpolation="bilinear", transparency="white")
 _FREQUENCIES = np.cos(np.pi / 64 * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1))
 
 
@@ -119,7 +119,7 @@ def picture_hash(picture: Picture) -> int:
     Raises:
       OSError, BadImage, TypeError: as `Preprocess`.
     """
-    grey = _HASH_INPUT(picture) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
+    grey = HASH_INPUT(picture) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
     # Rounded, lest the noise of a picture without contrast become bits.
     coefficients = np.round(_FREQUENCIES @ grey @ _FREQUENCIES.T).ravel()
     bits = coefficients > np.median(coefficients)

@@ -24,10 +24,10 @@ class Record:
     """What one task says of one data set.
 
     Attributes:
-      task: "zero_shot", "retrieval", "linear_probe" or "few_shot".
+      task: a name in ``suite_tasks.TASKS``.
       dataset, split: what was scored.
       protocol: "paper", "clip_benchmark" or "datacomp".
-      n: pictures scored (retrieval: captions).
+      n: pictures scored (retrieval: captions; caption selection: instances).
       main_metric: key of ``metrics`` that stands for the whole.
       metrics: name -> value, shares from 0 to 1.
       intervals: name -> 95% interval, for every share of ``metrics``.

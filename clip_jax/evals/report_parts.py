@@ -37,10 +37,13 @@ def page(title: str, header: str, sections: Sequence[tuple[str, str, str]], styl
     return PAGE.substitute(title=escaped(title), style=STYLE + style, body="\n".join(body))
 
 
-def found_pictures(text: str, answers: Sequence[tuple[np.ndarray, bool | None]]) -> str:
+def found_pictures(
+    text: str, answers: Sequence[tuple[np.ndarray, bool | None]], note: str = ""
+) -> str:
     """Returns a card with a text and the pictures uint8[H, W, 3] found for it, best first, each
-    with whether it is right; None: nobody knows.
+    with whether it is right; None: nobody knows. The note stands below the text.
     """
+    below = f'<p class="small" dir="auto">{escaped(note)}</p>' if note else ""
     items = "".join(
         f"<li{right_class(bool(correct))}>{picture(image, f'Answer {rank}')}"
         f"{' '.join([str(rank), *([] if correct is None else [mark(correct)])])}</li>"
@@ -48,7 +51,7 @@ def found_pictures(text: str, answers: Sequence[tuple[np.ndarray, bool | None]])
     )
     return (
         f'<article class="card"><p class="query" dir="auto">{escaped(text)}</p>'
-        f'<ol class="strip">{items}</ol></article>'
+        f'{below}<ol class="strip">{items}</ol></article>'
     )
 
 

@@ -247,6 +247,19 @@ figure .small { margin-top: 8px; overflow-wrap: anywhere; }
 .recalls tbody th { text-align: left; padding-top: 12px; overflow-wrap: anywhere; }
 .recalls tbody tr:first-child th { border-top: 1px solid var(--line); }
 .recalls .theirs { color: var(--bad); font-size: .88rem; }
+.folding { padding: 2px 0; }
+.folding th, .folding td { padding: 9px 10px; text-align: left; vertical-align: top;
+  border-top: 1px solid var(--line); }
+.folding th:first-child { padding-left: 16px; overflow-wrap: anywhere; }
+.folding td:last-child { padding-right: 16px; }
+.folding thead th { border-top: 0; color: var(--muted); font-size: .82rem; font-weight: 500;
+  vertical-align: bottom; }
+.folding tbody th { font-weight: 600; }
+.folding td .small { white-space: nowrap; }
+.folding + .small { margin-top: 8px; max-width: 100ch; }
+.strip.pairs { margin: 0; padding: 0 16px 12px;
+  grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)); }
+details .strip.pairs li { display: block; padding: 0; font-size: .8rem; }
 .worst { columns: 310px; column-gap: 16px; }
 .worst .card { break-inside: avoid; margin-bottom: 16px; }
 summary { padding: 12px 16px; cursor: pointer; font-weight: 620; overflow-wrap: anywhere; }
@@ -262,6 +275,7 @@ details li .bar { height: 5px; }
 .skipped li { padding: 10px 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 .skipped li:first-child { border-top: 0; }
 .skipped p { font-size: .9rem; }
+.tiles .small { overflow-wrap: anywhere; }
 code { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   background: var(--track); border-radius: 4px; padding: 1px 4px; }
 @media (max-width: 620px) {
@@ -269,6 +283,15 @@ code { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   .suite th, .suite td { padding: 8px 6px; }
   .suite th:first-child { padding-left: 14px; }
   .suite td:last-child, .suite thead th:last-child { padding-right: 14px; }
+  .folding thead { display: none; }
+  .folding tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr));
+    gap: 8px 12px; padding: 12px 14px; border-top: 1px solid var(--line); }
+  .folding tbody tr:first-child { border-top: 0; }
+  .folding tbody th, .folding tbody td { padding: 0; border: 0; }
+  .folding tbody th { grid-column: 1 / -1; }
+  .folding td:empty { display: none; }
+  .folding td::before { content: attr(data-head); display: block; color: var(--muted);
+    font-size: .75rem; line-height: 1.3; }
   .recalls td { font-size: .85rem; }
   .recalls b { font-weight: 600; }
   figure { padding: 12px 8px; }

@@ -4,7 +4,9 @@ They show the records' own figures and compute none.
 """
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clip_jax.evals.records import Record
 from clip_jax.evals.report_parts import finite, percent
@@ -118,8 +120,55 @@ def _curve(record: Record, points: list[tuple[int, float, float | None]], titles
     keys = [("second", f"zero-shot {percent(zero)}")] if finite(zero) else []
     keys.append(("accent", f"{_shots(points[-1][0])} {percent(points[-1][1])}"))
     worth = record.details.get("efficiency")
-    note = f"zero-shot is worth {worth} shots" if worth else ""
+    note = f"zero-shot is worth {_worth(worth)} shots" if worth else ""
     return figure(titles(record), drawing, note, keys=keys, small=True)
+
+
+def efficiency(records: Sequence[Record], titles: Titles) -> str:
+    """How many shots a probe needs to reach zero-shot, by data set: the paper's Figure 7."""
+    shown = [r for r in records if r.task == "few_shot" and not r.skipped]
+    found = [(_reach(worth), worth, r) for r in shown if (worth := r.details.get("efficiency"))]
+    if not found:
+        return ""
+    found.sort(key=lambda entry: (-entry[0], entry[1]["bound"] != ">"))
+    row, top = 20, 20
+    most = max(16, *(max(reach, worth["most"]) for reach, worth, _ in found))
+    drawing = Drawing(_WIDTH, top + row * len(found) + 4, "Shots that zero-shot is worth")
+    x = Scale(0.5, most, 130, 312, math.log2)
+    for tick in (2**i for i in range(math.floor(math.log2(most)) + 1)):
+        drawing.line([(x(tick), top - 4), (x(tick), top + row * len(found))], "grid")
+        drawing.text((x(tick), 11), f"{tick}", "muted", anchor="middle", size=9.5)
+    for i, (reach, worth, record) in enumerate(found):
+        y = top + row * i
+        drawing.text((124, y + 11), titles(record), anchor="end", most=122)
+        kind = "muted" if worth["bound"] else "accent"
+        drawing.box(x(0.5), y + 2, x(max(reach, 0.6)), y + 13, kind)
+        drawing.text((_WIDTH - 4, y + 12), _worth(worth), anchor="end")
+    keys = [("accent", "shots at which the probe’s curve crosses zero-shot")]
+    if any(worth["bound"] for _, worth, _ in found):
+        keys.append(("muted", "it is above with the fewest (≤), or below with the most (>)"))
+    return figure("How many labelled pictures a class zero-shot is worth", drawing,
+                  _median(found), keys=keys)  # fmt: skip
+
+
+def _reach(worth: Mapping[str, Any]) -> float:
+    return worth["most"] if worth["shots"] is None else worth["shots"]
+
+
+def _worth(worth: Mapping[str, Any]) -> str:
+    sign = {"<=": "≤ ", ">": "> "}.get(worth["bound"], "")
+    return f"{sign}{_reach(worth):.3g}"
+
+
+def _median(found: Sequence[tuple[float, Mapping[str, Any], Record]]) -> str:
+    """The median over data sets, unless it is one of those whose number is not known."""
+    paper = "In the paper the median of 20 data sets is 5.4 (Figure 7)."
+    ranked = sorted(found, key=lambda entry: (entry[0], entry[1]["bound"] == ">"))
+    middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
+    if len(found) < 2 or any(worth["bound"] for _, worth, _ in middle):
+        return paper
+    value = statistics.median(reach for reach, *_ in middle)
+    return f"Median of {len(found)} data sets: {value:.3g}. {paper}"
 
 
 def _same(record: Record) -> tuple[str, ...]:

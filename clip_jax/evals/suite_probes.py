@@ -108,7 +108,7 @@ def few_shot_record(
     try:
         *_, found = classified(model, store, opener.prompted(test))
         details["zero_shot"] = found[metric.key]
-        details["efficiency"] = str(few_shot.data_efficiency(curve, found[metric.key]))
+        details["efficiency"] = _efficiency(curve, found[metric.key])
     except NotApplicable:
         details["zero_shot"] = details["efficiency"] = None
     return {
@@ -121,6 +121,12 @@ def few_shot_record(
         },
         "details": details,
     }
+
+
+def _efficiency(curve: few_shot.Curve, zero_shot: float) -> dict[str, Any]:
+    """What zero-shot is worth in shots: None where no probe reaches it; then more than ``most``."""
+    rows, bound = few_shot.data_efficiency(curve, zero_shot)
+    return {"shots": None if bound == ">" else rows, "bound": bound, "most": curve.shots[-1]}
 
 
 def _over_draws(values: np.ndarray, n: int) -> tuple[float, float]:

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from clip_jax.atomic import write_atomically
-from clip_jax.evals import suite_plots, suite_shifts, suite_tables
+from clip_jax.evals import (
+    suite_overlap_report,
+    suite_people,
+    suite_plots,
+    suite_shifts,
+    suite_tables,
+)
 from clip_jax.evals.records import Record
 from clip_jax.evals.report_curves import duration
 from clip_jax.evals.report_parts import escaped, finite, found_pictures, page, percent, recipe
@@ -19,46 +25,66 @@ from clip_jax.evals.report_style import SUITE
 from clip_jax.evals.suite_words import Titles, metric, task
 
 # A text, and the pictures uint8[H, W, 3] that it finds, best first: each alone, or with whether it
-# is right (as ``report.TextQuery`` has them).
-Query = tuple[str, Sequence[np.ndarray | tuple[np.ndarray, bool | None]]]
+# is right (as ``report.TextQuery`` has them). A third entry says where they are from.
+Answers = Sequence[np.ndarray | tuple[np.ndarray, bool | None]]
+Query = tuple[str, Answers] | tuple[str, Answers, str]
 
 _TILES = 4
 _PREPROCESS = {"mean": "pixel mean", "std": "pixel deviation"}
 
 
-def write(path: Path, records: Sequence[Record], gallery: Sequence[Query] = ()) -> Path:
+def write(
+    path: Path,
+    records: Sequence[Record],
+    gallery: Sequence[Query] = (),
+    pairs: suite_overlap_report.Pairs | None = None,
+    shifts: suite_shifts.Compared | None = None,
+) -> Path:
     """Writes the report, whole or not at all.
 
     Args:
       path: the HTML file; its folder is made if it is missing.
       records: of any tasks, also of several models or protocols; none is needed.
       gallery: texts with the pictures found for them.
+      pairs: test pictures beside the training pictures that are most like them.
+      shifts: which of the records' models others are compared with under natural shift.
 
     Raises:
-      ValueError: a picture is not uint8[H, W, 3]; what was at ``path`` stays.
+      ValueError: a picture is not uint8[H, W, 3], or no record is of a model in ``shifts``; what
+        was at ``path`` stays.
     """
-    html = render(records, gallery).encode("utf-8", "replace")
+    html = render(records, gallery, pairs, shifts).encode("utf-8", "replace")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, html)
     return path
 
 
-def render(records: Sequence[Record], gallery: Sequence[Query] = ()) -> str:
+def render(
+    records: Sequence[Record],
+    gallery: Sequence[Query] = (),
+    pairs: suite_overlap_report.Pairs | None = None,
+    shifts: suite_shifts.Compared | None = None,
+) -> str:
     """The page as one string. Takes and raises what ``write`` does."""
     titles = Titles(records)
     models = dict.fromkeys(titles.model(r) for r in records)
     title = f"Evaluation of {' and '.join(models)}" if models else "Nothing evaluated yet"
+    # What is found of the training data is no result of the model's.
+    scored = [r for r in records if r.task != "overlap"]
+    overlap = suite_overlap_report.section(records, titles, pairs or {})
     sections = [
-        ("results", "Results", suite_tables.results(records, titles)),
-        ("plots", "Zero-shot", _plots(records, titles)),
+        ("results", "Results", suite_tables.results(scored, titles)),
+        ("plots", "Zero-shot", _plots(records, titles, shifts or suite_shifts.Compared())),
         ("few-shot", "Few-shot probes", _few_shot(records, titles)),
         ("retrieval", "Retrieval", suite_tables.retrieval(records, titles)),
         ("search", "Search", _gallery(gallery)),
+        ("overlap", "Overlap with training data", overlap),
         ("confusions", "Worst classes", suite_tables.confusions(records, titles)),
+        ("people", "Bias probes", suite_people.probes(records, titles)),
         ("skipped", "Skipped", suite_tables.skipped(records)),
         ("recipe", "How it was measured", recipe(_facts(records))),
     ]
-    return page(title, _header(title, records, titles), sections, SUITE)
+    return page(title, _header(title, records, titles), sections, SUITE + suite_people.STYLE)
 
 
 def _header(title: str, records: Sequence[Record], titles: Titles) -> str:
@@ -73,7 +99,7 @@ def _header(title: str, records: Sequence[Record], titles: Titles) -> str:
         (duration(sum(r.seconds for r in measured)) if count else "", "of computing"),
     ]
     shown = "".join(f"<span><b>{escaped(v)}</b> {name}</span>" for v, name in facts if v)
-    tiles = "".join(_tile(r, titles) for r in _foremost(measured))
+    tiles = "".join(_tile(r, titles) for r in _foremost(measured) if r.task != "overlap")
     return (
         f'<header><p class="eyebrow">clip_jax evaluation</p><h1 dir="auto">{escaped(title)}</h1>'
         + (f'<p class="facts">{shown}</p>' if shown else "")
@@ -101,21 +127,25 @@ def _foremost(measured: Sequence[Record]) -> list[Record]:
     return [*chosen, *others[: _TILES - len(chosen)]]
 
 
-def _plots(records: Sequence[Record], titles: Titles) -> str:
+def _plots(records: Sequence[Record], titles: Titles, compared: suite_shifts.Compared) -> str:
     left = suite_plots.bars(records, titles)
-    right = suite_plots.scatter(records, titles) + suite_shifts.plot(records, titles)
+    rows = suite_shifts.rows(records, titles, compared)
+    right = suite_plots.scatter(records, titles) + suite_shifts.plot(rows, compared)
     stacks = "".join(f'<div class="stack">{part}</div>' for part in (left, right) if part)
-    return f'<div class="grid plots">{stacks}</div>' if stacks else ""
+    plots = f'<div class="grid plots">{stacks}</div>' if stacks else ""
+    return plots + suite_shifts.table(rows, compared)
 
 
 def _few_shot(records: Sequence[Record], titles: Titles) -> str:
     cards = suite_plots.few_shot(records, titles)
     if not cards:
         return ""
+    worth = suite_plots.efficiency(records, titles)
     return (
         '<p class="lead">Accuracy by the number of training pictures a class, on a logarithmic '
         "scale: the mean over draws, and one standard deviation as a band. The dashed line is "
         f'zero-shot.</p><div class="grid small-plots">{"".join(cards)}</div>'
+        + (f'<div class="grid plots">{worth}</div>' if worth else "")
     )
 
 
@@ -123,8 +153,8 @@ def _gallery(gallery: Sequence[Query]) -> str:
     if not gallery:
         return ""
     cards = "".join(
-        found_pictures(text, [a if isinstance(a, tuple) else (a, None) for a in answers])
-        for text, answers in gallery
+        found_pictures(text, [a if isinstance(a, tuple) else (a, None) for a in answers], *source)
+        for text, answers, *source in gallery
     )
     return (
         '<p class="lead">The pictures found for a text, best first.</p>'

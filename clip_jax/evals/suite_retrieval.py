@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.labelled import CaptionedSet
-from clip_jax.evals import intervals, retrieval
+from clip_jax.evals import intervals, retrieval, suite_search
 
 RETRIEVAL_PREFIX = "a photo of "  # paper Table 13
 KS = (1, 5, 10)
@@ -18,18 +18,24 @@ def retrieval_record(
     prefix = RETRIEVAL_PREFIX if settings.protocol == "paper" else ""
     texts = model.embedder.texts(model.tokenize([prefix + c for c in test.captions]))
     images = store.get("images", model.embedder.images, test, model.preprocess)
-    found = retrieval.recall(images, texts, test.image_of_text, KS)
+    shares = retrieval.hit_shares(images, texts, test.image_of_text, KS)
+    found = {name: float(values.mean()) for name, values in shares.items()}
+    asking = np.unique(test.image_of_text)
+    clusters = {"image_to_text": asking, "text_to_image": test.image_of_text}
+    between = {k: intervals.clustered(v, clusters[k[:13]]) for k, v in shares.items()}
     for k in KS:
-        found[f"mean_r@{k}"] = (found[f"image_to_text_r@{k}"] + found[f"text_to_image_r@{k}"]) / 2
-    asking = len(np.unique(test.image_of_text))
-    queries = {"image_to_text": asking, "text_to_image": len(texts), "mean": asking}
+        ways = [found[f"{way}_r@{k}"] for way in clusters]
+        found[f"mean_r@{k}"] = sum(ways) / 2
+        between[f"mean_r@{k}"] = intervals.wilson(sum(ways) / 2, len(asking))
     return {
         "n": len(texts),
         "main_metric": "mean_r@1" if settings.protocol == "datacomp" else "image_to_text_r@1",
         "metrics": found,
-        "intervals": {
-            k: intervals.wilson(v, queries[k.partition("_r@")[0]]) for k, v in found.items()
-        },
+        "intervals": between,
         "templates": [prefix + "{}"],
-        "details": {"pictures": len(images), "captions": len(texts)},
+        "details": {
+            "pictures": len(images),
+            "captions": len(texts),
+            "search": suite_search.of_captions(images, texts, test.captions, test.image_of_text),
+        },
     }

@@ -1,12 +1,14 @@
-"""The plot of robustness to natural shifts, where ImageNet and shifts of it were measured."""
+"""Robustness to natural shifts, where ImageNet and shifts of it were measured: plot and table."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from clip_jax.evals import robustness
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_parts import finite, percent
+from clip_jax.evals.report_parts import escaped, finite, percent
 from clip_jax.evals.report_svg import Drawing, Labels, Scale, figure
+from clip_jax.evals.report_tables import folding, points, valued
 from clip_jax.evals.suite_words import Titles
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -14,9 +16,26 @@ _ENDS = (0.005, 0.995)  # of what is drawn: at 0 and 1 logits are infinite
 _IMAGENET_SIZE = 50_000
 
 
-def plot(records: Sequence[Record], titles: Titles) -> str:
-    """Accuracy under shift against ImageNet's, among the paper's models and the line through those
-    that were trained on ImageNet; "" where the records lack either.
+class Compared(NamedTuple):
+    """What models are compared with, by names of ``Titles.source``.
+
+    Attributes:
+      baselines: two or more measured models that were trained on ImageNet: the line goes through
+        them. Without, it goes through the paper's two.
+      reference: the measured model that the others were made from, for relative robustness.
+    """
+
+    baselines: Sequence[str] = ()
+    reference: str = ""
+
+
+def rows(
+    records: Sequence[Record], titles: Titles, compared: Compared
+) -> list[robustness.ShiftRow]:
+    """Measured models first, then the paper's; none where the records lack ImageNet or a shift.
+
+    Raises:
+      ValueError: a model to be compared with is not among those measured, or a single baseline.
     """
     models: dict[str, dict[str, float]] = {}
     for record in records:
@@ -24,26 +43,88 @@ def plot(records: Sequence[Record], titles: Titles) -> str:
         if record.task == "zero_shot" and finite(accuracy):
             models.setdefault(_name(record, titles), {})[record.dataset] = accuracy
     ours = {k: v for k, v in models.items() if robustness.REFERENCE in v and robustness.by_shift(v)}
+    for name in (*compared.baselines, *filter(None, [compared.reference])):
+        if name not in ours:
+            raise ValueError(f"{name!r} is not among the models under shift: {list(ours)}")
+    if len(compared.baselines) == 1:
+        raise ValueError(f"a line needs two baselines or more, got {compared.baselines}")
     if not ours:
-        return ""
+        return []
     try:
-        rows = robustness.shift_table(
+        return robustness.shift_table(
             ours | robustness.PAPER_TABLE_16,
-            baselines=robustness.PAPER_BASELINES,
+            baselines=compared.baselines or robustness.PAPER_BASELINES,
+            reference_model=compared.reference,
             n=_IMAGENET_SIZE,
         )
-    except ValueError:  # several models, and no shift that all of them have
+    except ValueError:
+        if compared.baselines:
+            raise
+        return []  # several models, and no shift that all of them have
+
+
+def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
+    """Accuracy under shift against ImageNet's, and the line through the baselines."""
+    ours = {row.model for row in rows} - set(robustness.PAPER_TABLE_16)
+    if not ours:
         return ""
+    through = (
+        f"{len(compared.baselines)} measured baselines."
+        if compared.baselines
+        else "the two that were trained on ImageNet, which are near each other: far from them it "
+        "is a guess."
+    )
     note = (
         f"Shifts: {', '.join(rows[0].shifts)}. Both axes are logit-scaled. Grey: models of the "
-        "paper's Table 16; the dashed line goes through the two that were trained on ImageNet, "
-        "which are near each other: far from them it is a guess."
+        f"paper's Table 16; the dashed line goes through {through}"
     )
     return figure(
         "Accuracy under natural shift (up) against ImageNet (across)",
-        _drawing(rows, set(ours)),
+        _drawing(rows, ours, compared.baselines or robustness.PAPER_BASELINES),
         " ".join([*(_words(row) for row in rows if row.model in ours), note]),
     )
+
+
+def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
+    """A row for each model: its accuracies, and what they lack of that on ImageNet."""
+    if not rows:
+        return ""
+    columns = [robustness.REFERENCE, *rows[0].shifts, "Mean of shifts", "Effective robustness"]
+    if compared.reference:
+        columns.append("Relative robustness")
+    line = "these baselines" if compared.baselines else "the paper’s two models"
+    note = (
+        "Below an accuracy: its difference from ImageNet’s, in points, which includes that some "
+        "shifts have fewer classes. Effective robustness: what the mean lies above the line of "
+        f"{line}, in points"
+        + (
+            "; below it 95% over the choice of baselines."
+            if any(finite(row.effective.low) for row in rows)
+            else "; two points have no interval."
+        )
+        + (f" Relative: the mean less that of {compared.reference}." if compared.reference else "")
+    )
+    shown = [(_titled(row), _cells(row, bool(compared.reference))) for row in rows]
+    return (
+        f"<h3>Natural distribution shifts</h3>{folding('Model', columns, shown)}"
+        f'<p class="small">{escaped(note)}</p>'
+    )
+
+
+def _titled(row: robustness.ShiftRow) -> str:
+    source = '<div class="small">paper, Table 16</div>'
+    known = row.model in robustness.PAPER_TABLE_16
+    return f'<span dir="auto">{escaped(row.model)}</span>{source if known else ""}'
+
+
+def _cells(row: robustness.ShiftRow, relative: bool) -> list[str]:
+    found = [valued(percent(row.reference))]
+    for accuracy in (*row.shifts.values(), row.average):
+        found.append(valued(percent(accuracy), points(accuracy - row.reference)))
+    effective, low, high, _ = row.effective
+    between = f"{points(low)} to {points(high)}" if finite(low) and finite(high) else ""
+    found.append(valued(points(effective), between))
+    return [*found, valued(points(row.relative))] if relative else found
 
 
 def _name(record: Record, titles: Titles) -> str:
@@ -59,9 +140,11 @@ def _words(row: robustness.ShiftRow) -> str:
     )
 
 
-def _drawing(rows: Sequence[robustness.ShiftRow], ours: set[str]) -> Drawing:
-    points = {row.model: (row.reference, row.average) for row in rows}
-    values = [value for point in points.values() for value in point]
+def _drawing(
+    rows: Sequence[robustness.ShiftRow], ours: set[str], baselines: Sequence[str]
+) -> Drawing:
+    places_of = {row.model: (row.reference, row.average) for row in rows}
+    values = [value for place in places_of.values() for value in place]
     low = max([t for t in _TICKS if t < min(values)], default=_ENDS[0])
     high = min([t for t in _TICKS if t > max(values)], default=_ENDS[1])
     x, y = Scale(low, high, 38, 340, _logit), Scale(low, high, 304, 8, _logit)
@@ -69,16 +152,17 @@ def _drawing(rows: Sequence[robustness.ShiftRow], ours: set[str]) -> Drawing:
     ticks = _apart([t for t in _TICKS if low <= t <= high], x, 27)
     drawing.grid(x, y, ticks, ticks)
     drawing.line([(x(end), y(end)) for end in (low, high)], "grid")
-    line = robustness.fit(*zip(*(points[b] for b in robustness.PAPER_BASELINES), strict=True))
+    line = robustness.fit(*zip(*(places_of[b] for b in baselines), strict=True), n=_IMAGENET_SIZE)
     across = [low + (high - low) * i / 40 for i in range(41)]
     fitted = [(a, float(line.predict(a))) for a in across]
     drawing.line([(x(a), y(b)) for a, b in fitted if low <= b <= high], "muted", dashed=True)
     drawing.text((189, 339), "ImageNet", "muted", anchor="middle")
-    places = {name: (x(a), y(b)) for name, (a, b) in points.items()}
+    places = {name: (x(a), y(b)) for name, (a, b) in places_of.items()}
     labels = Labels(list(places.values()), right=356)
     for name, place in sorted(places.items(), key=lambda item: item[0] not in ours):
         mine = name in ours
-        tip = f"{name}: ImageNet {percent(points[name][0])}, shifts {percent(points[name][1])}"
+        reference, average = places_of[name]
+        tip = f"{name}: ImageNet {percent(reference)}, shifts {percent(average)}"
         drawing.dot(place, "accent" if mine else "muted", tip, size=5 if mine else 4)
         labels.draw(drawing, place, name, "ink" if mine else "muted")
     return drawing

@@ -12,11 +12,16 @@ TASKS = {
     "few_shot": "Few-shot probe",
     "retrieval": "Retrieval",
     "caption_selection": "Image-caption selection",
+    "bias": "Bias probes",
+    "overlap": "Overlap with training data",
 }
 _WAYS = {"image_to_text": "image → text", "text_to_image": "text → image", "mean": "mean of both"}
 _METRICS = METRICS | {
     "top5": "top-5 accuracy",
     "mean_average_precision_step": "mean average precision",
+    "agreement": "agreement with the labels",
+    "crime_related": "given a crime-related class",
+    "non_human": "given a non-human class",
 }
 
 

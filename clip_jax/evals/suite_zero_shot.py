@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.labelled import LabelledSet
-from clip_jax.evals import classification, writers, zero_shot
+from clip_jax.evals import classification, suite_search, writers, zero_shot
 
 PLAIN = ("a photo of a {}.",)  # paper section 3.1.4
 
@@ -33,6 +33,9 @@ def zero_shot_record(
         details["plain"] = _shares(classification.measure(images, plain, test.labels))
     if not test.multilabel:
         details["per_class"] = _per_class(images, weights, test)
+        details["search"] = suite_search.of_classes(
+            images, weights, test.labels, (names, templates), details["per_class"]
+        )
     return {
         "n": len(test),
         "main_metric": _main_metric(opener, settings.protocol, metrics),

@@ -252,7 +252,9 @@ def _metrics(record: Record) -> dict[str, Any]:
         return retrieval.clip_benchmark_names(record.metrics)
     if record.task == "caption_selection":
         names = caption_selection.CLIP_BENCHMARK
-        return {k: record.metrics[ours] for k, ours in names.items() if ours in record.metrics}
+        found = {k: record.metrics[ours] for k, ours in names.items() if ours in record.metrics}
+        # With one picture an instance (SugarCrepe) there is one choice, which is the whole.
+        return found | ({} if "acc" in found else {"acc": record.value})
     found = {k: record.metrics[ours] for k, ours in _ACCURACIES.items() if ours in record.metrics}
     if "acc5" in found and 0 < len(record.class_names) < _FEWEST_FOR_TOP5:
         found["acc5"] = math.nan

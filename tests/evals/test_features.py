@@ -30,6 +30,25 @@ class Embed:
         return pixels.reshape(len(pixels), 192)[:, :4].astype(np.float32)
 
 
+def test_parts_are_maps_of_what_is_on_disk_or_are_kept(tmp_path):
+    store, first, again = features.Store(tmp_path, "model"), Embed(), Embed()
+    want = store.get("images", first, data(), PREPROCESS)
+    parts = list(store.parts("images", again, data(), PREPROCESS))
+    np.testing.assert_array_equal(np.concatenate(parts), want)
+    assert [len(part) for part in parts] == [4, 4, 2] and again.seen == 0
+    assert all(isinstance(part, np.memmap) for part in parts)
+    new = features.Store(tmp_path / "new", "model")
+    assert [len(p) for p in new.parts("images", again, data(), PREPROCESS)] == [4, 4, 2]
+    assert again.seen == 10 and len(list((tmp_path / "new").iterdir())) == 3
+    memory = features.Store(None, "model")
+    for _ in range(2):
+        found = list(memory.parts("images", first, data(), PREPROCESS))
+        memory.forget()
+    np.testing.assert_array_equal(np.concatenate(found), want)
+    assert first.seen == 20
+    assert list(memory.parts("images", first, data(0), PREPROCESS)) == []
+
+
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(features, "PART", 4)

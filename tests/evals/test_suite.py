@@ -11,9 +11,17 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import ConfigError
-from clip_jax.data import labelled
+from clip_jax.data import labelled, selection
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, records, suite, suite_tasks, zero_shot
+from clip_jax.evals import (
+    embedder,
+    few_shot,
+    records,
+    suite,
+    suite_probes,
+    suite_tasks,
+    zero_shot,
+)
 from clip_jax.mesh import create_mesh
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -199,5 +207,58 @@ def test_what_does_not_exist_is_named(folders, change, message):
 
 
 def test_every_task_has_a_kind_of_data():
-    kinds = {labelled.LabelledSet, labelled.CaptionedSet}
+    kinds = {labelled.LabelledSet, labelled.CaptionedSet, selection.SelectionSet}
     assert {t.takes for t in suite_tasks.TASKS.values()} == kinds
+
+
+def test_records_name_pictures_that_texts_find(folders):
+    data = [f"folder:{folders}", f"csv:{folders}/captions.csv"]
+    found = {r.task: r for r in run(folders, ["zero_shot", "retrieval"], data)}
+    for task, spec, queries in (("zero_shot", data[0], 3), ("retrieval", data[1], 6)):
+        pictures = labelled.open_set(spec)
+        rows = np.stack([pictures.load(i, Preprocess(6)) for i in range(len(pictures))])
+        rows = rows.astype(float).mean((1, 2))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        search = found[task].details["search"]
+        assert len(search) == queries and all(len(q["found"]) == 5 for q in search)
+        for query in search:
+            weight = tokenize([query["text"]])[0] + 0.1
+            best = np.sort(-(rows @ weight))[:5]
+            assert -(rows[query["found"]] @ weight) == pytest.approx(best, abs=1e-5)
+            colour = next(c for c in COLOURS if c in query["text"])
+            where = [pictures.describe(i) for i in query["found"]]
+            if task == "zero_shot":
+                assert query["right"] == [f"/{colour}/" in w for w in where]
+            else:
+                number = query["text"].rpartition(" ")[2]
+                assert query["right"] == [w.endswith(f"/{colour}/{number}.png") for w in where]
+    recalls = [q["recall"] for q in found["zero_shot"].details["search"]]
+    assert recalls == sorted(r["recall"] for r in found["zero_shot"].details["per_class"])[::-1]
+
+
+def test_what_zero_shot_is_worth_is_a_number_in_json(folders, tmp_path):
+    (record,) = run(folders, ["few_shot"], folder=tmp_path)
+    worth, curve = record.details["efficiency"], record.details["curve"]
+    assert worth == records.read(tmp_path / record.file_name).details["efficiency"]
+    means, zero = [p["mean"] for p in curve], record.details["zero_shot"]
+    assert [p["shots"] for p in curve] == [1, 4] and worth["most"] == 4
+    if zero <= means[0]:
+        assert worth == {"shots": 1.0, "bound": "<=", "most": 4}
+    elif zero > means[1]:
+        assert worth == {"shots": None, "bound": ">", "most": 4}
+    else:
+        share = (zero - means[0]) / (means[1] - means[0])
+        assert worth == {"shots": pytest.approx(4**share), "bound": "", "most": 4}
+
+
+@pytest.mark.parametrize(
+    ("zero", "worth"),
+    [
+        (0.2, {"shots": 1.0, "bound": "<=", "most": 4}),
+        (0.5, {"shots": 2.0, "bound": "", "most": 4}),
+        (0.9, {"shots": None, "bound": ">", "most": 4}),
+    ],
+)
+def test_shots_beyond_the_curve_have_no_number(zero, worth):
+    curve = few_shot.Curve((1, 4), np.array([[0.3, 0.5], [0.5, 0.7]]), np.ones((2, 2)))
+    assert suite_probes._efficiency(curve, zero) == worth

@@ -1,0 +1,140 @@
+"""The pictures of the suite's report: read again from the test sets that the records are of.
+
+Records name pictures by their numbers; so a report of records that were read has its pictures too.
+What is not here any more, or has changed, is left out.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clip_jax.data.image_file import on_white, open_image
+from clip_jax.data.preprocess import Picture
+from clip_jax.data.sources import DataError
+from clip_jax.evals import suite
+from clip_jax.evals.records import Record
+from clip_jax.evals.suite_overlap_report import Pairs
+from clip_jax.evals.suite_report import Query
+from clip_jax.evals.suite_words import Titles
+
+SIZE = 160  # of the longer side, in pixels
+DATA_SETS = 3  # whose pictures are shown, lest the page grow too large
+_AROUND = 3  # pairs on each side of the threshold
+
+
+def load(
+    records: Sequence[Record], data: Sequence[str], settings: suite.Settings
+) -> tuple[list[Query], Pairs]:
+    """The pictures for ``suite_report.write``.
+
+    Args:
+      records: of ``suite.run``.
+      data, settings: what it was given.
+
+    Returns:
+      Texts with the pictures found for them, of at most ``DATA_SETS`` data sets; and pairs of test
+      and training pictures, of as many.
+
+    Raises:
+      ConfigError: as ``suite.run``.
+    """
+    openers = {opener.title: opener for opener in suite.openers(data, settings)}
+    titles = Titles(records)
+    gallery: list[Query] = []
+    shown = 0
+    for record in _searched(records):
+        found = _queries(record, _opened(record, openers), titles) if shown < DATA_SETS else []
+        gallery += found
+        shown += bool(found)
+    pairs: dict[str, Any] = {}
+    for record in _overlapping(records):
+        if len(pairs) < DATA_SETS and (found := _pairs(record, openers, settings)):
+            pairs[record.file_name] = found
+    return gallery, pairs
+
+
+def _searched(records: Sequence[Record]) -> Iterable[Record]:
+    """Captions and classes by turns, first where there are most of them to choose from."""
+    ranked = sorted(
+        (r for r in records if not r.skipped and r.details.get("search")),
+        key=lambda r: -(r.n if r.task == "retrieval" else len(r.class_names)),
+    )
+    turns = [[r for r in ranked if (r.task == "retrieval") is kind] for kind in (True, False)]
+    places = [(i, turn, r) for turn, group in enumerate(turns) for i, r in enumerate(group)]
+    return [r for *_, r in sorted(places, key=lambda place: place[:2])]
+
+
+def _overlapping(records: Sequence[Record]) -> Iterable[Record]:
+    found = [r for r in records if r.task == "overlap" and not r.skipped]
+    return sorted(found, key=lambda r: -r.value)
+
+
+def _opened(record: Record, openers: Mapping[str, suite.Opener]) -> Any:
+    """The pictures that the record is of, or None."""
+    if record.dataset not in openers:
+        return None
+    return _same(lambda: openers[record.dataset].open(record.split), record.data_fingerprint)
+
+
+def _same(open_set: Callable[[], Any], fingerprint: str) -> Any:
+    """The set, if it is there and still has this fingerprint."""
+    try:
+        found = open_set()
+    except (DataError, OSError):
+        return None
+    return found if found.fingerprint == fingerprint else None
+
+
+def _queries(record: Record, test: Any, titles: Titles) -> list[Query]:
+    if test is None:
+        return []
+    found = []
+    for query in record.details["search"]:
+        pictures = [thumbnail(test, i) for i in query["found"]]
+        if any(p is None for p in pictures):
+            continue
+        facts = [titles(record)]
+        if "recall" in query:
+            facts.append(f"recall {query['recall']:.0%}")
+        answers = list(zip(pictures, query["right"], strict=True))
+        found.append((query["text"], answers, ", ".join(facts)))
+    return found
+
+
+def _pairs(
+    record: Record, openers: Mapping[str, suite.Opener], settings: suite.Settings
+) -> list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
+    """The most similar pairs, and those on both sides of the threshold."""
+    known = record.details
+    test = _opened(record, openers)
+    training = _same(lambda: settings.training, known["training_fingerprint"])
+    if test is None or training is None:
+        return []
+    near = [p for p in known["around"] if p["found"]][-_AROUND:]
+    near += [p for p in known["around"] if not p["found"]][:_AROUND]
+    chosen = {pair["test_index"]: pair for pair in known["pairs"][: 2 * _AROUND] + near}
+    loaded = [
+        (p, thumbnail(test, p["test_index"]), thumbnail(training, p["training_index"]))
+        for p in chosen.values()
+    ]
+    return [(pair, a, b) for pair, a, b in loaded if a is not None and b is not None]
+
+
+def thumbnail(data: Any, index: int, size: int = SIZE) -> np.ndarray | None:
+    """Picture ``index`` of a set, whole, as uint8[H, W, 3] of at most ``size`` pixels a side; None
+    if it cannot be read.
+    """
+    try:
+        image = on_white(_image(data.pictures[index]))
+    except Exception:  # whatever the data did: a report does without the picture
+        return None
+    image.thumbnail((size, size))
+    return np.array(image)
+
+
+def _image(picture: Picture) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture)
+    return picture if isinstance(picture, Image.Image) else open_image(picture)

@@ -1,0 +1,87 @@
+"""Texts and the pictures that they find, for the gallery of the suite's report: kept in records.
+
+A few texts, spread over all, always the same ones; of the pictures their numbers in the test set.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_jax.evals.ranking import exact_rows
+
+TEXTS, PICTURES = 6, 5
+_BLOCK = 4096
+
+
+def of_classes(
+    images: np.ndarray,
+    weights: np.ndarray,
+    labels: np.ndarray,
+    prompts: tuple[Sequence[Any], Sequence[str]],
+    per_class: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Classes from the one of best recall to the one of worst, each with the pictures it finds.
+
+    Args:
+      images: float[n, E].
+      weights: float[K, E], the classifier.
+      labels: int[n].
+      prompts: names of the K classes, and the templates that they went into.
+      per_class: rows with "index", "n" and "recall".
+
+    Returns:
+      {"text", "recall", "found": numbers of pictures, best first, "right": one bool each}, at most
+      ``TEXTS``. The text is the class's first name; where there is one template, in it.
+    """
+    names, templates = prompts
+    ranked = sorted((r for r in per_class if r["n"]), key=lambda r: (-r["recall"], r["index"]))
+    count = min(len(ranked), TEXTS)
+    rows = [ranked[(len(ranked) - 1) * i // max(count - 1, 1)] for i in range(count)]
+    chosen = [row["index"] for row in rows]
+    template = templates[0] if len(templates) == 1 else "{}"
+    texts = [template.replace("{}", _first(names[k])) for k in chosen]
+    found = _found(images, weights[chosen], texts, lambda q, i: labels[i] == chosen[q])
+    return [entry | {"recall": row["recall"]} for entry, row in zip(found, rows, strict=True)]
+
+
+def of_captions(
+    images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
+) -> list[dict[str, Any]]:
+    """Captions evenly spread over all, each with the pictures it finds: as ``of_classes``.
+
+    Args:
+      images: float[n, E].
+      texts: float[m, E], of the captions.
+      captions: m texts.
+      image_of_text: int[m].
+    """
+    count = min(len(captions), TEXTS)
+    chosen = [(2 * i + 1) * len(captions) // (2 * count) for i in range(count)]
+    return _found(
+        images, texts[chosen], [captions[m] for m in chosen],
+        lambda q, i: image_of_text[chosen[q]] == i,
+    )  # fmt: skip
+
+
+def _found(
+    images: np.ndarray, queries: np.ndarray, texts: Sequence[str],
+    right: Callable[[int, int], Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Of equally similar pictures the first ones."""
+    if not texts:
+        return []
+    columns = exact_rows(queries, "texts").T
+    parts = range(0, len(images), _BLOCK)
+    cosines = np.concatenate(
+        [exact_rows(images[at : at + _BLOCK], "pictures", at) @ columns for at in parts]
+    )
+    best = np.argsort(-cosines, axis=0, kind="stable")[:PICTURES].T.tolist()
+    return [
+        {"text": text, "found": found, "right": [bool(right(q, i)) for i in found]}
+        for q, (text, found) in enumerate(zip(texts, best, strict=True))
+    ]
+
+
+def _first(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else names[0]

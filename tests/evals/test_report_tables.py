@@ -1,0 +1,33 @@
+"""Tables that fold: every value is named twice, once for wide screens and once for narrow ones."""
+
+import re
+
+import pytest
+
+from clip_jax.evals import report_tables
+
+
+def test_values_carry_the_names_of_their_columns():
+    rows = [("<b>a</b>", ["1", ""]), ("b", ["2", "3"])]
+    html = report_tables.folding("row", ["x & y", '"z"'], rows)
+    heads = re.findall(r'role="columnheader">([^<]*)<', html)
+    assert heads == ["row", "x &amp; y", "&quot;z&quot;"]
+    cells = re.findall(r'<td role="cell" data-head="([^"]*)">([^<]*)</td>', html)
+    assert cells == [("x &amp; y", "1"), ("&quot;z&quot;", ""), ("x &amp; y", "2"),
+                     ("&quot;z&quot;", "3")]  # fmt: skip
+    assert '<th scope="row" role="rowheader"><b>a</b></th>' in html
+    with pytest.raises(ValueError):
+        report_tables.folding("row", ["x"], [("a", ["1", "2"])])
+
+
+@pytest.mark.parametrize(
+    ("difference", "shown"),
+    [(0.0123, "+1.2"), (-0.0123, "−1.2"), (0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0")],
+)
+def test_points(difference, shown):
+    assert report_tables.points(difference) == shown
+
+
+def test_what_belongs_to_a_value_is_below_it():
+    assert report_tables.valued("<1", "<2") == '&lt;1<div class="small">&lt;2</div>'
+    assert report_tables.valued("1") == "1"

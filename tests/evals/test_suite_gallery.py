@@ -1,0 +1,163 @@
+"""Pictures for the report, read again from the data: the right ones, small, and never an error."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax import evaluate
+from clip_jax.data import labelled
+from clip_jax.evals import suite, suite_gallery
+from clip_jax.evals.records import Record
+
+
+def colour(i):
+    return (7 * i % 256, 255 - i, i)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Test pictures of one colour each, which tells them apart, and a table with their captions."""
+    rows = []
+    for i in range(12):
+        path = tmp_path / "set" / "test" / f"class {i % 2}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (400, 200), colour(i)).save(path)
+        rows.append({"image": str(path.relative_to(tmp_path)), "caption": f"caption {i}"})
+        copy = tmp_path / "training" / "any" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 50), colour(100 + i)).save(copy)
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return tmp_path
+
+
+def data(root):
+    return [f"folder:{root}/set", f"csv:{root}/captions.jsonl"]
+
+
+def settings(root):
+    return suite.Settings(overlap_with=f"folder:{root}/training")
+
+
+def numbers(test):
+    """The picture numbers in the order of the files' own numbers."""
+    return sorted(range(len(test)), key=lambda i: test.describe(i).rsplit("/", 1)[1])
+
+
+def records(root):
+    """Records as the suite makes them, of queries that are told by hand."""
+    how, (folder, table) = settings(root), [labelled.open_set(spec) for spec in data(root)]
+    place = numbers(folder)
+    common = {"split": "test", "protocol": "paper", "n": 12}
+    search = [{"text": "class 1", "recall": 0.25, "found": [place[3], place[0]],
+               "right": [True, False]}]  # fmt: skip
+    captions = [{"text": f"caption {i}", "found": [i, 5], "right": [True, False]} for i in (1, 4)]
+    pair = {"test": "t", "training": "r", "cosine": 0.97, "found": True, "correct": True}
+    pairs = [pair | {"test_index": place[i], "training_index": i + 1} for i in range(8)]
+    around = [p | {"found": i < 4} for i, p in enumerate(pairs)]
+    return [
+        Record("zero_shot", "set", **common, data_fingerprint=folder.fingerprint,
+               class_names=["class 0", "class 1"], details={"search": search}),
+        Record("retrieval", suite.opener(data(root)[1], how).title, **common,
+               data_fingerprint=table.fingerprint, details={"search": captions}),
+        Record("overlap", "set", **common, data_fingerprint=folder.fingerprint,
+               main_metric="contamination", metrics={"contamination": 0.5},
+               details={"pairs": pairs, "around": around, "unit": "cosine",
+                        "training_fingerprint": how.training.fingerprint}),
+        Record("zero_shot", "gone", **common, skipped="not here"),
+    ]  # fmt: skip
+
+
+def test_pictures_are_those_that_the_records_name(root):
+    gallery, pairs = suite_gallery.load(records(root), data(root), settings(root))
+    title = records(root)[1].dataset
+    assert [(text, note) for text, _, note in gallery] == [
+        ("caption 1", title), ("caption 4", title), ("class 1", "set, recall 25%"),
+    ]  # fmt: skip
+    for _, answers, _ in gallery:
+        assert [right for _, right in answers] == [True, False]
+        assert all(p.shape == (80, 160, 3) and p.dtype == np.uint8 for p, _ in answers)
+    shown = [[tuple(p[40, 80].tolist()) for p, _ in answers] for _, answers, _ in gallery]
+    assert shown == [[colour(1), colour(5)], [colour(4), colour(5)], [colour(3), colour(0)]]
+    assert list(pairs) == ["set_test_overlap_paper.json"]
+    loaded = pairs["set_test_overlap_paper.json"]
+    # The six most similar, of which four count, and what is just above and below the threshold.
+    assert [tuple(a[40, 80].tolist()) for _, a, _ in loaded] == [colour(i) for i in range(7)]
+    assert [tuple(b[9, 9].tolist()) for *_, b in loaded] == [colour(101 + i) for i in range(7)]
+    assert [b.shape for *_, b in loaded] == [(50, 30, 3)] * 7  # small ones stay as they are
+
+
+def test_what_changed_or_cannot_be_read_is_left_out(root):
+    made, how = records(root), settings(root)
+    place = numbers(labelled.open_set(data(root)[0]))
+    damaged = root / "set" / "test" / "class 1" / "03.png"
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    gallery, pairs = suite_gallery.load(made, data(root), how)
+    assert [text for text, *_ in gallery] == ["caption 1", "caption 4"]
+    [shown] = pairs.values()
+    assert place[3] not in [pair["test_index"] for pair, *_ in shown] and len(shown) == 6
+    (root / "set" / "test" / "class 0" / "98.png").write_bytes(b"one more")
+    (root / "captions.jsonl").unlink()
+    (root / "training" / "any" / "99.png").write_bytes(b"one more")
+    assert suite_gallery.load(made, data(root), settings(root)) == ([], {})
+    assert suite_gallery.load(made, [], settings(root)) == ([], {})
+
+
+def test_without_training_pictures_there_are_no_pairs(root):
+    gallery, pairs = suite_gallery.load(records(root), data(root), suite.Settings())
+    assert len(gallery) == 3 and pairs == {}
+
+
+def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        suite_gallery, "_queries",
+        lambda record, test, titles: opened.append(record.dataset) or [("q", [], record.dataset)],
+    )  # fmt: skip
+    some = [{"text": "q", "found": [], "right": []}]
+    made = [Record("zero_shot", f"z{k}", "test", "paper", class_names=["c"] * k,
+                   details={"search": some}) for k in (3, 9, 5)]  # fmt: skip
+    made += [Record("retrieval", f"r{n}", "test", "paper", n=n, details={"search": some})
+             for n in (10, 20)]  # fmt: skip
+    gallery, _ = suite_gallery.load(made, [], suite.Settings())
+    assert [source for *_, source in gallery] == ["r20", "z9", "r10"] == opened
+    made = [dataclasses.replace(r, details={}) if r.task == "retrieval" else r for r in made]
+    gallery, _ = suite_gallery.load(made, [], suite.Settings())
+    assert [source for *_, source in gallery] == ["z9", "z5", "z3"]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "CMYK", "1"])
+def test_thumbnails_of_any_mode(mode):
+    image = Image.fromarray(np.full((300, 90), 200, np.uint8))
+    image = Image.fromarray(np.full((300, 90), 51400, np.uint16)) if mode == "I;16" else image
+    image = image if mode == "I;16" else image.convert(mode)
+    data = labelled.from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
+    for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
+        small = suite_gallery.thumbnail(dataclasses.replace(data, pictures=[picture]), 0)
+        assert small.shape == (160, 48, 3) and small.dtype == np.uint8
+        assert image.size == (90, 300)  # the data's own picture is not made smaller
+        if mode not in ("1", "CMYK"):
+            assert abs(small.astype(int) - 200).max() <= 1
+    assert suite_gallery.thumbnail(data, 1) is None
+
+
+def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
+    made = records(root)[:3]
+    monkeypatch.setattr(suite, "run", lambda *args, **options: made)
+    monkeypatch.setattr(evaluate.writers, "write_clip_benchmark", lambda *_: None)
+    monkeypatch.setattr(evaluate.writers, "write_datacomp", lambda *_: None)
+
+    class Clip:
+        def as_evaluated(self, name):
+            return None
+
+    row = {"name": "set", "n": 12, "n_overlap": 6, "contamination": 0.5, "all": 0.5, "clean": 0.5,
+           "overlap": 0.5, "difference": 0.0, "p_value": 0.5, "low": 0.1, "high": 0.9}  # fmt: skip
+    more = {"row": row, "by": "embedding", "threshold": 0.95, "training_pictures": 12}
+    made[2] = dataclasses.replace(made[2], details=made[2].details | more)
+    evaluate.evaluate(Clip(), data(root), settings=settings(root), out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert page.count("<img") == 2 * 3 + 2 * 7
+    assert "set, recall 25%" in page and "caption 4" in page
