@@ -213,6 +213,7 @@ SUITE = """
 .suite .wide { width: 34%; }
 .suite .number { white-space: nowrap; }
 .suite .number:last-child { color: var(--bad); }
+.grid + .grid { margin-top: 16px; }
 h2 + .grid, h2 + .recipe { margin-top: 14px; }
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr));
   align-items: start; }
@@ -257,9 +258,10 @@ figure .small { margin-top: 8px; overflow-wrap: anywhere; }
 .folding tbody th { font-weight: 600; }
 .folding td .small { white-space: nowrap; }
 .folding + .small { margin-top: 8px; max-width: 100ch; }
-.strip.pairs { margin: 0; padding: 0 16px 12px;
-  grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)); }
-details .strip.pairs li { display: block; padding: 0; font-size: .8rem; }
+.paired > p { padding: 12px 16px 10px; font-weight: 620; overflow-wrap: anywhere; }
+.paired .strip { margin: 0; padding: 0 16px; }
+.paired .strip img + img { margin-top: 7px; }
+.paired summary { font-size: .88rem; }
 .worst { columns: 310px; column-gap: 16px; }
 .worst .card { break-inside: avoid; margin-bottom: 16px; }
 summary { padding: 12px 16px; cursor: pointer; font-weight: 620; overflow-wrap: anywhere; }
@@ -287,7 +289,7 @@ code { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   .folding tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr));
     gap: 8px 12px; padding: 12px 14px; border-top: 1px solid var(--line); }
   .folding tbody tr:first-child { border-top: 0; }
-  .folding tbody th, .folding tbody td { padding: 0; border: 0; }
+  .folding tbody tr > :is(th, td):nth-child(n) { padding: 0; border: 0; }
   .folding tbody th { grid-column: 1 / -1; }
   .folding td:empty { display: none; }
   .folding td::before { content: attr(data-head); display: block; color: var(--muted);

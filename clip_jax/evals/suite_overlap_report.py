@@ -24,6 +24,10 @@ _LEAD = (
     "embeddings also call pictures alike that only mean the same: look at the pairs before "
     "trusting a threshold."
 )
+_PAIRS = (
+    "The most similar ones and those just above and below the threshold, test picture above "
+    "training picture; green ones count as found."
+)
 _COLUMNS = ("Found", "All", "Clean", "Overlap", "All − Clean", "p")
 
 
@@ -37,7 +41,8 @@ def section(records: Sequence[Record], titles: Titles, pairs: Pairs) -> str:
     cards = [_pairs(record, titles, pairs) for record, _ in ranked]
     return (
         f'<p class="lead">{escaped(_LEAD)}</p>{folding("Data set", _COLUMNS, rows)}'
-        f'<h3>The most similar pairs</h3><div class="worst">{"".join(cards)}</div>'
+        f'<h3>Pairs of pictures</h3><p class="lead">{_PAIRS if pairs else ""}</p>'
+        f'<div class="worst">{"".join(cards)}</div>'
     )
 
 
@@ -97,12 +102,16 @@ def _pairs(record: Record, titles: Titles, pairs: Pairs) -> str:
         f'<span class="small" dir="auto">{escaped(pair["training"])}</span></li>'
         for pair in listed
     )
-    words = f"{len(listed)} most similar, test picture above training picture"
-    strip = f'<ol class="strip pairs">{pictures}</ol>' if pictures else ""
+    title = f'<span dir="auto">{escaped(titles(record))}</span>'
+    words = f"the {len(listed)} most similar pairs"
+    if not pictures:
+        return (
+            f'<details class="card"><summary>{title} <span class="small">{words}</span></summary>'
+            f"<ol>{items}</ol></details>"
+        )
     return (
-        f'<details class="card"{" open" if pictures else ""}><summary><span dir="auto">'
-        f'{escaped(titles(record))}</span> <span class="small">{words}</span></summary>'
-        f"{strip}<ol>{items}</ol></details>"
+        f'<div class="card paired"><p>{title}</p><ol class="strip">{pictures}</ol>'
+        f"<details><summary>{words.capitalize()}</summary><ol>{items}</ol></details></div>"
     )
 
 

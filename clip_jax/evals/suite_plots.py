@@ -162,11 +162,11 @@ def _worth(worth: Mapping[str, Any]) -> str:
 
 def _median(found: Sequence[tuple[float, Mapping[str, Any], Record]]) -> str:
     """The median over data sets, unless it is one of those whose number is not known."""
-    paper = "In the paper the median of 20 data sets is 5.4 (Figure 7)."
+    paper = "In the paper, whose curves go on to all training pictures, it is 5.4 (Figure 7)."
     ranked = sorted(found, key=lambda entry: (entry[0], entry[1]["bound"] == ">"))
     middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
     if len(found) < 2 or any(worth["bound"] for _, worth, _ in middle):
-        return paper
+        return paper.replace(" it is", " the median is")
     value = statistics.median(reach for reach, *_ in middle)
     return f"Median of {len(found)} data sets: {value:.3g}. {paper}"
 

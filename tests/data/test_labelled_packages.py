@@ -53,7 +53,7 @@ def test_emoji_sets(emoji_cache):
     for data, picture in ((many, 0), (many, 9000), (many, -1)):
         want = group[concepts[data.pictures[picture]]]
         assert data.class_names[data.labels[picture]] == want
-    cat = [c for c in unseen.class_names].index("cat face")
+    cat = list(unseen.class_names).index("cat face")
     (row,) = np.flatnonzero(unseen.labels == cat)
     assert "animals" in groups.class_names[groups.labels[row]].lower()
     every = (unseen, train, held, pairs, groups, many)

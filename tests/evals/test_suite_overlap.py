@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax import evaluate
 from clip_jax.config import ConfigError
 from clip_jax.data import labelled
 from clip_jax.data.preprocess import Preprocess
@@ -255,6 +256,18 @@ def test_a_record_is_the_same_when_it_was_read(root, tmp_path):
 def test_illegal_settings_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         suite.Settings(**changes)
+
+
+def test_flags_of_the_command_line(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate.api, "load", lambda *args, **options: "a model")
+    monkeypatch.setattr(evaluate, "evaluate", lambda clip, data, tasks, how, **o: seen.append(how))
+    for flags in ([], ["--overlap-with=digits", "--overlap-by=hash", "--overlap-threshold=5"]):
+        evaluate.run(evaluate.parse(["--model=x", f"--cache-dir={tmp_path}", *flags]))
+    found = [(s.overlap_with, s.overlap_by, s.overlap_threshold) for s in seen]
+    assert found == [("", "embedding", None), ("digits", "hash", 5)]
+    with pytest.raises(ConfigError, match="overlap-by"):
+        evaluate.parse(["--model=x", "--overlap-by=eye"])
 
 
 def test_several_classes_a_picture_are_not_compared(root):

@@ -83,9 +83,12 @@ def test_table_is_arithmetic_with_bonferroni_over_two_tests():
 def test_models_and_ways_are_corrected_apart():
     alone = table(section(records()))
     both = table(section(records() + records(model="other")))
-    hashed = table(section(records() + records(by="hash", protocol="datacomp")))
+    protocols = table(section(records() + records(protocol="datacomp")))
+    hashed = table(section(records() + records(by="hash", split="val")))
     for name, cells in alone.items():
-        assert both[f"{name}, m"] == both[f"{name}, other"] == cells == hashed[f"{name}, paper"]
+        assert both[f"{name}, m"] == both[f"{name}, other"] == cells
+        assert protocols[f"{name}, paper"] == protocols[f"{name}, datacomp"] == cells
+        assert hashed[f"{name}, test"] == hashed[f"{name}, val"] == cells
 
 
 def test_it_is_no_result_of_the_model():
@@ -105,14 +108,14 @@ def test_pairs_are_listed_and_shown():
     loaded = [(pair, image(), image()) for pair in one.details["pairs"]]
     html = section(made, pairs={one.file_name: loaded})
     assert html.count("<img") == 4 and html.count('alt="Training picture"') == 2
-    assert html.count("<details") == 3 and html.count(" open") == 1
+    assert html.count("<details") == 3 and html.count('class="card paired"') == 1
     assert "0.988 found</li>" in html and "0.951</li>" in html
     assert html.count("<span>0.988</span>") == 3
     assert "a/&lt;b&gt;&amp;&quot;&#x27; 🦊 שלום/0" in html and "training/1" in html
     assert "40 pictures against 12,345, ≥\xa00.95 cosine" in html
     bits = section(records(by="hash"))
     assert "<span>1 bit</span>" in bits and "<span>5 bits</span>" in bits and "≤\xa06 bits" in bits
-    assert "<img" not in bits and " open" not in bits
+    assert "<img" not in bits and "paired" not in bits
 
 
 def test_records_that_were_read_look_the_same(tmp_path):
