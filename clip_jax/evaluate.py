@@ -17,8 +17,18 @@ from typing import Any, NoReturn
 
 from clip_jax import api, distributed
 from clip_jax.config import ConfigError
+from clip_jax.data.image_file import BadImage
 from clip_jax.data.labelled import Options
-from clip_jax.evals import suite, suite_gallery, suite_overlap, suite_report, suite_tasks, writers
+from clip_jax.data.sources import DataError
+from clip_jax.evals import (
+    records,
+    suite,
+    suite_gallery,
+    suite_overlap,
+    suite_report,
+    suite_tasks,
+    writers,
+)
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.records import Record
 from clip_jax.interop.mapping import LayoutError
@@ -41,7 +51,8 @@ def evaluate(
     Args:
       clip: of ``clip_jax.load``.
       data, tasks, settings: as in ``evals.suite.run``.
-      out: folder for records, results of other formats and the report; None writes nothing.
+      out: folder for records, results of other formats and the report, which have the model's
+        earlier results in that folder too; None writes nothing.
       cache: folder for features, to be read the next time; None keeps none.
       name: what to call the model; by default its source.
       say: called with lines of progress.
@@ -59,11 +70,26 @@ def evaluate(
         cache=Path(cache) if cache else None, say=say,
     )  # fmt: skip
     if folder and distributed.is_lead() and any(not r.skipped for r in found):
-        writers.write_clip_benchmark(folder / "clip_benchmark", found)
-        writers.write_datacomp(folder / "eval_results.jsonl", found)
-        shown = suite_gallery.load(found, data, settings or suite.Settings())
-        say(f"wrote {suite_report.write(folder / 'report.html', found, *shown)}")
+        _write(folder, found, data, settings or suite.Settings(), say)
     return found
+
+
+def _write(
+    folder: Path, found: list[Record], data: Sequence[str], settings: suite.Settings, say: Any
+) -> None:
+    """The results in other formats and the report, with the model's earlier results there."""
+    names = {r.file_name for r in found}
+    earlier = [
+        r
+        for r in records.of_folder(folder / "records")
+        if r.file_name not in names and r.model_fingerprint == found[0].model_fingerprint
+    ]
+    whole = found + earlier
+    same = [r for r in whole if r.protocol == settings.protocol]
+    writers.write_clip_benchmark(folder / "clip_benchmark", same)
+    writers.write_datacomp(folder / "eval_results.jsonl", same)
+    shown = suite_gallery.load(found, data, settings)
+    say(f"wrote {suite_report.write(folder / 'report.html', whole, *shown)}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +99,45 @@ class _Parser(argparse.ArgumentParser):
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "--model": dict(required=True, help="workdir, weights, or name on the hub"),
+    "--data": dict(
+        type=_listed,
+        default=suite.OFFLINE,
+        help=f"data sets, with commas; 'all' of the catalog; default: {','.join(suite.OFFLINE)}",
+    ),
+    "--tasks": dict(
+        type=_listed, default=(), help=f"of {','.join(suite_tasks.TASKS)}; default: all that fit"
+    ),
+    "--protocol": dict(default="paper", choices=suite.PROTOCOLS),
+    "--templates": dict(default="all", help="all, subset7, plain or names"),
+    "--class-names": dict(default="", help="file with the classes' names"),
+    "--template-file": dict(default="", help="file with templates"),
+    "--data-root": dict(default="", help="folder with data sets of the catalog"),
+    "--data-dir": dict(default="", help="folder with prepared TFDS data sets"),
+    "--image-key": dict(default="image", help="column or feature with the pictures"),
+    "--label-key": dict(default="label", help="column or feature with the labels"),
+    "--caption-key": dict(default="caption", help="column or feature with the captions"),
+    "--group-keys": dict(type=_listed, default=(), help="columns with groups, for bias probes"),
+    "--image-root": dict(default="", help="folder of the pictures of selection:FILE"),
+    "--cache-dir": dict(default="", help="of features and indices; default: ~/.cache/clip_jax"),
+    "--out": dict(default="", help="folder of the results; default: evaluations/<model>"),
+    "--batch-size": dict(type=int, default=api.BATCH_SIZE, help="pictures on all devices at once"),
+    "--dtype": dict(default="float32", choices=("float32", "bfloat16")),
+    "--shots": dict(default="1,2,4,8,16", help="examples a class of few-shot probes"),
+    "--seeds": dict(type=int, default=3, help="draws of them for each number of shots"),
+    "--seed": dict(type=int, default=0, help="of whatever is drawn at random"),
+    "--overlap-with": dict(
+        default="",
+        help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
+    ),
+    "--overlap-by": dict(default="embedding", choices=suite_overlap.MEASURES),
+    "--overlap-threshold": dict(
+        type=float, help="the same from this cosine up (0.95), by hash from so many bits down (6)"
+    ),
+}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -85,43 +150,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -m clip_jax.evaluate", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    add = parser.add_argument
-    add("--model", required=True, help="workdir, weights, or name on the hub")
-    add(
-        "--data",
-        type=_listed,
-        default=suite.OFFLINE,
-        help=f"data sets, with commas; 'all' of the catalog; default: {','.join(suite.OFFLINE)}",
-    )
-    add("--tasks", type=_listed, default=(), help=f"of {','.join(suite_tasks.TASKS)}; default: all")
-    add("--protocol", default="paper", choices=suite.PROTOCOLS)
-    add("--templates", default="all", help="all, subset7, plain or names")
-    add("--class-names", default="", help="file with the classes' names")
-    add("--template-file", default="", help="file with templates")
-    add("--data-root", default="", help="folder with data sets of the catalog")
-    add("--data-dir", default="", help="folder with prepared TFDS data sets")
-    add("--image-key", default="image", help="column of tables with the pictures' paths")
-    add("--label-key", default="label", help="column of tables with the labels")
-    add("--group-keys", type=_listed, default=(), help="columns with groups, for bias probes")
-    add("--image-root", default="", help="folder of the pictures of selection:FILE")
-    add("--cache-dir", default="", help="of features and indices; default: ~/.cache/clip_jax")
-    add("--out", default="", help="folder of the results; default: evaluations/<model>")
-    add("--batch-size", type=int, default=api.BATCH_SIZE, help="pictures on all devices at once")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--shots", default="1,2,4,8,16", help="examples a class of few-shot probes")
-    add("--seeds", type=int, default=3, help="draws of them for each number of shots")
-    add("--seed", type=int, default=0)
-    add(
-        "--overlap-with",
-        default="",
-        help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
-    )
-    add("--overlap-by", default="embedding", choices=suite_overlap.MEASURES)
-    add(
-        "--overlap-threshold",
-        type=float,
-        help="the same from this cosine up (0.95), by hash from so many bits down (6)",
-    )
+    for name, facts in FLAGS.items():
+        parser.add_argument(name, **facts)
     flags = parser.parse_args(arguments)
     if flags.data == ("all",):
         flags.data = tuple(CATALOG)
@@ -138,8 +168,9 @@ def run(flags: argparse.Namespace) -> list[Record]:
     import jax
 
     options = Options(
-        data_dir=flags.data_dir, cache_dir=flags.cache_dir, image_key=flags.image_key,
-        label_key=flags.label_key, group_keys=flags.group_keys, image_root=flags.image_root,
+        data_dir=flags.data_dir, cache_dir=flags.cache_dir, image_root=flags.image_root,
+        image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,
+        group_keys=flags.group_keys,
     )  # fmt: skip
     settings = suite.Settings(
         protocol=flags.protocol, templates=flags.templates, class_file=flags.class_names,
@@ -160,6 +191,17 @@ def run(flags: argparse.Namespace) -> list[Record]:
     )  # fmt: skip
 
 
+_CODES = {
+    ConfigError: distributed.USAGE,
+    FileNotFoundError: distributed.USAGE,
+    LayoutError: distributed.MISMATCH,
+    WeightFileError: distributed.BAD_DATA,
+    DataError: distributed.BAD_DATA,
+    BadImage: distributed.BAD_DATA,
+    OSError: 1,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     began = time.time()
@@ -167,15 +209,17 @@ def main(arguments: list[str] | None = None) -> int:
         flags = parse(sys.argv[1:] if arguments is None else arguments)
         distributed.initialize()
         found = run(flags)
-    except (ConfigError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return distributed.PREEMPTED
+    except Exception as error:
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+        if distributed.is_peer_loss(error):
+            code, error = distributed.PEER_LOST, RuntimeError(f"another process was lost ({error})")
+        if code is None:  # not an error we know: a defect, whose place matters
+            raise
         print(f"error: {error}", file=sys.stderr)
-        return distributed.USAGE
-    except LayoutError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return distributed.MISMATCH
-    except WeightFileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return distributed.BAD_DATA
+        return code
     if distributed.is_lead():
         made = [r for r in found if not r.skipped]
         print(f"{len(made)} results, {len(found) - len(made)} skipped, {time.time() - began:.0f} s")

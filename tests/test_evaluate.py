@@ -93,6 +93,18 @@ def test_a_second_run_reads_what_is_there(evaluated, folder, data, capsys):
     assert {p: p.stat().st_mtime_ns for p in (evaluated / "records").iterdir()} == before
 
 
+def test_earlier_results_stay_in_the_report(folder, data, tmp_path):
+    for task, spec in (("zero_shot", f"folder:{data}"), ("retrieval", f"csv:{data}/captions.csv")):
+        flags = arguments(folder, data, tmp_path, f"--data={spec}", f"--tasks={task}")
+        assert evaluate.main(flags) == distributed.OK
+    page = (tmp_path / "report.html").read_text()
+    assert "Zero-shot classification" in page and "image → text" in page
+    assert len((tmp_path / "eval_results.jsonl").read_text().splitlines()) == 2
+    flags = arguments(folder, data, tmp_path, f"--data=folder:{data}", "--tasks=zero_shot")
+    assert evaluate.main([*flags, "--protocol=datacomp"]) == distributed.OK
+    assert len((tmp_path / "eval_results.jsonl").read_text().splitlines()) == 1
+
+
 def test_python_gives_what_the_command_does(evaluated, folder, data):
     clip = clip_jax.load(folder, batch_size=5)
     found = clip_jax.evaluate(

@@ -44,9 +44,10 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
     """
     from clip_jax.data import emoji, emoji_pairs  # TFDS takes half a second to import
 
-    if split not in EMOJI_SETS.get(name, {}):
-        there = {f"{s} ({', '.join(EMOJI_SETS[s])})" for s in EMOJI_SETS}
-        raise MissingData(f"emoji:{name} has no split {split!r}; there are {sorted(there)}")
+    if name not in EMOJI_SETS:
+        raise MissingData(f"emoji:{name} is not one of {sorted(f'emoji:{s}' for s in EMOJI_SETS)}")
+    if split not in EMOJI_SETS[name]:
+        raise MissingData(f"emoji:{name} has no {split}, only {' and '.join(EMOJI_SETS[name])}")
     try:
         found = emoji_pairs.zero_shot_set(
             options.cache(), options.emoji_preset, EMOJI_SETS[name][split]

@@ -97,6 +97,12 @@ def read(path: Path, key: str = "") -> Record | None:
         return None
 
 
+def of_folder(folder: Path) -> list[Record]:
+    """All records of a folder, in the order of their files' names."""
+    found = (read(path) for path in sorted(folder.glob("*.json")))
+    return [record for record in found if record is not None]
+
+
 def _finite(value: Any) -> Any:
     """JSON has no NaN: null stands for it."""
     if isinstance(value, dict):

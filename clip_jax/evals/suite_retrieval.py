@@ -14,8 +14,8 @@ KS = (1, 5, 10)
 def retrieval_record(
     model: Any, store: Any, test: CaptionedSet, opener: Any, settings: Any
 ) -> dict[str, Any]:
-    """Paper Table 13. Its prefix for captions belongs to its protocol alone."""
-    prefix = RETRIEVAL_PREFIX if settings.protocol == "paper" else ""
+    """Paper Table 13. Its prefix for captions belongs to its protocol and its data sets."""
+    prefix = RETRIEVAL_PREFIX if settings.protocol == "paper" and opener.entry else ""
     texts = model.embedder.texts(model.tokenize([prefix + c for c in test.captions]))
     images = store.get("images", model.embedder.images, test, model.preprocess)
     shares = retrieval.hit_shares(images, texts, test.image_of_text, KS)

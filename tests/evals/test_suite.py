@@ -116,10 +116,12 @@ def test_batches_and_devices_change_nothing(folders, devices, batch_size):
 
 def test_retrieval_and_its_prefix(folders):
     data = [f"csv:{folders}/captions.csv"]
-    (paper,) = run(folders, data=data)
-    assert paper.task == "retrieval" and paper.n == 12
+    (paper,) = run(folders, data=[f"Flickr30k={data[0]}"])
+    assert paper.task == "retrieval" and paper.n == 12 and paper.dataset == "Flickr30k"
     assert paper.templates == ["a photo of {}"]
     assert paper.metrics["image_to_text_r@10"] == 1
+    (own,) = run(folders, data=data)
+    assert own.templates == ["{}"] and own.main_metric == paper.main_metric
     (other,) = run(folders, data=data, settings=suite.Settings(protocol="datacomp"))
     assert other.templates == ["{}"] and other.main_metric == "mean_r@1"
 
