@@ -3,7 +3,8 @@
 python -m clip_jax.benchmark probe
 
 Needs the extra benchmark. Features are made up, but like CLIP's: of unit length around a common
-mean (cosine of two pictures about 0.6), with a spectrum that decays, and classes that overlap.
+mean (cosine of two pictures about 0.6), with a spectrum that decays, classes that overlap, and
+some wrong labels.
 """
 
 import dataclasses
@@ -21,7 +22,14 @@ from clip_jax.evals.linear_probe import LAMBDAS, Split
 DEFAULT_TOLERANCE, TIGHT_TOLERANCE = 1e-4, 1e-6
 
 
-def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: float = 6.5) -> Split:
+def clip_like(
+    rows: int,
+    dimensions: int,
+    classes: int,
+    seed: int,
+    distance: float = 6.5,
+    wrong: float = 0.05,
+) -> Split:
     """Features float32[rows, dimensions] and labels int32[rows]; the classes do not depend on seed.
 
     Args:
@@ -30,6 +38,8 @@ def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: flo
       classes: K.
       seed: of the rows.
       distance: between centres of classes, in standard deviations of a class along the way.
+      wrong: share of labels that are drawn at random. Without any, classes can be told apart by
+        512 features however small the penalty, and all small ones are about as good.
     """
     world, rng = np.random.default_rng(0), np.random.default_rng((1, seed))
     axes = np.linalg.qr(world.normal(size=(dimensions, dimensions)))[0]
@@ -41,6 +51,8 @@ def clip_like(rows: int, dimensions: int, classes: int, seed: int, distance: flo
     inner = centres[labels] + rng.normal(size=(rows, dimensions))
     features = 1.5 * axes[0] + (inner * widths) @ axes.T
     features /= np.linalg.norm(features, axis=1, keepdims=True)
+    drawn = rng.random(rows) < wrong
+    labels[drawn] = rng.integers(0, classes, drawn.sum())
     return features.astype(np.float32), labels
 
 

@@ -15,9 +15,12 @@ def test_features_are_like_clips():
     same = labels[:, None] == labels
     assert 0.5 < cosines[~same].mean() < cosines[same].mean() < 0.9
     assert set(labels) == set(range(100))
-    np.testing.assert_array_equal(features, probes.clip_like(2000, 512, 100, 0)[0])
+    again, right = probes.clip_like(2000, 512, 100, 0, wrong=0)
+    np.testing.assert_array_equal(features, again)
+    assert 0.03 < (right != labels).mean() < 0.07
+    features, labels = again, right
     # Another seed: other rows of the same classes.
-    others, theirs = probes.clip_like(2000, 512, 100, 1)
+    others, theirs = probes.clip_like(2000, 512, 100, 1, wrong=0)
     assert not np.array_equal(features, others)
     for k in range(5):
         centres = [(x[y == k].mean(axis=0)) for x, y in ((features, labels), (others, theirs))]

@@ -13,6 +13,7 @@ from clip_jax.data.sources import DataError
 from clip_jax.data.table import rows
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+UNCOMPRESSED = {".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 TABLES = {".csv", ".tsv", ".jsonl"}
 # What others call the three splits.
 SPLITS = {
@@ -38,7 +39,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
 def open_folder(path: str, split: str, options: Options) -> LabelledSet:
     """Opens ``<path>/<split>/<class>/**/picture``, or ``<path>/<class>/...`` without splits.
 
-    Classes are the folders' names in the order of their characters, over all splits, so that their
+    Classes are the folders' names in the order of their characters (or, if all are numbers, of
+    these), over all splits, so that their
     numbers are the same in each (torchvision's ImageFolder counts within one). Class names are the
     folders' unless ``options.class_names``, ``classnames.txt`` or ``classnames.json`` in ``path``
     (a list in that order, or an object {folder: name or names}) says otherwise. A class without
@@ -57,13 +59,19 @@ def open_folder(path: str, split: str, options: Options) -> LabelledSet:
         raise MissingData(f"{root}: no split {split!r}; it has {sorted(splits)}")
     home = homes[0] if homes else root
     folders = {p.name for s in (home, *splits.values()) for p in _class_folders(s)}
-    classes = sorted(folders)
+    # Folders that are numbers are the classes' numbers (ImageNet-V2 has 0 to 999).
+    classes = sorted(folders, key=int if all(map(str.isdecimal, folders)) else str)
     files = [(k, f) for k, name in enumerate(classes) for f in _pictures_in(home / name)]
     if not files:
         raise DataError(f"{home}: no pictures; it should have a folder for each class")
+    if len(classes) > 1 and len({k for k, _ in files}) == 1:
+        raise DataError(
+            f"{home}: of its folders {classes[0]} to {classes[-1]} only {classes[files[0][0]]} has "
+            "pictures; give a folder that has one for each class"
+        )
     names = _folder_names(root, classes, options)
     labels = np.array([k for k, _ in files], np.int32)
-    facts = [[str(f.relative_to(home)), f.stat().st_size] for _, f in files]
+    facts = [[str(f.relative_to(home)), *_content(f)] for _, f in files]
     return LabelledSet(
         root.name, split, FilePictures([f for _, f in files]), labels, names, _templates(root),
         fingerprint=digest("folder", facts, classes, names),
@@ -97,6 +105,18 @@ class FilePictures(Sequence):
         return str(self.paths[index])
 
 
+def _content(file: Path) -> list[Any]:
+    """Tells versions of a picture apart without reading it whole: by the size, and where that is
+    the same for all pictures of so many pixels, by some of them.
+    """
+    size = file.stat().st_size
+    if file.suffix.lower() not in UNCOMPRESSED:
+        return [size]
+    with open(file, "rb") as opened:
+        opened.seek(size // 2)
+        return [size, hashlib.sha256(opened.read(4096)).hexdigest()]
+
+
 def _folder_names(root: Path, classes: list[str], options: Options) -> tuple[Any, ...]:
     found, place = options.names(), "class_names"
     for file in (root / "classnames.txt", root / "classnames.json"):
@@ -107,6 +127,15 @@ def _folder_names(root: Path, classes: list[str], options: Options) -> tuple[Any
             f"{place}: {len(found)} class names, but {root} has {len(classes)} class folders, "
             f"{classes[0]} to {classes[-1]}"
         )
+    # A list in another order than the folders' would exchange classes.
+    if found and set(found) == set(classes):
+        return tuple(classes)
+    for i, entry in enumerate(found):
+        if entry in classes and classes.index(entry) != i:
+            raise DataError(
+                f"{place}: name {i} is {entry!r}, which is the folder of class "
+                f"{classes.index(entry)}; names must be in the order {classes[:3]}..."
+            )
     return found or tuple(classes)
 
 
@@ -143,7 +172,7 @@ def open_table(path: str, split: str, options: Options) -> LabelledSet | Caption
     key = _label_or_caption(chosen, wanted, options)
     pictures = [_picture(place, row, wanted, options.image_key) for place, row in chosen]
     data = hashlib.sha256(wanted.read_bytes()).hexdigest()
-    facts = ["table", data, split, options.image_key, key, [p.stat().st_size for p in pictures]]
+    facts = ["table", data, split, options.image_key, key, [_content(p) for p in pictures]]
     if key == options.caption_key:
         return _captioned(wanted, split, chosen, pictures, options, facts)
     every = [entry for _, found in content for entry in found]
@@ -193,7 +222,7 @@ def _rows_of(file: Path) -> Rows:
 
 def _of_split(found: Rows, split: str, file: Path) -> Rows:
     given = {row.get("split") for _, row in found}
-    if given == {None}:
+    if not any(given):
         return found
     chosen = [(place, row) for place, row in found if row.get("split") in _spellings(split)]
     if not chosen:
@@ -232,7 +261,10 @@ def _labels(
 ) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Labels of the chosen rows, and the class names: () where labels are numbers without names."""
     several = any(isinstance(row.get(key), list) for _, row in every)
-    values = [v for place, row in every for v in _as_list(place, row.get(key), key, several)]
+    # Of other splits rows without a label are no concern of this one.
+    asked = {place for place, _ in chosen}
+    known = [(p, row) for p, row in every if p in asked or row.get(key) not in (None, "")]
+    values = [v for place, row in known for v in _as_list(place, row.get(key), key, several)]
     if not names and not all(map(_is_number, values)):
         names = tuple(sorted({str(v) for v in values}))  # among names, "1" is a name
     classes = len(names) or max(map(int, values), default=-1) + 1

@@ -146,7 +146,8 @@ def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, 
     names, templates = options.names(), ()
     file = root / "classnames.txt"
     if not names and file.is_file():
-        names = prompt_files.read_class_names(file)
+        # CLEVR's distances have a class without a name.
+        names = prompt_files.read_class_names(file, gaps=True)
     file = root / "zeroshot_classification_templates.txt"
     if file.is_file():
         templates = prompt_files.read_templates(file)

@@ -1,6 +1,7 @@
 """Test sets of TensorFlow Datasets, read without TensorFlow from files prepared in ArrayRecord."""
 
 import io
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class RecordPictures(Sequence):
         return len(self.data)
 
     def __getitem__(self, index: int) -> bytes:
-        return self.data[index % len(self)][self.key]
+        return self.data[range(len(self))[index]][self.key]
 
     def describe(self, index: int) -> str:
         return f"{self.name}: record {index}"
@@ -80,12 +81,13 @@ def _opened(
             return *tfds_split.open_split(name, spelling, options.image_key, home), spelling
         except Exception as problem:  # it raises a dozen kinds
             error = error or problem
+    why = (str(error).strip() or repr(error)).splitlines()[0][:300]
     where = f" --data_dir={home}" if home else ""
     raise MissingData(
         f"TFDS cannot open {name!r}, split {split!r}, in {home or 'its default folder'}: "
-        f"{str(error).strip().splitlines()[0][:300]}. Prepare it by `tfds build {name} "
-        f"--file_format=array_record{where}` (for which some builders need TensorFlow, unlike for "
-        "reading), or give the folder of a prepared version as name"
+        f"{why}. Prepare it by `tfds build {name} --file_format=array_record{where}` (for which "
+        "some builders need TensorFlow, unlike for reading), or give the folder of a prepared "
+        "version as name"
     ) from error
 
 
@@ -110,7 +112,7 @@ def _kept(
     try:
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
-    except (OSError, ValueError):  # absent or unreadable
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # absent or unreadable
         arrays = make()
     content = io.BytesIO()
     np.savez(content, **arrays)

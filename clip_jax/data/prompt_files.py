@@ -17,20 +17,21 @@ PLACES = ("{}", "{c}")
 
 
 def read_class_names(
-    path: str | os.PathLike, data_set: str = ""
+    path: str | os.PathLike, data_set: Sequence[str] = (), *, gaps: bool = False
 ) -> tuple[str | tuple[str, ...], ...]:
     """Reads class names: class number = position. In JSON a class may have a list of names.
 
     Args:
       path: a ``.json`` file, or a text file with one name a line.
-      data_set: which entry to take of a JSON object.
+      data_set: which entry to take of a JSON object: the first of these names that it has.
+      gaps: allow empty lines, which keep their number.
 
     Raises:
       DataError: no such file, or not such a file; the message names it and the place in it.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        return tuple(name for _, name in _lines(path, "class name"))
+        return tuple(name for _, name in _lines(path, "class name", gaps))
     found, place = _entry(path, _json(path), data_set)
     if not isinstance(found, list) or not found:
         raise DataError(f"{place} is {_kind(found)}, not a list of class names")
@@ -57,13 +58,13 @@ def read_names_of(
 
 
 def read_templates(
-    path: str | os.PathLike, data_set: str = ""
+    path: str | os.PathLike, data_set: Sequence[str] = ()
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """Reads prompt templates, every one with ``{}`` for the class name.
 
     Args:
       path: a ``.json`` file, or a text file with one template a line.
-      data_set: which entry to take of a JSON object that has it.
+      data_set: which entry to take of a JSON object that has it, the first of these names.
 
     Returns:
       Templates for all classes; or, where the file has an object, the prompts of each class by
@@ -77,8 +78,8 @@ def read_templates(
         return tuple(_template(f"{path}:{line}", text) for line, text in _lines(path, "template"))
     found = _json(path)
     place = str(path)
-    if isinstance(found, Mapping) and data_set in found:
-        found, place = found[data_set], f"{path}: {data_set!r}"
+    if isinstance(found, Mapping) and (name := next((n for n in data_set if n in found), "")):
+        found, place = found[name], f"{path}: {name!r}"
     if isinstance(found, list) and found:
         return tuple(_template(f"{place}[{i}]", text) for i, text in enumerate(found))
     if isinstance(found, Mapping) and found:
@@ -129,15 +130,15 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def _lines(path: Path, what: str) -> list[tuple[int, str]]:
-    """The lines of a text file without their ends, numbered from 1; none is empty."""
+def _lines(path: Path, what: str, gaps: bool = False) -> list[tuple[int, str]]:
+    """The lines of a text file without their ends, numbered from 1; none is empty but for gaps."""
     lines = [line.strip() for line in _read(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
         raise DataError(f"{path}: empty; it must have one {what} a line")
     for number, line in enumerate(lines, 1):
-        if not line:
+        if not line and not gaps:
             # Left out without a word, it would shift the numbers of all classes after it.
             raise DataError(f"{path}:{number}: empty line; every line must have a {what}")
     return list(enumerate(lines, 1))
@@ -150,15 +151,16 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
-def _entry(path: Path, found: Any, data_set: str) -> tuple[Any, str]:
+def _entry(path: Path, found: Any, data_set: Sequence[str]) -> tuple[Any, str]:
     if not isinstance(found, Mapping):
         return found, str(path)
-    if data_set not in found:
-        raise DataError(
-            f"{path}: no entry {data_set!r}; it has {sorted(found)[:10]}. Name the data set as the "
-            "file does, or give a file with a list"
-        )
-    return found[data_set], f"{path}: {data_set!r}"
+    for name in data_set:
+        if name in found:
+            return found[name], f"{path}: {name!r}"
+    raise DataError(
+        f"{path}: no entry {' or '.join(map(repr, data_set)) or 'is asked for'}; it has "
+        f"{sorted(found)[:10]}. Give a file with a list"
+    )
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
             with np.load(path, allow_pickle=False) as saved:
                 if np.array_equal(saved["stamp"], stamp):
                     return TarIndex(shard, saved["keys"], saved["spans"], saved["incomplete"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # an unreadable index is made again
     keys, spans, incomplete = _scan(shard, image_key, caption_key)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def open_split(
     """
     import tensorflow_datasets as tfds  # half a second: only when used
 
-    if os.path.isdir(name):
+    if os.path.isfile(os.path.join(name, "dataset_info.json")):
         builder = tfds.builder_from_directory(name)
     else:
         builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)

@@ -43,6 +43,14 @@ def find(name: str) -> str:
     return key
 
 
+def aliases(name: str) -> tuple[str, ...]:
+    """What a data set of the catalog is called here, by CLIP_benchmark and by DataComp."""
+    entry = CATALOG[name]
+    others = [alias for alias in (entry.webdataset, entry.datacomp) if alias]
+    bare = [alias.rpartition("/")[2] for alias in others]
+    return tuple(dict.fromkeys([name, *others, *bare]))
+
+
 def _bare(name: str) -> str:
     return name.lower().removeprefix("wds/").removeprefix("vtab/")
 
@@ -70,7 +78,7 @@ def _repositories(entry: Entry) -> list[str]:
 
 
 def specs(name: str, root: str | os.PathLike = "") -> list[str]:
-    """Where ``open_named`` looks, in this order: what ``labelled.open_set`` takes."""
+    """Where ``locate`` looks, in this order: what ``labelled.open_set`` takes."""
     entry, found = CATALOG[name], []
     if root:
         home = Path(root).expanduser()
@@ -79,16 +87,13 @@ def specs(name: str, root: str | os.PathLike = "") -> list[str]:
     return found + ([f"tfds:{entry.tfds}"] if entry.tfds else [])
 
 
-def open_named(
-    name: str, split: str = "test", root: str | os.PathLike = "", options: Options | None = None
-) -> LabelledSet | CaptionedSet:
-    """Opens a data set of the catalog, wherever it is here: a webdataset folder as the hub has it,
-    a folder ``<root>/<name>`` with a folder for each class, or a prepared TFDS data set.
+def locate(name: str, root: str | os.PathLike = "", options: Options | None = None) -> str:
+    """Where the test split of a data set of the catalog is here, as ``labelled.open_set`` has it:
+    a webdataset folder as the hub has it, a folder ``<root>/<name>`` with a folder for each class,
+    or a prepared TFDS data set.
 
     Args:
       name: see ``find``.
-      split: "train", "val" or "test", in the catalog's sense: ImageNet's "test" is what its
-        authors call the validation split.
       root: the folder with the data sets; empty: TFDS only.
       options: ``data_dir`` is where TFDS looks.
 
@@ -96,35 +101,63 @@ def open_named(
       MissingData: it is nowhere; with what was tried and the command or page that gets it.
       DataError: it is here and not in order.
     """
-    name = find(name)
-    entry, options = CATALOG[name], options or Options()
-    tried = []
+    entry, tried = CATALOG[name], []
     for spec in specs(name, root):
-        kind = spec.partition(":")[0]
         try:
-            found = open_set(spec, _split_there(kind, name, split), _of(entry, kind, options))
+            open_at(spec, name, "test", options)
         except MissingData as error:
             tried.append(f"{spec}: {error}")
-            continue
-        return dataclasses.replace(found, name=name, split=split)
+        else:
+            return spec
     ways = " or ".join(f"`{c}`" for c in commands(entry, root or "data"))
     looked = f" Looked for {'; '.join(tried)}" if tried else ""
-    raise MissingData(
-        f"{name} ({entry.title}), split {split!r}, is not here: get it by {ways}.{looked}"
-    )
+    raise MissingData(f"{name} ({entry.title}) is not here: get it by {ways}.{looked}")
 
 
-def _split_there(kind: str, name: str, split: str) -> str:
-    if kind == "tfds":
+def open_at(
+    spec: str, name: str, split: str = "test", options: Options | None = None
+) -> LabelledSet | CaptionedSet:
+    """Opens a data set of the catalog where it is said to lie.
+
+    Args:
+      spec: as ``labelled.open_set`` has it.
+      name: see ``find``.
+      split: "train", "val" or "test", in the catalog's sense: ImageNet's "test" is what its
+        authors call the validation split, and then it has no "val".
+      options: how it is read; of TFDS, features are the catalog's.
+
+    Raises:
+      MissingData: the data set or the split is not here.
+      DataError: it is here and not in order.
+    """
+    entry, options = CATALOG[name], options or Options()
+    kind = spec.partition(":")[0]
+    if split == "val" and not entry.val and kind in ("tfds", "folder"):
+        # What is called so there is what is scored.
+        raise MissingData(f"{name} has no validation split besides the one that is scored")
+    found = open_set(spec, _split_there(spec, name, split), _of(entry, spec, options))
+    return dataclasses.replace(found, name=name, split=split)
+
+
+def _split_there(spec: str, name: str, split: str) -> str:
+    kind, _, rest = spec.partition(":")
+    if _is_tfds(spec, CATALOG[name]):
         return CATALOG[name].tfds_splits.get(split, split)
     if kind == "folder" and name == "ImageNet" and split == "test":
-        return "val"  # the folder that everybody has
+        # The folder that everybody has; ImageNet's own test split has no labels.
+        return "val" if (Path(rest).expanduser() / "val").is_dir() else split
     return split
 
 
-def _of(entry: Entry, kind: str, options: Options) -> Options:
+def _is_tfds(spec: str, entry: Entry) -> bool:
+    """Whether it is TFDS's own data set, by name or by the folder of a prepared version."""
+    kind, _, rest = spec.partition(":")
+    return kind == "tfds" and bool(entry.tfds) and entry.tfds.split("/")[0] in rest.split("/")
+
+
+def _of(entry: Entry, spec: str, options: Options) -> Options:
     """TFDS's features are the catalog's business, not the user's."""
-    if kind != "tfds":
+    if not _is_tfds(spec, entry):
         return options
     if entry.kind == "retrieval":
         return dataclasses.replace(options, image_key="image", label_key="",

@@ -10,7 +10,7 @@ from clip_jax.data.image_file import BadImage
 from clip_jax.data.labelled import LabelledSet, MissingData, Options
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.sources import DataError
-from clip_jax.evals import suite, suite_tasks
+from clip_jax.evals import openers, suite, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
 from clip_jax.evals.records import NotApplicable
@@ -32,7 +32,7 @@ class SuiteTask:
     name: str
     kind: suite_tasks.Task
     test: Any
-    opener: suite.Opener
+    opener: openers.Opener
     settings: suite.Settings
     preprocess: Preprocess
     mesh: Mesh
@@ -79,7 +79,7 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
         seed=config.seed,
     )
     try:
-        opener = suite.opener(data, settings)
+        opener = openers.opener(data, settings)
         test = opener.open("test")
     except ConfigError as error:
         raise ConfigError(f"eval.tasks has {name!r}: {error}") from None
@@ -100,7 +100,7 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
     return SuiteTask(name, kind, test, opener, settings, preprocess, mesh)
 
 
-def _check(task: str, test: Any, opener: suite.Opener, settings: suite.Settings) -> None:
+def _check(task: str, test: Any, opener: openers.Opener, settings: suite.Settings) -> None:
     """Asks for what the task will need, before a run has cost anything.
 
     Raises:

@@ -5,7 +5,6 @@ is reported, and the others go on. What has been measured before, of the same we
 the same way, is read. Runs on every process with the same arguments; the lead writes.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
@@ -21,19 +20,16 @@ from jax.sharding import Mesh
 from clip_jax import distributed
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Opened, Options, open_set
+from clip_jax.data.labelled import MissingData, Opened, Options, open_set
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.sources import DataError
-from clip_jax.evals import data_sets, prompts, records, suite_overlap, suite_tasks
-from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals import prompts, records, suite_overlap, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
-from clip_jax.evals.prompts import matching
+from clip_jax.evals.openers import Opener, openers
 from clip_jax.evals.records import NotApplicable, Record
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
-# Data sets that are called as their folder or file.
-_PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
 # What comes with the project or PyPI.
 OFFLINE = (
     "emoji:unseen_vendor", "emoji:held_out", "emoji:held_out_retrieval", "emoji:groups", "digits",
@@ -163,49 +159,8 @@ def run(
     return found
 
 
-def opener(text: str, settings: Settings) -> "Opener":
-    """What opens a data set, named as ``run`` has it.
-
-    Raises:
-      ConfigError: no such data set in the catalog.
-    """
-    return Opener(*_named(text), settings)
-
-
-def openers(data: Sequence[str], settings: Settings) -> list["Opener"]:
-    """What opens the data sets of a run, with titles that tell them apart: the records' names.
-
-    Raises:
-      ConfigError: no such data set in the catalog, or one of it in two places.
-    """
-    found = [Opener(*named, settings) for named in dict.fromkeys(_named(text) for text in data)]
-    times = collections.Counter(each.title for each in found)
-    for each in found:
-        if times[each.title] > 1 and each.name:
-            raise ConfigError(
-                f"data: {each.name} is named {times[each.title]} times, in different places; "
-                "evaluate one of them, or each into a folder of its own"
-            )
-        if times[each.title] > 1:
-            each.title = each.spec
-    return found
-
-
-def _named(text: str) -> tuple[str, str]:
-    """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
-    name, _, spec = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
-    try:
-        if name:
-            return data_sets.find(name), spec
-        if ":" in spec or spec == "digits":
-            return "", spec
-        return data_sets.find(spec), ""
-    except ValueError as error:
-        raise ConfigError(f"data: {error}") from None
-
-
 def _data_set(
-    model: Model, opener: "Opener", tasks: Sequence[str], settings: Settings, store: Store,
+    model: Model, opener: Opener, tasks: Sequence[str], settings: Settings, store: Store,
     folder: Path | None, say: Callable[[str], None],
 ) -> list[Record]:  # fmt: skip
     common = {
@@ -231,7 +186,7 @@ def _data_set(
             continue
         if not tasks and not kind.unasked(test, settings):
             continue
-        key = _key(task, model, test, settings, kind)
+        key = _key(task, model, test, opener, settings, kind)
         record = Record(task=task, data_fingerprint=test.fingerprint, **common)
         old = records.read(folder / record.file_name, key) if folder else None
         if distributed.agree(old is not None):
@@ -254,7 +209,7 @@ def _data_set(
     return found
 
 
-def _key(task: str, model: Model, test: Any, settings: Settings, kind: Any) -> str:
+def _key(task: str, model: Model, test: Any, opener: Opener, settings: Settings, kind: Any) -> str:
     """Of what a record is the result: all that decides its numbers."""
     facts = dataclasses.asdict(settings)
     for file in ("class_file", "template_file"):
@@ -264,7 +219,7 @@ def _key(task: str, model: Model, test: Any, settings: Settings, kind: Any) -> s
         del facts[key]  # where the data lies; what it is, the fingerprint says
     for key in [key for key in facts if key.startswith("overlap_")]:
         del facts[key]
-    facts |= kind.facts(settings)
+    facts |= kind.facts(settings, opener)
     whole = [task, kind.version, model.fingerprint, test.fingerprint, facts]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -277,44 +232,3 @@ def _line(record: Record) -> str:
         f"{record.task}: {record.main_metric} {record.value:.1%} ({low:.1%} to {high:.1%}), "
         f"n {record.n:,}, {record.seconds:.0f} s"
     )
-
-
-class Opener:
-    """Opens the splits of one data set, with the prompts of the protocol or the user's."""
-
-    def __init__(self, name: str, spec: str, settings: Settings):
-        self.name, self.spec, self.settings = name, spec, settings
-        kind, _, rest = spec.partition(":")
-        path = Path(rest)
-        called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
-        self.title = name or called or spec
-        self.entry = CATALOG.get(name)
-
-    def open(self, split: str) -> LabelledSet | CaptionedSet:
-        """A split as it is.
-
-        Raises:
-          MissingData, DataError: it is not here, or not in order.
-        """
-        s = self.settings
-        if self.spec:
-            return open_set(self.spec, split, s.options)
-        return data_sets.open_named(self.name, split, s.root, s.options)
-
-    def prompted(self, test: LabelledSet) -> LabelledSet:
-        """A test set with the prompts that its classifier is made of, labels in their order.
-
-        Raises:
-          NotApplicable: there are no class names; or they are not those of the protocol.
-        """
-        s = self.settings
-        try:
-            if self.name and self.name in prompts.names() and not s.class_file:
-                test = matching.with_prompts(test, self.name, s.protocol, templates=s.templates)
-            if s.class_file or s.template_file:
-                test = matching.with_files(test, s.class_file, s.template_file, self.name)
-        except (ValueError, OSError) as error:
-            raise NotApplicable(str(error)) from error
-        if not len(test.class_names) and not len(test.descriptions):
-            raise NotApplicable(f"{self.title} has no class names: give a file with them")
-        return test

@@ -10,9 +10,10 @@ import numpy as np
 
 from clip_jax.data.labelled import LabelledSet
 from clip_jax.evals import bias, intervals
+from clip_jax.evals.prompts import PLAIN
 from clip_jax.evals.ranking import exact_rows
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.suite_zero_shot import PLAIN, prompts_of, weights_of
+from clip_jax.evals.suite_zero_shot import prompts_of, weights_of
 
 # An Embedder has no temperature: this is the greatest that training allows (paper section 2.5).
 LOGIT_SCALE = 100.0

@@ -14,6 +14,7 @@ from clip_jax.data.image_file import on_white, open_image
 from clip_jax.data.preprocess import Picture
 from clip_jax.data.sources import DataError
 from clip_jax.evals import suite
+from clip_jax.evals.openers import Opener, openers
 from clip_jax.evals.records import Record
 from clip_jax.evals.suite_overlap_report import Pairs
 from clip_jax.evals.suite_report import Query
@@ -40,17 +41,17 @@ def load(
     Raises:
       ConfigError: as ``suite.run``.
     """
-    openers = {opener.title: opener for opener in suite.openers(data, settings)}
+    known = {opener.title: opener for opener in openers(data, settings)}
     titles = Titles(records)
     gallery: list[Query] = []
     shown = 0
     for record in _searched(records):
-        found = _queries(record, _opened(record, openers), titles) if shown < DATA_SETS else []
+        found = _queries(record, _opened(record, known), titles) if shown < DATA_SETS else []
         gallery += found
         shown += bool(found)
     pairs: dict[str, Any] = {}
     for record in _overlapping(records):
-        if len(pairs) < DATA_SETS and (found := _pairs(record, openers, settings)):
+        if len(pairs) < DATA_SETS and (found := _pairs(record, known, settings)):
             pairs[record.file_name] = found
     return gallery, pairs
 
@@ -71,7 +72,7 @@ def _overlapping(records: Sequence[Record]) -> Iterable[Record]:
     return sorted(found, key=lambda r: -r.value)
 
 
-def _opened(record: Record, openers: Mapping[str, suite.Opener]) -> Any:
+def _opened(record: Record, openers: Mapping[str, Opener]) -> Any:
     """The pictures that the record is of, or None."""
     if record.dataset not in openers:
         return None
@@ -104,7 +105,7 @@ def _queries(record: Record, test: Any, titles: Titles) -> list[Query]:
 
 
 def _pairs(
-    record: Record, openers: Mapping[str, suite.Opener], settings: suite.Settings
+    record: Record, openers: Mapping[str, Opener], settings: suite.Settings
 ) -> list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
     """The most similar pairs, and those on both sides of the threshold."""
     known = record.details

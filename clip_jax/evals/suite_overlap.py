@@ -62,8 +62,9 @@ def check(settings: Any) -> None:
         raise ConfigError(f"overlap_threshold={given} is not {of} from {least:g} to {most:g}")
 
 
-def facts(settings: Any) -> dict[str, Any]:
+def facts(settings: Any, opener: Any) -> dict[str, Any]:
     """What decides the numbers besides the test set: for the key of records."""
+    del opener
     try:
         training = settings.training.fingerprint
     except DataError:

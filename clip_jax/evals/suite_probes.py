@@ -5,26 +5,55 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.labelled import LabelledSet, MissingData
+from clip_jax.data.sources import DataError
 from clip_jax.evals import classification, few_shot, intervals, linear_probe
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.suite_zero_shot import classified
 
 
 def _splits(model: Any, store: Any, test: LabelledSet, opener: Any) -> tuple[Any, Any, Any]:
-    """Features and labels of train, val (None where there is none) and test."""
+    """Features and labels of train, val (None where there is none) and test.
+
+    Raises:
+      NotApplicable: there is no train, or it has pictures of test, or other classes.
+    """
     sets = {"test": test}
+    scored = {test.describe(i) for i in range(len(test))}
     for split in ("train", "val"):
         try:
-            sets[split] = opener.open(split)
+            found = opener.open(split)
         except MissingData as error:
             if split == "train":
                 raise NotApplicable(f"a probe needs pictures to learn from: {error}") from error
+            continue
+        seen = next((d for i in range(len(found)) if (d := found.describe(i)) in scored), None)
+        if seen is None:
+            sets[split] = found
+        elif split == "train":
+            raise NotApplicable(
+                f"a probe needs pictures to learn from, but train has pictures of test ({seen}): "
+                "give each split a folder of its own, or name it in a column split"
+            )
+        if list(found.class_names) != list(test.class_names):
+            raise NotApplicable(f"the classes of {split} are not those of test, in their order")
     return tuple(
         (store.get("features", model.embedder.features, s, model.preprocess), s.labels)
         if (s := sets.get(split)) is not None and len(s)
         else None
         for split in ("train", "val", "test")
     )
+
+
+def facts(settings: Any, opener: Any) -> dict[str, Any]:
+    """What decides the numbers besides the test set: for the key of records."""
+    del settings
+    found = {}
+    for split in ("train", "val"):
+        try:
+            found[split] = opener.open(split).fingerprint
+        except DataError:
+            found[split] = ""
+    return found
 
 
 def _metric(opener: Any, protocol: str, labels: np.ndarray) -> Any:

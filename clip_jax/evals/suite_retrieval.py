@@ -6,8 +6,8 @@ import numpy as np
 
 from clip_jax.data.labelled import CaptionedSet
 from clip_jax.evals import intervals, retrieval, suite_search
+from clip_jax.evals.prompts import RETRIEVAL_PREFIX
 
-RETRIEVAL_PREFIX = "a photo of "  # paper Table 13
 KS = (1, 5, 10)
 
 

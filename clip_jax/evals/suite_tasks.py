@@ -6,8 +6,9 @@ from typing import Any
 
 from clip_jax.data.labelled import CaptionedSet, LabelledSet
 from clip_jax.data.selection import SelectionSet
+from clip_jax.evals import suite_overlap, suite_probes
 from clip_jax.evals.suite_bias import bias_record
-from clip_jax.evals.suite_overlap import facts, overlap_record
+from clip_jax.evals.suite_overlap import overlap_record
 from clip_jax.evals.suite_probes import few_shot_record, linear_probe_record
 from clip_jax.evals.suite_retrieval import retrieval_record
 from clip_jax.evals.suite_selection import caption_selection_record
@@ -23,26 +24,27 @@ class Task:
       run: (model, store, test set, opener, settings) -> fields of the record.
       version: of its numbers; records of another are made anew.
       unasked: (test set, settings) -> whether to run it where no tasks are named.
-      facts: settings -> what of them decides its numbers alone, and no other task's.
+      facts: (settings, opener) -> what decides its numbers besides the test set and the settings
+        that concern all tasks.
     """
 
     takes: type
     run: Callable[..., dict[str, Any]]
     version: int = 1
     unasked: Callable[[Any, Any], bool] = lambda test, settings: True
-    facts: Callable[[Any], dict[str, Any]] = lambda settings: {}
+    facts: Callable[[Any, Any], dict[str, Any]] = lambda settings, opener: {}
 
 
 TASKS: dict[str, Task] = {
     "zero_shot": Task(LabelledSet, zero_shot_record, version=2),
     "retrieval": Task(CaptionedSet, retrieval_record, version=2),
-    "linear_probe": Task(LabelledSet, linear_probe_record),
-    "few_shot": Task(LabelledSet, few_shot_record, version=2),
+    "linear_probe": Task(LabelledSet, linear_probe_record, facts=suite_probes.facts),
+    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=suite_probes.facts),
     "overlap": Task(
         LabelledSet,
         overlap_record,
         unasked=lambda test, settings: bool(settings.overlap_with) and not test.multilabel,
-        facts=facts,
+        facts=suite_overlap.facts,
     ),
     "caption_selection": Task(SelectionSet, caption_selection_record),
     "bias": Task(LabelledSet, bias_record, unasked=lambda test, settings: bool(test.groups)),

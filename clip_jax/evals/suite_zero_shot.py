@@ -6,8 +6,7 @@ import numpy as np
 
 from clip_jax.data.labelled import LabelledSet
 from clip_jax.evals import classification, suite_search, writers, zero_shot
-
-PLAIN = ("a photo of a {}.",)  # paper section 3.1.4
+from clip_jax.evals.prompts import PLAIN
 
 
 def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:

@@ -205,6 +205,57 @@ def jsonl(*rows):
     return "\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
 
 
+def test_folders_that_are_numbers_are_counted(tmp_path):
+    for k in range(12):
+        write(tmp_path / str(k) / "0.png", k)
+    data = open_set(f"folder:{tmp_path}")
+    assert data.class_names == tuple(map(str, range(12)))
+    assert [data.describe(i).split("/")[-2] for i in range(12)] == [str(k) for k in range(12)]
+    (tmp_path / "classnames.txt").write_text("\n".join("abcdefghijkl"))
+    assert open_set(f"folder:{tmp_path}").class_names == tuple("abcdefghijkl")
+
+
+def test_class_names_of_folders_in_another_order(tmp_path):
+    for name in ("ant", "bee"):
+        write(tmp_path / name / "0.png")
+    (tmp_path / "classnames.txt").write_text("bee\nant\n")
+    assert open_set(f"folder:{tmp_path}").class_names == ("ant", "bee")
+    (tmp_path / "classnames.txt").write_text("bee\nwasp\n")
+    with pytest.raises(DataError, match=r"classnames.txt: name 0 is 'bee', .* of class 1; names"):
+        open_set(f"folder:{tmp_path}")
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    write(tmp_path / "images" / "cat" / "0.png")
+    (tmp_path / "meta").mkdir()
+    with pytest.raises(DataError, match="images to meta only images has pictures"):
+        open_set(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_uncompressed_pictures_are_told_apart_by_their_pixels(tmp_path, kind):
+    (tmp_path / "t.csv").write_text("image,label\na/0.bmp,x\nb/0.bmp,y\n")
+    spec = {"folder": f"folder:{tmp_path}", "csv": f"csv:{tmp_path}/t.csv"}[kind]
+    found = []
+    for color in (10, 20, 10):
+        for name in "ab":
+            write(tmp_path / name / "0.bmp", color)
+        found.append(open_set(spec).fingerprint)
+    assert found[0] == found[2] != found[1]
+
+
+def test_rows_of_other_splits_may_lack_a_label(tmp_path):
+    write(tmp_path / "0.png")
+    rows = ["image,label,split", "0.png,cat,test", "0.png,,train", "0.png,dog,train"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    data = open_set(f"csv:{tmp_path}/t.csv", "test")
+    assert data.class_names == ("cat", "dog") and len(data) == 1
+    with pytest.raises(DataError, match=r"t.csv:3: 'label' is ''"):
+        open_set(f"csv:{tmp_path}/t.csv", "train")
+    (tmp_path / "t.csv").write_text("image,label,split\n0.png,cat,\n0.png,dog,\n")
+    assert len(open_set(f"csv:{tmp_path}/t.csv", "test")) == 2
+
+
 def test_a_table_of_labels(tmp_path):
     rows = [("0", "dog"), ("1", "a, b"), ("2", "dog"), ("3", "日本")]
     text = "image,label\n" + "".join(f'pictures/{i}.png,"{label}"\n' for i, label in rows)

@@ -29,7 +29,7 @@ def write(tmp_path, name, content):
     ],
 )
 def test_class_names(tmp_path, name, content, want):
-    assert prompt_files.read_class_names(write(tmp_path, name, content), "mine") == want
+    assert prompt_files.read_class_names(write(tmp_path, name, content), ("unlike", "mine")) == want
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,18 @@ def test_class_names(tmp_path, name, content, want):
         ("a.json", ["cat", ""], r"a.json\[1\] is empty, not a class name"),
         ("a.json", ["cat", []], r"a.json\[1\] is empty"),
         ("a.json", [["cat", None]], r"a.json\[0\]\[1\] is null"),
-        ("a.json", {"yours": ["cat"]}, r"a.json: no entry 'mine'; it has \['yours'\]"),
+        ("a.json", {"yours": ["cat"]}, r"a.json: no entry 'unlike' or 'mine'; it has \['yours'\]"),
         ("a.json", {"mine": "cat"}, "a.json: 'mine' is text, not a list of class names"),
     ],
 )
 def test_bad_class_names_name_file_and_place(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
-        prompt_files.read_class_names(write(tmp_path, name, content), "mine")
+        prompt_files.read_class_names(write(tmp_path, name, content), ("unlike", "mine"))
+
+
+def test_gaps_keep_their_numbers(tmp_path):
+    path = write(tmp_path, "a.txt", "near\n\nfar\n\n")
+    assert prompt_files.read_class_names(path, gaps=True) == ("near", "", "far")
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -73,7 +78,7 @@ def test_a_file_that_is_not_there(tmp_path):
     ],
 )  # fmt: skip
 def test_templates(tmp_path, name, content, want):
-    assert prompt_files.read_templates(write(tmp_path, name, content), "mine") == want
+    assert prompt_files.read_templates(write(tmp_path, name, content), ("unlike", "mine")) == want
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_templates(tmp_path, name, content, want):
 )
 def test_bad_templates_name_file_and_place(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
-        prompt_files.read_templates(write(tmp_path, name, content), "mine")
+        prompt_files.read_templates(write(tmp_path, name, content), ("unlike", "mine"))
 
 
 def test_prompts_of_each_class():

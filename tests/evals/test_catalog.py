@@ -92,7 +92,9 @@ def folder(root, split, *classes):
 def test_what_is_here_is_opened(tmp_path):
     folder(tmp_path / "OxfordPets", "test", "Abyssinian", "american_bulldog", "Bengal")
     options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
-    data = data_sets.open_named("oxford_iiit_pet", "test", tmp_path, options)
+    assert data_sets.find("oxford_iiit_pet") == "OxfordPets"
+    spec = data_sets.locate("OxfordPets", tmp_path, options)
+    data = data_sets.open_at(spec, "OxfordPets", "test", options)
     assert isinstance(data, LabelledSet)
     assert (data.name, data.split) == ("OxfordPets", "test")
     dressed = with_prompts(data, data.name)
@@ -100,24 +102,58 @@ def test_what_is_here_is_opened(tmp_path):
         "Abyssinian", "Bengal", "american bulldog",
     ]  # fmt: skip
     folder(tmp_path / "ImageNet", "val", "n01440764", "n01443537")
-    imagenet = data_sets.open_named("ImageNet", "test", tmp_path, options)
+    spec = f"folder:{tmp_path}/ImageNet"
+    imagenet = data_sets.open_at(spec, "ImageNet", "test", options)
     assert imagenet.split == "test"
     np.testing.assert_array_equal(with_prompts(imagenet, "ImageNet").labels, [0, 1])
+
+
+def test_no_split_is_scored_twice(tmp_path):
+    """ImageNet's validation split is what is scored: no penalty may be chosen on it."""
+    for split in ("train", "val"):
+        folder(tmp_path / "ImageNet", split, "n01440764", "n01443537")
+    options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
+    spec = data_sets.locate("ImageNet", tmp_path, options)
+    train, test = (data_sets.open_at(spec, "ImageNet", s, options) for s in ("train", "test"))
+    assert "/train/" in train.describe(0) and "/val/" in test.describe(0)
+    with pytest.raises(MissingData, match="ImageNet has no validation split besides the one"):
+        data_sets.open_at(spec, "ImageNet", "val", options)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "asked", "keys"),
+    [
+        ("ImageNet", "tfds:imagenet2012", "validation", ("image", "label")),
+        ("Food101", "tfds:food101", "validation", ("image", "label")),
+        ("PascalVOC2007", "tfds:/data/voc/2007/4.0.0", "test", ("image", "labels")),
+        ("Food101", "tfds:my_food", "test", ("image", "kind")),
+    ],
+)
+def test_tfds_is_asked_for_what_it_calls_things(monkeypatch, name, spec, asked, keys):
+    calls = []
+
+    def opened(where, split, options):
+        calls.append((where, split, options.image_key, options.label_key))
+        return LabelledSet("x", split, [], np.zeros(0, np.int32), fingerprint="f")
+
+    monkeypatch.setattr(data_sets, "open_set", opened)
+    data_sets.open_at(spec, name, "test", Options(label_key="kind"))
+    assert calls == [(spec, asked, *keys)]
 
 
 def test_what_is_not_here_says_how_to_get_it(tmp_path):
     options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
     with pytest.raises(MissingData) as caught:
-        data_sets.open_named("dtd", "test", tmp_path, options)
+        data_sets.locate("DescribableTextures", tmp_path, options)
     text = str(caught.value)
-    assert text.startswith("DescribableTextures (Describable Textures), split 'test', is not here:")
+    assert text.startswith("DescribableTextures (Describable Textures) is not here:")
     home = tmp_path / "wds_vtab-dtd"
     command = "hf download clip-benchmark/wds_vtab-dtd --repo-type=dataset --local-dir="
     assert f"`{command}{home}`" in text
     assert "`tfds build dtd --file_format=array_record`" in text
     assert f"wds:{home}: {home}: no such folder" in text
     with pytest.raises(MissingData, match=r"get it by `https://hatefulmemeschallenge.com/`"):
-        data_sets.open_named("HatefulMemes", "test", tmp_path, options)
+        data_sets.locate("HatefulMemes", tmp_path, options)
 
 
 def test_downloads_land_where_they_are_looked_for(tmp_path):

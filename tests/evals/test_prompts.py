@@ -265,12 +265,12 @@ def test_files_of_the_users(tmp_path):
     names, templates = tmp_path / "names.json", tmp_path / "templates.txt"
     names.write_text(json.dumps({"pets": [f"Rasse {k}" for k in range(37)], "few": ["Rasse"]}))
     templates.write_text("Ein Foto von {c}.\n{}の写真\n", encoding="utf-8")
-    found = with_files(data, names, templates, "pets")
+    found = with_files(data, names, templates, ("cats", "pets"))
     assert found.class_names[1] == "Rasse 1"
     assert found.templates == ("Ein Foto von {}.", "{}の写真")
     assert found.labels.tolist() == data.labels.tolist() == [1, 29]
     with pytest.raises(ValueError, match="names.json: 1 class names, but mine has 37"):
-        with_files(data, names, data_set="few")
+        with_files(data, names, data_set=("few",))
     assert with_files(data) is data
 
     cupl = tmp_path / "cupl.json"
@@ -283,6 +283,22 @@ def test_files_of_the_users(tmp_path):
         ValueError, match="cupl.json: no prompts for 35 of 37 classes: 'Abyssinian'"
     ):
         with_files(data, templates=cupl)
+
+
+def test_names_in_another_order_do_not_exchange_classes(tmp_path):
+    data = data_set(["ant", "zebra"])
+    (tmp_path / "names.txt").write_text("Zebra\nant\n")
+    assert with_files(data, tmp_path / "names.txt").class_names == ("ant", "Zebra")
+    (tmp_path / "names.txt").write_text("zebra\nhorse\n")
+    with pytest.raises(ValueError, match="class 0 is 'zebra', which is class 1 of mine"):
+        with_files(data, tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("fourmi\nzebra\n")
+    assert with_files(data, tmp_path / "names.txt").class_names == ("fourmi", "zebra")
+
+
+def test_camel_case_is_words_where_it_begins_with_a_capital():
+    keys = [matching._key(x) for x in ("ApplyEyeMakeup", "apply eye makeup", "iPod", "ipod")]
+    assert keys[0] == keys[1] and keys[2] == keys[3] == "ipod"
 
 
 def test_names_for_numbered_labels(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 
 import jax
@@ -124,6 +125,55 @@ def test_retrieval_and_its_prefix(folders):
     assert own.templates == ["{}"] and own.main_metric == paper.main_metric
     (other,) = run(folders, data=data, settings=suite.Settings(protocol="datacomp"))
     assert other.templates == ["{}"] and other.main_metric == "mean_r@1"
+
+
+def test_probes_do_not_learn_from_what_is_scored(folders, tmp_path):
+    rows = ["image,label"] + [f"{folders}/test/{n}/{i}.png,{n}" for n in COLOURS for i in range(4)]
+    (tmp_path / "flat.csv").write_text("\n".join(rows))
+    for spec in (f"csv:{tmp_path}/flat.csv", f"folder:{folders}/test"):
+        (probe,) = run(folders, ["linear_probe"], [spec])
+        assert "train has pictures of test" in probe.skipped and ".png" in probe.skipped
+    # A validation split that is the test split is not looked at.
+    rows = [r + (",split" if i == 0 else ",test") for i, r in enumerate(rows)]
+    rows += [r.replace(",test", ",val") for r in rows[1:]]
+    rows += [f"{folders}/train/{n}/{i}.png,{n},train" for n in COLOURS for i in range(20)]
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    (probe,) = run(folders, ["linear_probe"], [f"csv:{tmp_path}/split.csv"])
+    assert (probe.details["train"], probe.details["val"]) == (60, 0)
+
+
+def test_a_probe_is_made_anew_where_what_it_learns_from_changed(folders, tmp_path):
+    rows = [f"{folders}/test/{n}/{i}.png,{n},test" for n in COLOURS for i in range(4)]
+    train = [f"{folders}/train/{n}/{i}.png,{n},train" for n in COLOURS for i in range(20)]
+    values = []
+    for count in (30, 60, 60):
+        text = "\n".join(["image,label,split", *rows, *train[:: 60 // count]])
+        (tmp_path / "t.csv").write_text(text)
+        said = []
+        (probe,) = run(
+            folders, ["linear_probe"], [f"csv:{tmp_path}/t.csv"], folder=tmp_path / "r",
+            say=said.append,
+        )  # fmt: skip
+        values.append((probe.details["train"], any("(read)" in line for line in said)))
+    assert values == [(30, False), (60, False), (60, True)]
+
+
+def test_templates_fit_data_of_ones_own(folders):
+    for templates, want in (("plain", "a photo of a {}."), ("names", "{}")):
+        settings = suite.Settings(templates=templates)
+        (record,) = run(folders, ["zero_shot"], settings=settings)
+        assert record.templates == [want]
+    (record,) = run(folders, ["zero_shot"], settings=suite.Settings(templates="subset7"))
+    assert "of ImageNet's templates" in record.skipped
+
+
+def test_names_of_ones_own_take_the_protocols_templates(folders, tmp_path):
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"cifar10": [f"nom {i}" for i in range(10)]}))
+    (tmp_path / "t.csv").write_text(f"image,label\n{folders}/test/red/0.png,9\n")
+    settings = suite.Settings(class_file=str(names))
+    (record,) = run(folders, ["zero_shot"], [f"CIFAR10=csv:{tmp_path}/t.csv"], settings)
+    assert record.class_names[9] == "nom 9" and len(record.templates) == 18
 
 
 def test_what_is_missing_is_skipped_with_the_way_to_get_it(folders, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clip_jax import evaluate
 from clip_jax.data import labelled
-from clip_jax.evals import suite, suite_gallery
+from clip_jax.evals import openers, suite, suite_gallery
 from clip_jax.evals.records import Record
 
 
@@ -60,7 +60,7 @@ def records(root):
     return [
         Record("zero_shot", "set", **common, data_fingerprint=folder.fingerprint,
                class_names=["class 0", "class 1"], details={"search": search}),
-        Record("retrieval", suite.opener(data(root)[1], how).title, **common,
+        Record("retrieval", openers.opener(data(root)[1], how).title, **common,
                data_fingerprint=table.fingerprint, details={"search": captions}),
         Record("overlap", "set", **common, data_fingerprint=folder.fingerprint,
                main_metric="contamination", metrics={"contamination": 0.5},

@@ -87,7 +87,19 @@ def prompts(name: str, protocol: str = "paper", *, templates: str = "all") -> Pr
         return found._replace(templates=tuple(load("imagenet")["templates_subset7"]))
     if templates == "all":
         return found
-    return found._replace(templates=PLAIN if templates == "plain" else NAMES_ALONE)
+    return found._replace(templates=of_any(templates))
+
+
+def of_any(templates: str) -> tuple[str, ...]:
+    """The templates "plain" or "names", which fit any data set.
+
+    Raises:
+      ValueError: others, which are of one data set.
+    """
+    known = {"plain": PLAIN, "names": NAMES_ALONE}
+    if templates not in known:
+        raise ValueError(f"templates={templates!r} is of ImageNet's templates, not of this data's")
+    return known[templates]
 
 
 def _of_paper(name: str) -> Prompts:

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,17 +66,18 @@ def with_files(
     data: LabelledSet,
     class_names: str | os.PathLike = "",
     templates: str | os.PathLike = "",
-    data_set: str = "",
+    data_set: Sequence[str] = (),
 ) -> LabelledSet:
     """A data set with the class names or templates of a user's files, in any language.
 
-    Class names are in the order of ``data.labels``. Where the templates are whole prompts of each
+    Class names are in the order of ``data.labels``; where they are the data's own in another order
+    they stay what they are. Where the templates are whole prompts of each
     class, by its name (CuPL), they become the set's descriptions.
 
     Args:
       data: the pictures.
       class_names, templates: see ``prompt_files``; empty: those of ``data``.
-      data_set: which entry to take of a JSON object.
+      data_set: which entry to take of a JSON object, the first of these names that it has.
 
     Raises:
       DataError: a file is not in order; the message names it and the place in it.
@@ -86,6 +88,7 @@ def with_files(
             raise DataError(
                 f"{class_names}: {len(found)} class names, but {data.name} has {data.classes}"
             )
+        found = _in_order(found, data, str(class_names))
         data = dataclasses.replace(data, class_names=found, descriptions=())
     if not templates:
         return data
@@ -94,6 +97,25 @@ def with_files(
         return dataclasses.replace(data, templates=given, descriptions=())
     whole = prompt_files.of_classes(given, data.class_names, str(templates))
     return dataclasses.replace(data, descriptions=whole)
+
+
+def _in_order(found: Sequence[Any], data: LabelledSet, place: str) -> tuple[Any, ...]:
+    """Names of a file, those that the data has too in the data's order.
+
+    Raises:
+      DataError: some of them, but not all, are the data's names of other classes.
+    """
+    own = [_key(_spellings(c)[0]) for c in data.class_names]
+    new = [_key(_spellings(c)[0]) for c in found]
+    if len(set(own)) == len(own) and sorted(own) == sorted(new):
+        return tuple(found[new.index(key)] for key in own)
+    for i, key in enumerate(new):
+        if key in own and own.index(key) != i and not (i < len(own) and own[i] == key):
+            raise DataError(
+                f"{place}: class {i} is {_spellings(found[i])[0]!r}, which is class "
+                f"{own.index(key)} of {data.name}; put the names into the order of its classes"
+            )
+    return tuple(found)
 
 
 def match(data: LabelledSet, wanted: Prompts, name: str) -> dict[int, int]:
@@ -146,7 +168,8 @@ def _spellings(entry: str | Sequence[str]) -> tuple[str, ...]:
 def _key(name: str) -> str:
     """A name without case, and with single spaces for all that is between words."""
     name = re.sub(r"^/\w/", "", name)  # SUN397 has /a/abbey
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # UCF101 has ApplyEyeMakeup
+    if name[:1].isupper():  # UCF101 has ApplyEyeMakeup; an iPod is one word
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return " ".join(re.split(r"[\s_/\-]+", name.lower())).strip()
 
 

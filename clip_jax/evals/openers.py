@@ -1,0 +1,123 @@
+"""What ``--data`` names: data sets of the catalog, or where others lie; opened split by split."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_jax.config import ConfigError
+from clip_jax.data.labelled import LabelledSet, Opened, open_set
+from clip_jax.evals import data_sets, prompts
+from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals.prompts import matching
+from clip_jax.evals.records import NotApplicable
+
+# Data sets that are called as their folder or file.
+_PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
+
+
+class Opener:
+    """Opens the splits of one data set, with the prompts of the protocol or the user's.
+
+    Attributes:
+      name: in the catalog, or "".
+      spec: where it lies, as ``labelled.open_set`` has it, or "" to be looked for.
+      title: what its records call it.
+      entry: of the catalog, or None.
+    """
+
+    def __init__(self, name: str, spec: str, settings: Any):
+        self.name, self.spec, self.settings = name, spec, settings
+        kind, _, rest = spec.partition(":")
+        path = Path(rest.replace("_{split}", "").replace("{split}", ""))
+        called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
+        self.title = name or called or spec
+        self.entry = CATALOG.get(name)
+        self._opened: dict[str, Opened] = {}
+
+    def open(self, split: str) -> Opened:
+        """A split as it is. All splits are of one source: another may number its classes otherwise.
+
+        Raises:
+          MissingData, DataError: it is not here, or not in order.
+        """
+        if split not in self._opened:
+            s = self.settings
+            if self.name and not self.spec:
+                self.spec = data_sets.locate(self.name, s.root, s.options)
+            self._opened[split] = (
+                data_sets.open_at(self.spec, self.name, split, s.options)
+                if self.name
+                else open_set(self.spec, split, s.options)
+            )
+        return self._opened[split]
+
+    def prompted(self, test: LabelledSet) -> LabelledSet:
+        """A test set with the prompts that its classifier is made of, labels in their order.
+
+        Raises:
+          NotApplicable: there are no class names; or they are not those of the protocol.
+        """
+        try:
+            found = self._prompted(test)
+        except (ValueError, OSError) as error:
+            raise NotApplicable(str(error)) from error
+        if not len(found.class_names) and not len(found.descriptions):
+            raise NotApplicable(f"{self.title} has no class names: give a file with them")
+        return found
+
+    def _prompted(self, test: LabelledSet) -> LabelledSet:
+        s, known = self.settings, self.name in prompts.names()
+        if known and not s.class_file:
+            test = matching.with_prompts(test, self.name, s.protocol, templates=s.templates)
+        elif known and not s.template_file:  # the user's names in the protocol's templates
+            wanted = prompts.prompts(self.name, s.protocol, templates=s.templates)
+            test = dataclasses.replace(test, templates=wanted.templates)
+        elif s.templates != "all":
+            test = dataclasses.replace(test, templates=prompts.of_any(s.templates), descriptions=())
+        if s.class_file or s.template_file:
+            names = data_sets.aliases(self.name) if self.name else (self.title,)
+            test = matching.with_files(test, s.class_file, s.template_file, names)
+        return test
+
+
+def opener(text: str, settings: Any) -> Opener:
+    """What opens a data set, named as ``suite.run`` has it.
+
+    Raises:
+      ConfigError: no such data set in the catalog.
+    """
+    return Opener(*_named(text), settings)
+
+
+def openers(data: Sequence[str], settings: Any) -> list[Opener]:
+    """What opens the data sets of a run, with titles that tell them apart: the records' names.
+
+    Raises:
+      ConfigError: no such data set in the catalog, or one of it in two places.
+    """
+    found = [Opener(*named, settings) for named in dict.fromkeys(_named(text) for text in data)]
+    times = collections.Counter(each.title for each in found)
+    for each in found:
+        if times[each.title] > 1 and each.name:
+            raise ConfigError(
+                f"data: {each.name} is named {times[each.title]} times, in different places; "
+                "evaluate one of them, or each into a folder of its own"
+            )
+        if times[each.title] > 1:
+            each.title = each.spec
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
+    name, _, spec = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
+    try:
+        if name:
+            return data_sets.find(name), spec
+        if ":" in spec or spec == "digits":
+            return "", spec
+        return data_sets.find(spec), ""
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from None
