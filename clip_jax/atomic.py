@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file cannot be written; nothing is left behind.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    # Containers that share a disk may have the same process numbers.
+    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
         yield partial
         with open(partial, "rb+") as file:

@@ -37,8 +37,8 @@ from clip_jax.interop.torch_file import WeightFileError
 
 def evaluate(
     clip: api.Clip,
-    data: Sequence[str] = suite.OFFLINE,
-    tasks: Sequence[str] = (),
+    data: str | Sequence[str] = suite.OFFLINE,
+    tasks: str | Sequence[str] = (),
     settings: suite.Settings | None = None,
     *,
     out: str | Path | None = None,
@@ -70,26 +70,41 @@ def evaluate(
         cache=Path(cache) if cache else None, say=say,
     )  # fmt: skip
     if folder and distributed.is_lead() and any(not r.skipped for r in found):
-        _write(folder, found, data, settings or suite.Settings(), say)
+        named = (data,) if isinstance(data, str) else data
+        _write(folder, found, named, settings or suite.Settings(), say)
+    if folder:
+        distributed.barrier("results written")
     return found
 
 
 def _write(
     folder: Path, found: list[Record], data: Sequence[str], settings: suite.Settings, say: Any
 ) -> None:
-    """The results in other formats and the report, with the model's earlier results there."""
-    names = {r.file_name for r in found}
-    earlier = [
-        r
-        for r in records.of_folder(folder / "records")
-        if r.file_name not in names and r.model_fingerprint == found[0].model_fingerprint
-    ]
-    whole = found + earlier
-    same = [r for r in whole if r.protocol == settings.protocol]
-    writers.write_clip_benchmark(folder / "clip_benchmark", same)
-    writers.write_datacomp(folder / "eval_results.jsonl", same)
+    """The report and the results in other formats, with the model's earlier results there."""
+    whole = _with_earlier(folder / "records", found, settings)
     shown = suite_gallery.load(found, data, settings)
     say(f"wrote {suite_report.write(folder / 'report.html', whole, *shown)}")
+    same = [r for r in whole if r.protocol == settings.protocol]
+    place = folder / settings.protocol  # their readers do not ask for it
+    try:
+        writers.write_clip_benchmark(place / "clip_benchmark", same)
+        writers.write_datacomp(place / "eval_results.jsonl", same)
+    except ValueError as error:
+        say(f"not written for other programs: {error}")
+
+
+def _with_earlier(folder: Path, found: list[Record], settings: suite.Settings) -> list[Record]:
+    """The records of a run, and those of earlier ones that were made in the same way."""
+
+    def place(record: Record) -> tuple[str, ...]:
+        return record.dataset, record.split, record.task, record.protocol
+
+    alike = found[0].model_fingerprint, settings.prompts()
+    earlier = {
+        place(r): r for r in records.of_folder(folder) if (r.model_fingerprint, r.settings) == alike
+    }
+    mine = {place(r) for r in found if not r.skipped}
+    return found + [r for where, r in earlier.items() if where not in mine]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,11 +130,12 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--templates": dict(default="all", help="all, subset7, plain or names"),
     "--class-names": dict(default="", help="file with the classes' names"),
     "--template-file": dict(default="", help="file with templates"),
-    "--data-root": dict(default="", help="folder with data sets of the catalog"),
+    "--data-root": dict(default="data", help="folder with data sets of the catalog"),
     "--data-dir": dict(default="", help="folder with prepared TFDS data sets"),
     "--image-key": dict(default="image", help="column or feature with the pictures"),
     "--label-key": dict(default="label", help="column or feature with the labels"),
     "--caption-key": dict(default="caption", help="column or feature with the captions"),
+    "--emoji-preset": dict(default="all", choices=("all", "free"), help="whose drawings"),
     "--group-keys": dict(type=_listed, default=(), help="columns with groups, for bias probes"),
     "--image-root": dict(default="", help="folder of the pictures of selection:FILE"),
     "--cache-dir": dict(default="", help="of features and indices; default: ~/.cache/clip_jax"),
@@ -170,7 +186,7 @@ def run(flags: argparse.Namespace) -> list[Record]:
     options = Options(
         data_dir=flags.data_dir, cache_dir=flags.cache_dir, image_root=flags.image_root,
         image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,
-        group_keys=flags.group_keys,
+        group_keys=flags.group_keys, emoji_preset=flags.emoji_preset,
     )  # fmt: skip
     settings = suite.Settings(
         protocol=flags.protocol, templates=flags.templates, class_file=flags.class_names,
@@ -207,7 +223,10 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.time()
     try:
         flags = parse(sys.argv[1:] if arguments is None else arguments)
-        distributed.initialize()
+        try:
+            distributed.initialize()
+        except ValueError as error:  # of the environment that names other processes
+            raise ConfigError(str(error)) from error
         found = run(flags)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -81,9 +81,9 @@ def test_one_command_writes_everything(evaluated, data, capsys):
     for record in found.values():
         assert record.model == "small" and record.intervals.keys() == record.metrics.keys()
     assert (evaluated / "report.html").stat().st_size > 10_000
-    lines = (evaluated / "eval_results.jsonl").read_text().splitlines()
+    lines = (evaluated / "paper" / "eval_results.jsonl").read_text().splitlines()
     assert {json.loads(line)["key"] for line in lines} == {data.name, "captions"}
-    assert list((evaluated / "clip_benchmark").glob("*.csv"))
+    assert list((evaluated / "paper" / "clip_benchmark").glob("*.csv"))
 
 
 def test_a_second_run_reads_what_is_there(evaluated, folder, data, capsys):
@@ -99,10 +99,14 @@ def test_earlier_results_stay_in_the_report(folder, data, tmp_path):
         assert evaluate.main(flags) == distributed.OK
     page = (tmp_path / "report.html").read_text()
     assert "Zero-shot classification" in page and "image → text" in page
-    assert len((tmp_path / "eval_results.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "paper" / "eval_results.jsonl").read_text().splitlines()) == 2
     flags = arguments(folder, data, tmp_path, f"--data=folder:{data}", "--tasks=zero_shot")
     assert evaluate.main([*flags, "--protocol=datacomp"]) == distributed.OK
-    assert len((tmp_path / "eval_results.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "datacomp" / "eval_results.jsonl").read_text().splitlines()) == 1
+    # Another choice of templates is not laid beside them.
+    flags = arguments(folder, data, tmp_path, f"--data=csv:{data}/captions.csv")
+    assert evaluate.main([*flags, "--templates=plain"]) == distributed.OK
+    assert len((tmp_path / "paper" / "eval_results.jsonl").read_text().splitlines()) == 1
 
 
 def test_python_gives_what_the_command_does(evaluated, folder, data):
@@ -129,7 +133,10 @@ def test_python_gives_what_the_command_does(evaluated, folder, data):
         (["--batch-size=0"], "--batch-size=0 must be at least 1"),
         (["--seeds=0"], "seeds=0 must be at least 1"),
         (["--shots=0,1"], "shots=(0, 1) must be at least 1"),
-        (["--class-names=/nowhere.txt"], "/nowhere.txt"),
+        (["--class-names=/nowhere.txt"], "class_file='/nowhere.txt': no such file"),
+        (["--data="], "data: none are named"),
+        (["--tasks=overlap"], "'overlap' needs overlap_with"),
+        (["--data=CIFAR11=folder:/x/split=a"], "'CIFAR11' is no data set of the catalog"),
     ],
 )
 def test_errors_are_one_line(folder, data, tmp_path, capsys, flags, message):
@@ -137,6 +144,31 @@ def test_errors_are_one_line(folder, data, tmp_path, capsys, flags, message):
     error = capsys.readouterr().err
     assert code == distributed.USAGE, error
     assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
+
+
+def test_names_that_other_programs_cannot_tell_apart(folder, data, tmp_path, capsys):
+    """The report is there all the same."""
+    (tmp_path / "MNIST.csv").write_text(f"image,label\n{data}/test/red/0.png,1\n")
+    (tmp_path / "mnist.csv").write_text(f"image,label\n{data}/test/red/1.png,7\n")
+    both = f"--data=MNIST=csv:{tmp_path}/MNIST.csv,csv:{tmp_path}/mnist.csv"
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(map(str, range(10))))
+    flags = arguments(folder, data, tmp_path / "out", both, f"--class-names={names}")
+    assert evaluate.main([*flags, "--tasks=zero_shot,zero_shot"]) == distributed.OK
+    assert "not written for other programs: the record mnist" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert len(list((tmp_path / "out" / "records").iterdir())) == 2
+
+
+def test_a_name_given_later_is_another_question(folder, data, tmp_path):
+    """The same pictures with a catalog's prompts: not read from what was asked before."""
+    table = tmp_path / "CIFAR10.csv"
+    table.write_text(f"image,label\n{data}/test/red/0.png,cat\n{data}/test/red/1.png,dog\n")
+    for spec, classes in ((f"csv:{table}", 2), (f"CIFAR10=csv:{table}", 10)):
+        flags = arguments(folder, data, tmp_path / "out", f"--data={spec}", "--tasks=zero_shot")
+        assert evaluate.main(flags) == distributed.OK
+        (record,) = written(tmp_path / "out").values()
+        assert len(record.class_names) == classes
 
 
 def test_nothing_to_evaluate_is_a_failure(folder, tmp_path, capsys):

@@ -64,7 +64,7 @@ def open_folder(path: str, split: str, options: Options) -> LabelledSet:
     files = [(k, f) for k, name in enumerate(classes) for f in _pictures_in(home / name)]
     if not files:
         raise DataError(f"{home}: no pictures; it should have a folder for each class")
-    if len(classes) > 1 and len({k for k, _ in files}) == 1:
+    if not splits and len(classes) > 1 and len({k for k, _ in files}) == 1:
         raise DataError(
             f"{home}: of its folders {classes[0]} to {classes[-1]} only {classes[files[0][0]]} has "
             "pictures; give a folder that has one for each class"

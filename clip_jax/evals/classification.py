@@ -106,16 +106,8 @@ def confidence_intervals(
     labels = np.asarray(labels)
     if labels.ndim == 2:
         scores = zero_shot.scores(image_emb, class_emb)
-        return {
-            name: intervals.bootstrap(
-                lambda s, t, kind=kind: curve_areas.mean_average_precision(s, t, kind),
-                scores, labels, samples=samples, seed=seed,
-            )
-            for name, kind in (
-                ("mean_average_precision", "11-point"),
-                ("mean_average_precision_step", "step"),
-            )
-        }  # fmt: skip
+        metrics = (PAPER_METRICS["11-point mAP"], STEP_METRIC)
+        return {m.key: resampled(m.of, scores, labels, samples=samples, seed=seed) for m in metrics}
     shares = zero_shot.hit_shares(image_emb, class_emb, labels)
     top1, top5 = shares[1], shares[5]
     draws = {"samples": samples, "seed": seed}
@@ -157,6 +149,31 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
     return curve_areas.roc_auc(logits[:, 1] - logits[:, 0], labels)
 
 
+def step_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean average precision of `curve_areas`, by steps."""
+    return curve_areas.mean_average_precision(scores, labels, "step")
+
+
+def resampled(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the 95% bootstrap interval of a metric of scores float[n, K] and labels.
+
+    Figures that weigh classes alike are resampled within each class. Where a row may have several,
+    within the rows that have any class and those that have none: a draw without a positive would
+    have no precision.
+    """
+    strata = labels.any(axis=1) if labels.ndim == 2 else labels
+    return intervals.bootstrap(metric, scores, labels, samples=samples, seed=seed, strata=strata)
+
+
+# What scikit-learn and CLIP_benchmark call average precision.
+STEP_METRIC = PaperMetric("mean_average_precision_step", step_precision)
 PAPER_METRICS: dict[str, PaperMetric] = {
     "accuracy": PaperMetric("top1", top1),
     "mean per class": PaperMetric("mean_per_class_recall", zero_shot.mean_per_class_recall),

@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from clip_jax import distributed
 from clip_jax.atomic import whole_file
+from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
 
 PART = 8192  # pictures a file
@@ -28,12 +30,15 @@ Say = Callable[[str], None]
 class Pixels:
     """The pictures of a set as rows of pixels for an ``Embedder``: decoded when asked for.
 
-    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]; an unreadable picture is named.
+    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]. A picture that cannot be read is black: what
+    was wrong stays in ``bad``, so that the others' devices need not wait for this process's.
     """
 
     def __init__(self, data: Any, preprocess: Preprocess, threads: int | None = None):
         self.data, self.preprocess = data, preprocess
         # Pillow lets go of the interpreter while it decodes and resizes.
+        self.bad: list[BadImage] = []
+        self.read = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
 
     def __len__(self) -> int:
@@ -43,8 +48,30 @@ class Pixels:
         size = self.preprocess.image_size
         if not len(rows):
             return np.zeros((0, size, size, 3), np.uint8)
-        read = self._pool.map(lambda i: self.data.load(int(i), self.preprocess), rows)
-        return np.stack(list(read))
+        self.read += len(rows)
+        return np.stack(list(self._pool.map(self._read, rows)))
+
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return self.data.load(int(index), self.preprocess)
+        except BadImage as error:
+            self.bad.append(error)
+            return np.zeros((self.preprocess.image_size, self.preprocess.image_size, 3), np.uint8)
+
+    def check(self) -> None:
+        """Tells all processes of pictures that one of them could not read. All must call it.
+
+        Raises:
+          BadImage: on every process, naming the first one where it is known.
+        """
+        if distributed.agree(not self.bad):
+            return
+        if not self.bad:
+            raise BadImage("another process could not read a picture: see what it says")
+        first, more = self.bad[0], len(self.bad) - 1
+        if not distributed.is_lead():
+            print(f"error: {first}", file=sys.stderr)  # the lead, which speaks, does not know it
+        raise BadImage(f"{first}{f' (and {more} more)' if more else ''}") from first
 
 
 class _Some:
@@ -122,13 +149,13 @@ class Store:
     def _parts(
         self, key: str, embed: Callable[[Any], np.ndarray], pixels: Pixels, mapped: bool = False
     ) -> Iterator[np.ndarray]:
-        began = time.perf_counter()
         for at in range(0, len(pixels), PART):
-            rows = _Some(pixels, at, min(at + PART, len(pixels)))
+            rows, began = _Some(pixels, at, min(at + PART, len(pixels))), time.perf_counter()
             yield self._part(f"{key}-{at // PART:05d}", embed, rows, mapped)
-            if len(pixels) > PART:
-                rate = rows.stop / (time.perf_counter() - began)
+            if len(pixels) > PART and pixels.read:
+                rate = pixels.read / (time.perf_counter() - began)
                 self.say(f"    {rows.stop:,} of {len(pixels):,} pictures, {rate:,.0f}/s")
+            pixels.read = 0
 
     def _part(
         self, name: str, embed: Callable[[Any], np.ndarray], rows: _Some, mapped: bool
@@ -139,6 +166,7 @@ class Store:
         if distributed.agree(found is not None):
             return found
         found = embed(rows)
+        rows.rows.check()
         if path and distributed.is_lead():
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as partial:
@@ -154,6 +182,6 @@ def _read(path: Path, rows: int, mapped: bool) -> np.ndarray | None:
     """A part, or None where there is none that is whole."""
     try:
         found = np.load(path, mmap_mode="r" if mapped else None)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a damaged header can be anything to numpy
         return None
     return found if found.ndim == 2 and len(found) == rows else None

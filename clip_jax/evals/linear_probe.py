@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from clip_jax import distributed
 from clip_jax.evals import classification, curve_areas, logistic, zero_shot
 
 LAMBDAS = np.logspace(-6, 6, 97)  # scikit-learn's C is 1 / lambda
@@ -33,8 +34,8 @@ class ProbeResult:
       lam: the penalty it was fitted with; the objective is the summed loss + lam / 2 * ||W||^2.
       visited: pairs of lambda and validation score, as lambda grows; () if lambda was given.
       metrics: of the test split: top1, top5, mean_per_class_recall and mean_top1_top5, and roc_auc
-        where there are two classes and rows of both; mean_average_precision, of 11 points, where a
-        row may have several classes.
+        where there are two classes and rows of both; mean_average_precision, of 11 points, and
+        mean_average_precision_step where a row may have several classes.
       scores: float32[n, K], logits of the test split, for other metrics.
       weights: float32[K, D].
       intercept: float32[K]. Scores are ``features @ weights.T + intercept``.
@@ -118,6 +119,7 @@ def probe(
         unconverged = tuple(
             float(LAMBDAS[i]) for i in sorted(found) if not rounds.solutions[i].converged[0]
         )
+        del rounds  # and its rows on the devices: those of the last fit come beside them
     last = splits["train"]
     if refit_on_val and "val" in splits:
         last = tuple(np.concatenate(arrays) for arrays in zip(last, splits["val"], strict=True))
@@ -201,6 +203,7 @@ class _Rounds:
 
     def scores(self, indices: Sequence[int], near: int | None) -> list[float]:
         """Validation scores of the penalties with these indices, begun at the best so far."""
+        distributed.beat("fitting probes")
         start = None if near is None else self.solutions[near]
         # Later rounds have two penalties, or one at an end of the range: one program serves all.
         found = self._regression.solve(LAMBDAS[list(indices)], start=start, lanes=_LANES)
@@ -239,7 +242,12 @@ def _result(
 
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if labels.ndim == 2:
-        return {"mean_average_precision": curve_areas.mean_average_precision(scores, labels)}
+        return {
+            "mean_average_precision": curve_areas.mean_average_precision(scores, labels),
+            "mean_average_precision_step": curve_areas.mean_average_precision(
+                scores, labels, "step"
+            ),
+        }
     found = zero_shot.accuracy(scores, labels, (1, 5))
     found["mean_per_class_recall"] = zero_shot.mean_per_class_recall(scores, labels)
     found["mean_top1_top5"] = (found["top1"] + found["top5"]) / 2

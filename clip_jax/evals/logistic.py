@@ -148,8 +148,10 @@ class LogisticRegression:
         # A class that had no examples then and has some now starts afresh, and the other way round.
         known = self._present & (np.abs(start.intercepts[0]) < FAR)
         weights = np.where(known[:, None], start.weights[0], 0)
-        shift = np.asarray(self._problem.mean) @ weights.T
-        return weights, np.where(known, start.intercepts[0] + shift, self._offset)
+        # In float64: every process must start from the same bits, whatever its processor.
+        shift = np.asarray(self._problem.mean, np.float64) @ weights.T.astype(np.float64)
+        intercepts = np.where(known, start.intercepts[0] + shift, self._offset)
+        return weights, intercepts.astype(np.float32)
 
 
 def scores(

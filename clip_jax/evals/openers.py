@@ -53,6 +53,10 @@ class Opener:
             )
         return self._opened[split]
 
+    def forget(self) -> None:
+        """Frees what was opened."""
+        self._opened.clear()
+
     def prompted(self, test: LabelledSet) -> LabelledSet:
         """A test set with the prompts that its classifier is made of, labels in their order.
 
@@ -112,7 +116,7 @@ def openers(data: Sequence[str], settings: Any) -> list[Opener]:
 
 def _named(text: str) -> tuple[str, str]:
     """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
-    name, _, spec = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
+    name, _, spec = text.partition("=") if "=" in text.partition(":")[0] else ("", "", text)
     try:
         if name:
             return data_sets.find(name), spec

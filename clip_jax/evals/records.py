@@ -40,6 +40,7 @@ class Record:
         "curve" of few-shot means.
       seconds: that it took, embedding included unless it was read.
       skipped: why there are no figures; "" if there are.
+      settings: what else was chosen: "templates", "class_file", "template_file".
     """
 
     task: str
@@ -60,6 +61,7 @@ class Record:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     skipped: str = ""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -68,9 +70,12 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """A name that no other record of the same model and protocol has."""
-        parts = (self.dataset, self.split, self.task, self.protocol)
-        return "_".join(re.sub(r"[^\w.-]+", "-", p).strip("-") for p in parts) + ".json"
+        """A name that no other record of the same model and protocol has: data sets may be called
+        alike, and their names have characters that files cannot have.
+        """
+        parts = (self.dataset, self.split, self.task, self.protocol, self.data_fingerprint[:8])
+        names = (re.sub(r"[^\w.-]+", "-", p).strip("-.") for p in parts if p)
+        return "_".join(names) + ".json"
 
 
 def write(folder: Path, record: Record, key: str) -> Path:
@@ -79,7 +84,7 @@ def write(folder: Path, record: Record, key: str) -> Path:
     found = dataclasses.asdict(record) | {"key": key}
     path = folder / record.file_name
     text = json.dumps(_finite(found), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode(errors="replace"))
     return path
 
 
@@ -91,16 +96,19 @@ def read(path: Path, key: str = "") -> Record | None:
         if key and written != key:
             return None
         found["metrics"] = {k: math.nan if v is None else v for k, v in found["metrics"].items()}
-        found["intervals"] = {k: tuple(v) for k, v in found["intervals"].items()}
+        found["intervals"] = {
+            k: tuple(math.nan if x is None else x for x in v) for k, v in found["intervals"].items()
+        }
         return Record(**found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def of_folder(folder: Path) -> list[Record]:
-    """All records of a folder, in the order of their files' names."""
-    found = (read(path) for path in sorted(folder.glob("*.json")))
-    return [record for record in found if record is not None]
+    """All records of a folder, the oldest first. Copies under other names are none."""
+    files = sorted(folder.glob("[!.]*.json"), key=lambda path: (path.stat().st_mtime_ns, path))
+    found = [(path.name, read(path)) for path in files]
+    return [record for name, record in found if record and record.file_name == name]
 
 
 def _finite(value: Any) -> Any:

@@ -103,11 +103,12 @@ def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
     keys: dict[str, str] = {}
     for record in records:
         for key in record:
-            parts = key.split("/")
-            if len(parts) != 3 or parts[0] != "eval":
+            # A task may be called as a path is: "zero_shot@folder:/data/mine".
+            task, _, metric = key.removeprefix("eval/").rpartition("/")
+            if not key.startswith("eval/") or not task:
                 continue
-            headline = parts[2] == "top1" or parts[2].endswith("r@1")
-            name = parts[1] if parts[2] == "top1" or not headline else f"{parts[1]} {parts[2]}"
+            headline = metric == "top1" or metric.endswith("r@1")
+            name = task if metric == "top1" or not headline else f"{task} {metric}"
             if headline or name not in keys:
                 keys[name] = key
     headlines = {n: k for n, k in keys.items() if k.endswith(("/top1", "r@1"))}

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +20,14 @@ from jax.sharding import Mesh
 
 from clip_jax import distributed
 from clip_jax.config import ConfigError
-from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import MissingData, Opened, Options, open_set
+from clip_jax.data.labelled import Opened, Options, open_set
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.sources import DataError
 from clip_jax.evals import prompts, records, suite_overlap, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
 from clip_jax.evals.openers import Opener, openers
-from clip_jax.evals.records import NotApplicable, Record
+from clip_jax.evals.records import Record
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
 # What comes with the project or PyPI.
@@ -65,7 +65,7 @@ class Settings:
       protocol: whose prompts and metrics: "paper", "clip_benchmark" or "datacomp".
       templates: "all" of the protocol's, "subset7", "plain" or "names" (see ``prompts.prompts``).
       class_file, template_file: the user's own, for data sets with as many classes.
-      root: the folder with data sets of the catalog.
+      root: the folder with data sets of the catalog; "": TFDS only.
       options: how sets are read.
       shots, seeds: of few-shot probes.
       seed: of whatever is drawn at random.
@@ -81,7 +81,7 @@ class Settings:
     templates: str = "all"
     class_file: str = ""
     template_file: str = ""
-    root: str = ""
+    root: str = "data"
     options: Options = dataclasses.field(default_factory=Options)
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: int = 3
@@ -95,12 +95,16 @@ class Settings:
             if (given := getattr(self, name)) not in legal:
                 raise ConfigError(f"{name}={given!r} is not one of {list(legal)}")
         for name in ("class_file", "template_file"):
-            if (file := getattr(self, name)) and not Path(file).expanduser().is_file():
+            if (file := getattr(self, name)) and not Path(file).is_file():
                 raise ConfigError(f"{name}={file!r}: no such file")
         if self.seeds < 1 or not self.shots or min(self.shots) < 1:
             name = "seeds" if self.seeds < 1 else "shots"
             raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         suite_overlap.check(self)
+
+    def prompts(self) -> dict[str, str]:
+        """What records say of the choice of prompts."""
+        return {k: getattr(self, k) for k in ("templates", "class_file", "template_file")}
 
     @functools.cached_property
     def training(self) -> Opened:
@@ -141,8 +145,12 @@ def run(
 
     Raises:
       ConfigError: no such task, or no such data set in the catalog.
+      DataError: several processes, and they see different data.
     """
     settings = settings or Settings()
+    data, tasks = _several(data), tuple(dict.fromkeys(_several(tasks)))
+    if not data:
+        raise ConfigError(f"data: none are named; without any it would be {','.join(OFFLINE)}")
     for task in tasks:
         if task not in suite_tasks.TASKS:
             raise ConfigError(f"tasks: {task!r} is not one of {list(suite_tasks.TASKS)}")
@@ -156,7 +164,12 @@ def run(
             say(f"{opener.title}:")
             found += _data_set(model, opener, tasks, settings, store, folder, say)
             store.forget()
+            opener.forget()
     return found
+
+
+def _several(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given
 
 
 def _data_set(
@@ -171,54 +184,71 @@ def _data_set(
         "model_fingerprint": model.fingerprint,
         "preprocess": dataclasses.asdict(model.preprocess),
         "seed": settings.seed,
+        "settings": settings.prompts(),
     }
     try:
-        test = opener.open("test")
-    except (MissingData, DataError) as error:
-        say(f"  skipped: {error}")
-        return [Record(task=t, skipped=str(error), **common) for t in tasks or ("any",)]
+        test, why = opener.open("test"), ""
+    except DataError as error:
+        test, why = None, str(error)
+    _check_same(opener, test.fingerprint if test is not None else "")
+    if test is None:
+        say(f"  skipped: {why}")
+        return [Record(task=t, skipped=why, **common) for t in tasks or ("any",)]
     found = []
     for task in tasks or suite_tasks.TASKS:
         kind = suite_tasks.TASKS[task]
         if not isinstance(test, kind.takes):
             if tasks:
                 say(f"  {task}: not for {type(test).__name__}")
-            continue
-        if not tasks and not kind.unasked(test, settings):
-            continue
-        key = _key(task, model, test, opener, settings, kind)
-        record = Record(task=task, data_fingerprint=test.fingerprint, **common)
-        old = records.read(folder / record.file_name, key) if folder else None
-        if distributed.agree(old is not None):
-            record = old
-        else:
-            began = time.perf_counter()
-            try:
-                record = dataclasses.replace(
-                    record, **kind.run(model, store, test, opener, settings)
-                )
-            except (MissingData, DataError, BadImage, NotApplicable) as error:
-                if isinstance(error, BadImage) and jax.process_count() > 1:
-                    raise  # the others wait for this process's pictures, and must not for ever
-                record = dataclasses.replace(record, skipped=str(error))
-            record = dataclasses.replace(record, seconds=time.perf_counter() - began)
-            if folder and not record.skipped and distributed.is_lead():
-                records.write(folder, record, key)
-        say(f"  {_line(record)}{' (read)' if old is record else ''}")
-        found.append(record)
+        elif tasks or kind.unasked(test, settings):
+            record = Record(task=task, data_fingerprint=test.fingerprint, **common)
+            key = _key(task, model, test, opener, settings)
+            _check_same(opener, key)
+            old = records.read(folder / record.file_name, key) if folder else None
+            read = distributed.agree(old is not None)
+            if read:
+                record = old
+            else:
+                record = _measured(record, model, store, test, opener, settings)
+                if folder and not record.skipped and distributed.is_lead():
+                    records.write(folder, record, key)
+            say(f"  {_line(record)}{' (read)' if read else ''}")
+            found.append(record)
     return found
 
 
-def _key(task: str, model: Model, test: Any, opener: Opener, settings: Settings, kind: Any) -> str:
+def _check_same(opener: Opener, fact: str) -> None:
+    """Processes that see other data would wait for each other's devices for ever.
+
+    Raises:
+      DataError: on all of them.
+    """
+    if not distributed.same(fact):
+        raise DataError(
+            f"{opener.title}: the processes do not see the same data; put it where all of them "
+            "read it, or copy it to each"
+        )
+
+
+def _measured(
+    record: Record, model: Model, store: Store, test: Any, opener: Opener, settings: Settings
+) -> Record:
+    """The record with its figures, or with the reason why there are none."""
+    began = time.perf_counter()
+    try:
+        task = suite_tasks.TASKS[record.task]
+        fields = task.run(model, store, test, opener, settings)
+    except ValueError as error:  # MissingData, DataError, BadImage, NotApplicable: of the data
+        if distributed.is_peer_loss(error):
+            raise
+        fields = {"skipped": str(error)}
+    return dataclasses.replace(record, **fields, seconds=time.perf_counter() - began)
+
+
+def _key(task: str, model: Model, test: Any, opener: Opener, settings: Settings) -> str:
     """Of what a record is the result: all that decides its numbers."""
-    facts = dataclasses.asdict(settings)
-    for file in ("class_file", "template_file"):
-        if settings.__dict__[file]:
-            facts[file] = Path(settings.__dict__[file]).read_text(encoding="utf-8")
-    for key in ("root", "options"):
-        del facts[key]  # where the data lies; what it is, the fingerprint says
-    for key in [key for key in facts if key.startswith("overlap_")]:
-        del facts[key]
+    kind = suite_tasks.TASKS[task]
+    facts = {"name": opener.name, "protocol": settings.protocol, "seed": settings.seed}
     facts |= kind.facts(settings, opener)
     whole = [task, kind.version, model.fingerprint, test.fingerprint, facts]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
@@ -227,7 +257,7 @@ def _key(task: str, model: Model, test: Any, opener: Opener, settings: Settings,
 def _line(record: Record) -> str:
     if record.skipped:
         return f"{record.task}: skipped: {record.skipped}"
-    low, high = record.intervals[record.main_metric]
+    low, high = record.intervals.get(record.main_metric, (math.nan, math.nan))
     return (
         f"{record.task}: {record.main_metric} {record.value:.1%} ({low:.1%} to {high:.1%}), "
         f"n {record.n:,}, {record.seconds:.0f} s"

@@ -13,7 +13,7 @@ import numpy as np
 from clip_jax.config import ConfigError
 from clip_jax.data.labelled import READERS, LabelledSet
 from clip_jax.data.sources import DataError
-from clip_jax.evals import intervals, overlap, zero_shot
+from clip_jax.evals import intervals, overlap, suite_zero_shot, zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.suite_zero_shot import prompts_of, weights_of
 
@@ -64,12 +64,12 @@ def check(settings: Any) -> None:
 
 def facts(settings: Any, opener: Any) -> dict[str, Any]:
     """What decides the numbers besides the test set: for the key of records."""
-    del opener
     try:
         training = settings.training.fingerprint
     except DataError:
         training = ""  # without training pictures there will be no record
-    return {"by": settings.overlap_by, "threshold": _threshold(settings), "training": training}
+    own = {"by": settings.overlap_by, "threshold": _threshold(settings), "training": training}
+    return own | suite_zero_shot.facts(settings, opener)
 
 
 def _threshold(settings: Any) -> float:

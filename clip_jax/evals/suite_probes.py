@@ -6,13 +6,13 @@ import numpy as np
 
 from clip_jax.data.labelled import LabelledSet, MissingData
 from clip_jax.data.sources import DataError
-from clip_jax.evals import classification, few_shot, intervals, linear_probe
+from clip_jax.evals import classification, few_shot, intervals, linear_probe, suite_zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.suite_zero_shot import classified
 
 
-def _splits(model: Any, store: Any, test: LabelledSet, opener: Any) -> tuple[Any, Any, Any]:
-    """Features and labels of train, val (None where there is none) and test.
+def splits(test: LabelledSet, opener: Any) -> dict[str, LabelledSet]:
+    """The sets "train", "val" (where there is one) and "test".
 
     Raises:
       NotApplicable: there is no train, or it has pictures of test, or other classes.
@@ -27,7 +27,7 @@ def _splits(model: Any, store: Any, test: LabelledSet, opener: Any) -> tuple[Any
                 raise NotApplicable(f"a probe needs pictures to learn from: {error}") from error
             continue
         seen = next((d for i in range(len(found)) if (d := found.describe(i)) in scored), None)
-        if seen is None:
+        if seen is None and len(found):
             sets[split] = found
         elif split == "train":
             raise NotApplicable(
@@ -36,12 +36,41 @@ def _splits(model: Any, store: Any, test: LabelledSet, opener: Any) -> tuple[Any
             )
         if list(found.class_names) != list(test.class_names):
             raise NotApplicable(f"the classes of {split} are not those of test, in their order")
+    return sets
+
+
+def shots(train: LabelledSet, test: LabelledSet, settings: Any) -> list[int]:
+    """The numbers of shots that every class of train has pictures for.
+
+    Raises:
+      NotApplicable: there are none.
+    """
+    if test.multilabel:
+        raise NotApplicable("few-shot needs pictures of one class each")
+    least = np.bincount(train.labels, minlength=max(test.classes, train.classes))
+    found = [s for s in settings.shots if s <= least.min()]
+    if not found:
+        raise NotApplicable(
+            f"class {least.argmin()} has {least.min()} pictures to learn from, fewer than "
+            f"{min(settings.shots)} shots"
+        )
+    return found
+
+
+def _features(model: Any, store: Any, sets: dict[str, LabelledSet]) -> tuple[Any, Any, Any]:
+    """Features and labels of train, val (None where there is none) and test."""
     return tuple(
         (store.get("features", model.embedder.features, s, model.preprocess), s.labels)
-        if (s := sets.get(split)) is not None and len(s)
+        if (s := sets.get(split)) is not None
         else None
         for split in ("train", "val", "test")
     )
+
+
+def few_shot_facts(settings: Any, opener: Any) -> dict[str, Any]:
+    """As ``facts``, of few-shot probes and the zero-shot classifier beside them."""
+    drawn = {"shots": list(settings.shots), "seeds": settings.seeds}
+    return facts(settings, opener) | suite_zero_shot.facts(settings, opener) | drawn
 
 
 def facts(settings: Any, opener: Any) -> dict[str, Any]:
@@ -57,19 +86,22 @@ def facts(settings: Any, opener: Any) -> dict[str, Any]:
 
 
 def _metric(opener: Any, protocol: str, labels: np.ndarray) -> Any:
-    """The metric that a penalty is chosen by: that of the data set."""
+    """The metric that a penalty is chosen by: that of the data set, where the labels allow it."""
+    metrics = classification.PAPER_METRICS
     if labels.ndim == 2:
-        return classification.PAPER_METRICS["11-point mAP"]
-    known = {m.key: m for m in classification.PAPER_METRICS.values()}
+        return metrics["11-point mAP"] if protocol == "paper" else classification.STEP_METRIC
     key = opener.entry.metric if opener.entry is not None and protocol == "paper" else "top1"
-    return known[key]
+    several = key == metrics["11-point mAP"].key
+    one_class = key == metrics["ROC AUC"].key and len(np.unique(labels)) != 2
+    known = {m.key: m for m in metrics.values()}
+    return known["top1" if several or one_class else key]
 
 
 def linear_probe_record(
     model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper appendix A.3."""
-    train, val, test_rows = _splits(model, store, test, opener)
+    train, val, test_rows = _features(model, store, splits(test, opener))
     metric = _metric(opener, settings.protocol, test.labels)
     result = linear_probe.probe(
         train, val, test_rows, metric=metric.of, seed=settings.seed, mesh=model.mesh
@@ -95,12 +127,12 @@ def _probe_intervals(
     result: linear_probe.ProbeResult, labels: np.ndarray, seed: int
 ) -> dict[str, tuple[float, float]]:
     found = {}
-    strata = None if labels.ndim == 2 else labels
-    for metric in classification.PAPER_METRICS.values():
-        if metric.key in result.metrics:
-            found[metric.key] = intervals.bootstrap(
-                metric.of, result.scores, labels, samples=200, seed=seed, strata=strata
-            )
+    for metric in (*classification.PAPER_METRICS.values(), classification.STEP_METRIC):
+        if metric.key not in result.metrics or metric.key == "top1":
+            continue
+        # Within classes, but for a figure that weighs pictures alike.
+        draw = intervals.bootstrap if metric.key == "mean_top1_top5" else classification.resampled
+        found[metric.key] = draw(metric.of, result.scores, labels, samples=200, seed=seed)
     for key in {"top1", "top5"} & set(result.metrics):
         found[key] = intervals.wilson(result.metrics[key], len(labels))
     return found
@@ -110,21 +142,14 @@ def few_shot_record(
     model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper section 3.1.5, Figures 6 to 8."""
-    if test.multilabel:
-        raise NotApplicable("few-shot needs pictures of one class each")
-    train, val, test_rows = _splits(model, store, test, opener)
-    classes = max(test.classes, int(train[1].max()) + 1)
-    least = np.bincount(train[1], minlength=classes)
-    shots = [s for s in settings.shots if s <= least.min()]
-    if not shots:
-        raise NotApplicable(
-            f"class {least.argmin()} has {least.min()} pictures to learn from, fewer than "
-            f"{min(settings.shots)} shots"
-        )
+    sets = splits(test, opener)
+    numbers = shots(sets["train"], test, settings)
+    train, val, test_rows = _features(model, store, sets)
+    classes = max(test.classes, sets["train"].classes)
     metric = _metric(opener, settings.protocol, test.labels)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     curve = few_shot.few_shot(
-        train, val, test_rows, shots=shots, seeds=seeds, classes=classes,
+        train, val, test_rows, shots=numbers, seeds=seeds, classes=classes,
         metric=metric.of, mesh=model.mesh,
     )  # fmt: skip
     points = zip(curve.shots, curve.mean, curve.standard_deviation, curve.values, strict=True)
@@ -142,11 +167,13 @@ def few_shot_record(
         details["zero_shot"] = details["efficiency"] = None
     return {
         "n": len(test),
-        "main_metric": f"{metric.key}@{shots[-1]}",
-        "metrics": {f"{metric.key}@{s}": float(m) for s, m in zip(shots, curve.mean, strict=True)},
+        "main_metric": f"{metric.key}@{numbers[-1]}",
+        "metrics": {
+            f"{metric.key}@{s}": float(m) for s, m in zip(numbers, curve.mean, strict=True)
+        },
         "intervals": {
             f"{metric.key}@{s}": _over_draws(v, len(test))
-            for s, v in zip(shots, curve.values, strict=True)
+            for s, v in zip(numbers, curve.values, strict=True)
         },
         "details": details,
     }

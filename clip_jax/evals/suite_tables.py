@@ -57,6 +57,8 @@ def _row(record: Record, titles: Titles, known: published.Published | None) -> s
     if record.task == "zero_shot" and record.templates:
         many = len(record.templates) > 1
         facts.append(f"{len(record.templates):,}\xa0template{'s' if many else ''}")
+    if record.details.get("converged") is False:
+        facts.append("the fit did not converge")
     shown = bar(record.value, low, high, known.value if known else None)
     return (
         f'<tr role="row"><th scope="row" role="rowheader"><span dir="auto">'

@@ -6,7 +6,7 @@ from typing import Any
 
 from clip_jax.data.labelled import CaptionedSet, LabelledSet
 from clip_jax.data.selection import SelectionSet
-from clip_jax.evals import suite_overlap, suite_probes
+from clip_jax.evals import suite_overlap, suite_probes, suite_zero_shot
 from clip_jax.evals.suite_bias import bias_record
 from clip_jax.evals.suite_overlap import overlap_record
 from clip_jax.evals.suite_probes import few_shot_record, linear_probe_record
@@ -36,10 +36,10 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "zero_shot": Task(LabelledSet, zero_shot_record, version=2),
+    "zero_shot": Task(LabelledSet, zero_shot_record, version=2, facts=suite_zero_shot.facts),
     "retrieval": Task(CaptionedSet, retrieval_record, version=2),
     "linear_probe": Task(LabelledSet, linear_probe_record, facts=suite_probes.facts),
-    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=suite_probes.facts),
+    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=suite_probes.few_shot_facts),
     "overlap": Task(
         LabelledSet,
         overlap_record,
@@ -47,5 +47,10 @@ TASKS: dict[str, Task] = {
         facts=suite_overlap.facts,
     ),
     "caption_selection": Task(SelectionSet, caption_selection_record),
-    "bias": Task(LabelledSet, bias_record, unasked=lambda test, settings: bool(test.groups)),
+    "bias": Task(
+        LabelledSet,
+        bias_record,
+        unasked=lambda test, settings: bool(test.groups),
+        facts=suite_zero_shot.facts,
+    ),
 }

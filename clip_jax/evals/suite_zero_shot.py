@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import LabelledSet
+from clip_jax.data.labelled import LabelledSet, digest
+from clip_jax.data.sources import DataError
 from clip_jax.evals import classification, suite_search, writers, zero_shot
 from clip_jax.evals.prompts import PLAIN
+from clip_jax.evals.records import NotApplicable
 
 
 def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
@@ -46,6 +48,17 @@ def zero_shot_record(
         "templates": list(templates),
         "details": details,
     }
+
+
+def facts(settings: Any, opener: Any) -> dict[str, Any]:
+    """What decides the numbers besides the pictures: for the key of records."""
+    del settings
+    try:
+        test = opener.prompted(opener.open("test"))
+    except (NotApplicable, DataError):
+        return {"prompts": ""}
+    names, templates = prompts_of(test)
+    return {"prompts": digest(names, templates, test.class_names, test.labels)}
 
 
 def prompts_of(test: LabelledSet) -> tuple[Any, tuple[str, ...]]:

@@ -168,13 +168,13 @@ def test_downloads_land_where_they_are_looked_for(tmp_path):
 
 
 def test_tfds_is_asked_for_its_own_splits_and_features():
-    assert data_sets._split_there("tfds", "Food101", "test") == "validation"
-    assert data_sets._split_there("wds", "Food101", "test") == "test"
-    voc = data_sets._of(CATALOG["PascalVOC2007"], "tfds", Options(label_key="mine"))
+    assert data_sets._split_there("tfds:food101", "Food101", "test") == "validation"
+    assert data_sets._split_there("wds:food101", "Food101", "test") == "test"
+    voc = data_sets._of(CATALOG["PascalVOC2007"], "tfds:voc/2007", Options(label_key="mine"))
     assert voc.label_key == "labels"
-    coco = data_sets._of(CATALOG["COCO"], "tfds", Options())
+    coco = data_sets._of(CATALOG["COCO"], f"tfds:{CATALOG['COCO'].tfds}", Options())
     assert (coco.label_key, coco.caption_key) == ("", "captions/text")
-    assert data_sets._of(CATALOG["COCO"], "folder", Options(label_key="x")).label_key == "x"
+    assert data_sets._of(CATALOG["COCO"], "folder:x", Options(label_key="x")).label_key == "x"
 
 
 def test_published_numbers():

@@ -176,7 +176,10 @@ def test_several_classes_a_row(golden, probe):
     """One penalty for all classes, chosen by mean average precision."""
     splits = [(x, np.stack([x[:, 0] > 0, y > 3, y % 3 == 0], axis=1)) for x, y in golden.splits]
     result = probe(*splits, refit_on_val=False)
-    assert set(result.metrics) == {"mean_average_precision"}
+    assert set(result.metrics) == {"mean_average_precision", "mean_average_precision_step"}
+    assert result.metrics["mean_average_precision_step"] == curve_areas.mean_average_precision(
+        result.scores, splits[2][1], "step"
+    )
     assert result.metrics["mean_average_precision"] == curve_areas.mean_average_precision(
         result.scores, splits[2][1]
     )

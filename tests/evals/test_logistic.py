@@ -227,6 +227,23 @@ def test_iterations_are_limited(data):
     assert found.converged[0], "a strong penalty needs fewer"
 
 
+def test_rounding_of_many_rows_hides_no_step():
+    """One float32 that runs over 60,000 losses is off by more than a good step gains."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 60_000).astype(np.int32)
+    rows = (rng.normal(size=(10, 32))[labels] * 0.5 + rng.normal(size=(60_000, 32))).astype("f4")
+    mesh = mesh_lib.create_mesh({"data": 1}, jax.devices()[:1])
+    found = logistic.LogisticRegression(rows, labels, 10, mesh=mesh).solve([1e-6, 1e-2, 1, 100])
+    assert found.converged.all(), (found.iterations, found.gradient_norms)
+
+
+def test_sums_in_two_levels():
+    for rows in (1, 2, 3, 10, 4099):
+        terms = np.random.default_rng(rows).normal(size=(rows, 2)).astype("f4")
+        got = jax.jit(logistic_loss._sum)(terms)
+        np.testing.assert_allclose(got, terms.sum(0, dtype=np.float64), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -18,7 +18,7 @@ RECORD = records.Record(
 
 def test_a_record_comes_back(tmp_path):
     path = records.write(tmp_path / "records", RECORD, "key")
-    assert path.name == "wds-data-food-101_test_zero_shot_paper.json"
+    assert path.name == "wds-data-food-101_test_zero_shot_paper_cd.json"
     found = records.read(path, "key")
     assert found.metrics["top1"] == found.value == 0.5 and math.isnan(found.metrics["top5"])
     assert found.intervals == RECORD.intervals
@@ -41,9 +41,24 @@ def test_a_skipped_task_has_no_value():
     assert math.isnan(skipped.value)
 
 
-@pytest.mark.parametrize("field", ["dataset", "split", "task", "protocol"])
+@pytest.mark.parametrize("field", ["dataset", "split", "task", "protocol", "data_fingerprint"])
 def test_names_differ(field):
     import dataclasses
 
     other = dataclasses.replace(RECORD, **{field: "another"})
     assert other.file_name != RECORD.file_name
+
+
+def test_a_folder_has_its_own_records_alone(tmp_path):
+    import dataclasses
+
+    assert records.of_folder(tmp_path / "none") == []
+    other = dataclasses.replace(RECORD, task="few_shot", intervals={"top1": (math.nan, 0.5)})
+    paths = [records.write(tmp_path, r, "key") for r in (other, RECORD)]
+    for name in (".12.x.json", f".9-ab.{paths[0].name}", "copy of it.json"):
+        (tmp_path / name).write_bytes(paths[0].read_bytes())
+    (tmp_path / "broken.json").write_text("{")
+    found = records.of_folder(tmp_path)
+    assert [r.task for r in found] == ["few_shot", RECORD.task]
+    low, high = found[0].intervals["top1"]
+    assert math.isnan(low) and high == 0.5

@@ -35,5 +35,8 @@ def test_headline_metrics_of_evaluations():
     row |= {"eval/r/text_to_image_r@1": 0.3, "eval/r/text_to_image_r@10": 0.8}
     [chart] = report_curves.charts([row])
     assert chart.lines == (("eval/a_b/top1", "a b"), ("eval/r/text_to_image_r@1", "r text→image"))
+    key = "eval/zero_shot@folder:/data/mine/top1"
+    [chart] = report_curves.charts([{"step": 1, "seconds": 1.0, key: 0.5}])
+    assert chart.lines == ((key, "zero shot@folder:/data/mine"),)
     [chart] = report_curves.charts([{"step": 1, "seconds": 1.0, "eval/p/map": 0.4}])
     assert chart.lines == (("eval/p/map", "p"),)

@@ -176,6 +176,40 @@ def test_names_of_ones_own_take_the_protocols_templates(folders, tmp_path):
     assert record.class_names[9] == "nom 9" and len(record.templates) == 18
 
 
+def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path):
+    """VOC with one class a picture (as CLIP_benchmark has it), Hateful Memes with one class."""
+    rows = [f"{folders}/{s}/{n}/{i}.png,{k},{s}" for s in ("train", "test")
+            for k, n in enumerate(COLOURS) for i in range(6)]  # fmt: skip
+    (tmp_path / "voc.csv").write_text("\n".join(["image,label,split", *rows]))
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\nblue\n")
+    settings = suite.Settings(class_file=str(names), shots=(1,), seeds=1)
+    found = run(folders, (), [f"PascalVOC2007=csv:{tmp_path}/voc.csv"], settings)
+    assert {r.task: r.main_metric for r in found} == {
+        "zero_shot": "top1", "linear_probe": "top1", "few_shot": "top1@1",
+    }  # fmt: skip
+    assert not any(r.skipped for r in found)
+    (tmp_path / "memes.csv").write_text(
+        "\n".join(["image,label,split", *(r for r in rows if ",1," in r)])
+    )
+    names.write_text("fair\nhateful\n")
+    found = run(folders, (), [f"HatefulMemes=csv:{tmp_path}/memes.csv"], settings)
+    by_task = {r.task: r for r in found}
+    assert by_task["zero_shot"].main_metric == "top1"
+    assert by_task["linear_probe"].skipped and by_task["few_shot"].skipped
+
+
+def test_processes_that_see_other_data_are_told(folders, monkeypatch):
+    monkeypatch.setattr(suite.distributed, "same", lambda fact: False)
+    with pytest.raises(labelled.DataError, match="the processes do not see the same data"):
+        run(folders)
+
+
+def test_a_text_is_one_data_set_and_one_task(folders):
+    (record,) = run(folders, "zero_shot", f"folder:{folders}")
+    assert record.n == 33
+
+
 def test_what_is_missing_is_skipped_with_the_way_to_get_it(folders, tmp_path):
     said = []
     found = run(

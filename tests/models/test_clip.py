@@ -10,6 +10,10 @@ from scipy import signal
 from clip_jax import config as config_lib
 from clip_jax.interop import tree
 from clip_jax.models import clip
+from clip_jax.models.clip import ClipConfig
+from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.text import TextConfig
+from clip_jax.models.vit import ViTConfig
 
 # Reference counts: paper models, batch-norm statistics not counted.
 COUNTS = {
@@ -117,6 +121,36 @@ def test_uint8_images_are_normalised_on_the_device():
     a = apply(model, variables, images, tokens)[0]
     b = apply(model, variables, floats.astype(np.float32), tokens)[0]
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_probes_see_a_vits_features_before_the_projection(scan):
+    """Paper appendix A.3."""
+    model = clip.build(model_config(scan=scan))
+    variables = init(model)
+    seen = jax.jit(lambda v, x: clip.probe_features(model, v, x))(variables, batch()[0])
+    assert seen.shape == (4, model.config.vision.width) == (4, model.probe_dim)
+    projection = variables["params"]["image_tower"]["projection"]["kernel"]
+    features = apply(model, variables, batch()[0], method=clip.Clip.image_features)
+    np.testing.assert_allclose(seen @ projection, features, rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(features)).max() > 1e-3
+
+
+@pytest.mark.parametrize("tower", ["map", "resnet"])
+def test_probes_see_the_features_of_towers_without_a_projection(tower):
+    vision = {
+        "map": ViTConfig(16, 8, 32, 1, 2, pool="map"),
+        "resnet": ResNetConfig(32, (1, 1, 1, 1), 8, 2),
+    }[tower]
+    text = TextConfig(32, 1, 2, 8)
+    model = clip.Clip(ClipConfig(32, vision, text))
+    images = batch()[0] if tower == "map" else np.repeat(np.repeat(batch()[0], 2, 1), 2, 2)
+    variables = nn.unbox(jax.jit(model.init)(jax.random.key(0), images[:1], batch(1)[1]))
+    seen = jax.jit(lambda v, x: clip.probe_features(model, v, x))(variables, images)
+    assert seen.shape == (4, model.probe_dim)
+    np.testing.assert_array_equal(
+        seen, apply(model, variables, images, method=clip.Clip.image_features)
+    )
 
 
 def test_zero_rows_normalise_to_zero_with_a_zero_gradient():
