@@ -60,7 +60,13 @@ setup(
         "emoji": EMOJI,
         "test": TEST,
         # For the tests that compare with other implementations; nothing here imports them.
-        "reference": [*TEST, "open_clip_torch>=2.30", "torch>=2.4", "transformers>=4.50"],
+        "reference": [
+            *TEST,
+            "open_clip_torch>=2.30",
+            "scikit-learn>=1.5",
+            "torch>=2.4",
+            "transformers>=4.50",
+        ],
         "benchmark": ["scikit-learn>=1.5"],  # what the linear probe is timed beside
         "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]>=0.9"],

@@ -3,37 +3,23 @@
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small_clip import small_clip
 
 import clip_jax
 from clip_jax import distributed, evaluate
 from clip_jax.evals import records
-from clip_jax.interop import readers, tree
-from clip_jax.interop import weights as interop
 from clip_jax.interop.write import write
-from clip_jax.models.clip import ClipConfig
-from clip_jax.models.text import TextConfig
-from clip_jax.models.vit import ViTConfig
-from clip_jax.tokenizers import ClipTokenizer
 
-CONFIG = ClipConfig(24, ViTConfig(32, 8, 64, 2, 1), TextConfig(64, 2, 1, 12))
 NAMES = ("green", "red", "blue sky")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small model of CLIP's vocabulary."""
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda s: (0.1 * rng.normal(size=s.shape)).astype(np.float32), tree.shapes(CONFIG)
-    )
-    made = interop.Weights(
-        CONFIG, variables, readers.standard_preprocess(CONFIG), ClipTokenizer(12), "clip_jax", ""
-    )
-    return write(tmp_path_factory.mktemp("model") / "small", made, "clip_jax")
+    return write(tmp_path_factory.mktemp("model") / "small", small_clip(), "clip_jax")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@
 models) and retrieval (Table 13), all by protocol ``paper``, and what open_clip measured with the
 same weights by DataComp's protocol (its docs/openclip_results.csv, openclip_retrieval_results.csv).
 The paper's are transcriptions. Of the zero-shot top-1 and the probes there are two, which agree in
-every value that is here (the probes of STL-10, on which they do not, are left out); of retrieval
-and of ImageNet's top-5 there is one.
+every value that is here (probes of STL-10 on which they do not are left out); of retrieval and of
+ImageNet's top-5 there is one.
 """
 
 import csv

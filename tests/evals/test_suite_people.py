@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from clip_jax.evals import bias, suite_report
 from clip_jax.evals import records as records_room
@@ -63,34 +63,6 @@ def probed(n=900, names=OWN, groups=None):
         details={"rates": rates, "disparities": gaps, "agreement": agreement,
                  "gendered_labels": tables, "logit_scale": 100.0, "labels": len(names)},
     )  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Checks that elements are closed in order, and keeps rows of cells and the text."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.text, self.rows = [], "", []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("meta", "img", "br"):
-            return
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data + "\n"
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data + "|"
 
 
 def section(*records):

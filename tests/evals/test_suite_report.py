@@ -5,10 +5,10 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from clip_jax.evals import published, robustness, suite_report
 from clip_jax.evals import records as records_room
@@ -19,7 +19,6 @@ from clip_jax.evals.records import Record
 NASTY = "<b>&\"' 🦊 漢字 $x^$ שלום"
 ESCAPED = "&lt;b&gt;&amp;&quot;&#x27; 🦊 漢字 $x^$ שלום"
 LONG = "an exceedingly long class name that nobody would print " * 3
-VOID = {"meta", "img", "br"}
 NAMES = ["tabby cat", "🦊 fox", "富士山", LONG, "<script>alert(1)</script>", "crème brûlée", "שלום"]
 MODEL = "ViT-B/32"
 
@@ -115,36 +114,6 @@ def gallery():
         (NASTY, [(picture, i == 1) for i, picture in enumerate(pictures)]),
         (LONG, pictures),
     ]
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed in order, and keeps tags, attributes and text."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.seen, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data + "\n"
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.seen if name == tag]
-
-    @property
-    def sections(self):
-        return [attrs["id"] for attrs in self.all("section")]
 
 
 def section(html, name):
