@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clip_jax.optim
 import clip_jax.trainer
@@ -418,3 +419,25 @@ def test_told_to_stop_on_a_full_disk_is_an_error(trainer, tmp_path):
     assert "the last checkpoint could not be written" in output
     assert "stopped, with a checkpoint" not in output
     assert "Traceback" not in output
+
+
+def test_tasks_of_the_suite_on_a_schedule(trainer, tmp_path):
+    """eval.tasks=TASK@DATA: in the run's metrics, result and report."""
+    rows = ["image,caption"]
+    for i in range(6):
+        Image.new("RGB", (20, 20), (40 * i, 200, 10)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,red number {i}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    task = f"retrieval@csv:{tmp_path}/pairs.csv"
+    flags = ("train.examples=192", f"eval.tasks={task}", "log.tensorboard=False")
+    code, output = trainer.run(tmp_path / "run", *flags, "eval.every_examples=64")
+    assert code == 0, output
+    assert f"{task}: image_to_text_r@1 " in output
+    key = f"eval/{task}/image_to_text_r@1"
+    found = [r for r in metrics.read(tmp_path / "run" / "metrics.jsonl") if key in r]
+    assert [r["step"] for r in found] == [2, 4, 6] and found[0][f"eval/{task}/n"] == 6
+    assert result(tmp_path / "run")["metrics"][task]["image_to_text_r@1"] == found[2][key]
+    assert task in (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "3.png").write_bytes(b"gone bad")
+    code, output = trainer.run(tmp_path / "run", *flags)
+    assert code == 0 and f"{task}: left out this time: " in output and "3.png" in output

@@ -118,7 +118,13 @@ def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
 def _spoken(name: str) -> str:
     for direction in ("text_to_image", "image_to_text"):
         name = name.replace(f"{direction}_r@1", direction.replace("_to_", "→"))
-    return name.replace("_", " ")
+    return without_underscores(name)
+
+
+def without_underscores(name: str) -> str:
+    """A task's name in words; a path behind an "@" stays what it is."""
+    task, at, data = name.partition("@")
+    return task.replace("_", " ") + at + data
 
 
 def thinned(values: np.ndarray) -> np.ndarray:

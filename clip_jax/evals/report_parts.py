@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.evals.report_curves import without_underscores
 from clip_jax.evals.report_style import PAGE, STYLE
 
 _THUMBNAIL = 168
@@ -122,7 +123,7 @@ def escaped(value: Any) -> str:
 
 def spoken(name: str) -> str:
     """Returns a task's name as words, escaped."""
-    return escaped(name.replace("_", " "))
+    return escaped(without_underscores(name))
 
 
 def right_class(correct: bool) -> str:
