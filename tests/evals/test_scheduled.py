@@ -59,9 +59,8 @@ def config(*names, **changes):
     return found
 
 
-@pytest.mark.parametrize("mesh_sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
-def test_the_suites_numbers(data, mesh_sizes):
-    mesh = create_mesh(mesh_sizes)
+def test_the_suites_numbers(data):
+    mesh = create_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     specs = {
         "zero_shot": f"folder:{data}", "linear_probe": f"folder:{data}",
         "retrieval": f"csv:{data}/captions.csv",
