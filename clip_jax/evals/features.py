@@ -36,9 +36,9 @@ class Pixels:
 
     def __init__(self, data: Any, preprocess: Preprocess, threads: int | None = None):
         self.data, self.preprocess = data, preprocess
-        # Pillow lets go of the interpreter while it decodes and resizes.
         self.bad: list[BadImage] = []
         self.read = 0
+        # Pillow lets go of the interpreter while it decodes and resizes.
         self._pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
 
     def __len__(self) -> int:
