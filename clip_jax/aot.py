@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from clip_jax import config as config_lib
 from clip_jax.chips import devices_of
-from clip_jax.distributed import MISMATCH, OK, USAGE
+from clip_jax.runtime.distributed import MISMATCH, OK, USAGE
 
 SHOWN = 12  # collectives on screen; the JSON file has them all
 
@@ -87,8 +87,9 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     """
     import jax
 
-    from clip_jax import compiled, mesh, program
+    from clip_jax import compiled, program
     from clip_jax.models import clip, flops
+    from clip_jax.runtime import mesh
 
     sizes = config.mesh.to_dict()
     on = mesh.create_mesh(sizes, devices)
@@ -164,7 +165,7 @@ def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> 
     Begins with the config's own. Batches are multiples of all that has to divide them: the batch
     shards, ``train.pieces``, ``loss.chunk`` and ``model.batch_norm_group``.
     """
-    from clip_jax import mesh
+    from clip_jax.runtime import mesh
 
     config = config.copy_and_resolve_references()
     pieces = config.train.pieces

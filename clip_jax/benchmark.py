@@ -19,8 +19,8 @@ from clip_jax import config as config_lib
 from clip_jax.data import emoji, emoji_pairs, sources
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
-from clip_jax.distributed import USAGE
 from clip_jax.evals import baselines, zero_shot
+from clip_jax.runtime.distributed import USAGE
 
 PREPROCESS = Preprocess(72, transparency="white")
 

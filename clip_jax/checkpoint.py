@@ -22,9 +22,9 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from clip_jax import distributed
-from clip_jax.atomic import write_atomically
-from clip_jax.integrity import Mismatch, check_tree, file_digests, fingerprint
+from clip_jax.runtime import distributed
+from clip_jax.runtime.atomic import write_atomically
+from clip_jax.runtime.integrity import Mismatch, check_tree, file_digests, fingerprint
 
 
 class CheckpointError(RuntimeError):

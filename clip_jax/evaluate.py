@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clip_jax import api, distributed
+from clip_jax import api
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.labelled import Options
@@ -33,6 +33,7 @@ from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.records import Record
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch_file import WeightFileError
+from clip_jax.runtime import distributed
 
 
 def evaluate(

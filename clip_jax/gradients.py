@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.losses import LossFn
-from clip_jax.mesh import batch_shards, constrain
 from clip_jax.models.clip import Clip
 from clip_jax.models.vit import Piece
+from clip_jax.runtime.mesh import batch_shards, constrain
 
 
 class Gradients(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_jax.atomic import write_atomically
+from clip_jax.runtime.atomic import write_atomically
 
 
 def duration(seconds: float) -> str:

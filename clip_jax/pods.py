@@ -139,7 +139,7 @@ def bare_loss(implementation: str, devices: Sequence[Any], batch: int, width: in
     import jax.numpy as jnp
 
     from clip_jax import losses
-    from clip_jax.mesh import batch_sharding, create_mesh
+    from clip_jax.runtime.mesh import batch_sharding, create_mesh
 
     mesh = create_mesh({"data": -1}, devices)
     loss = losses.build("softmax", implementation, mesh, dtype="bfloat16")

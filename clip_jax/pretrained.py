@@ -13,12 +13,12 @@ from clip_jax import checkpoint, half, state, workdir
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.integrity import Mismatch
 from clip_jax.interop import resize, weights
 from clip_jax.interop.files import json_file
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.mesh import create_mesh
 from clip_jax.models import clip
+from clip_jax.runtime.integrity import Mismatch
+from clip_jax.runtime.mesh import create_mesh
 from clip_jax.tokenizers import build as build_tokenizer
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

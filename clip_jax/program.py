@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from clip_jax import config as config_lib
 from clip_jax import gradients, losses, optim, state, step
-from clip_jax.mesh import batch_sharding, batch_shards
 from clip_jax.models.clip import Clip
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.runtime.mesh import batch_sharding, batch_shards
 
 
 @dataclasses.dataclass(frozen=True)

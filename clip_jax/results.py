@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from clip_jax import distributed, metrics, workdir
+from clip_jax import metrics, workdir
 from clip_jax.evals import gallery, report
-from clip_jax.integrity import combined, fingerprint
+from clip_jax.runtime import distributed
+from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.trainer import Run, say
 
 

@@ -10,8 +10,8 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax import half
-from clip_jax.mesh import partition_spec
 from clip_jax.models.clip import Clip
+from clip_jax.runtime.mesh import partition_spec
 
 
 @struct.dataclass

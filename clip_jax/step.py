@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from clip_jax import gradients, half
 from clip_jax.losses import LossFn, caption_topics
-from clip_jax.mesh import batch_sharding, replicated
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip, probe_features
 from clip_jax.optim import Schedule, rate
+from clip_jax.runtime.mesh import batch_sharding, replicated
 from clip_jax.state import TrainState
 
 Batch = dict[str, jax.Array]

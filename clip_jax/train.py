@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from clip_jax import distributed
+from clip_jax.runtime import distributed
 
 if __name__ == "__main__":
     # Before the imports below, which take seconds: a stop signal must not be lost meanwhile.

@@ -10,21 +10,12 @@ import jax
 import numpy as np
 
 from clip_jax import config as config_lib
-from clip_jax import (
-    distributed,
-    mesh,
-    metrics,
-    pretrained,
-    program,
-    state,
-    step,
-    tokenizers,
-    workdir,
-)  # fmt: skip
+from clip_jax import metrics, pretrained, program, state, step, tokenizers, workdir  # fmt: skip
 from clip_jax.checkpoint import Checkpoints
 from clip_jax.data import loader, sources, transforms
 from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
+from clip_jax.runtime import distributed, mesh
 
 
 class TrainingError(RuntimeError):

@@ -13,11 +13,12 @@ from typing import Any
 import jax
 
 from clip_jax import config as config_lib
-from clip_jax import distributed, tokenizers
-from clip_jax.atomic import write_atomically
+from clip_jax import tokenizers
 from clip_jax.data import sources
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.integrity import Mismatch
+from clip_jax.runtime import distributed
+from clip_jax.runtime.atomic import write_atomically
+from clip_jax.runtime.integrity import Mismatch
 
 CAPTIONS = 200_000  # the most that a run's tokenizer is trained on
 

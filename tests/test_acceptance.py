@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 import clip_jax
-from clip_jax import distributed, evaluate
+from clip_jax import evaluate
 from clip_jax.evals import records
 from clip_jax.interop import readers, weights
 from clip_jax.interop.write import write
+from clip_jax.runtime import distributed
 from clip_jax.tokenizers import ClipTokenizer
 
 

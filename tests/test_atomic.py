@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from clip_jax.atomic import write_atomically
+from clip_jax.runtime.atomic import write_atomically
 
 
 def test_a_file_is_replaced(tmp_path):

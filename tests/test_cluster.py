@@ -7,7 +7,7 @@ import time
 import jax
 import pytest
 
-from clip_jax import cluster, distributed
+from clip_jax.runtime import cluster, distributed
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from clip_jax import compiled, losses
-from clip_jax.mesh import batch_sharding, create_mesh
+from clip_jax.runtime.mesh import batch_sharding, create_mesh
 
 
 def test_kinds_and_bytes_on_eight_devices():

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax import checkpoint, distributed, metrics, optim, state
+from clip_jax import checkpoint, metrics, optim, state
 from clip_jax import config as config_lib
-from clip_jax.mesh import create_mesh
 from clip_jax.models import clip
+from clip_jax.runtime import distributed
+from clip_jax.runtime.mesh import create_mesh
 
 FLAGS = (
     "train.examples=640", "log.every_steps=1", "eval.limit=30", "eval.every_examples=0",
@@ -205,7 +206,7 @@ def test_the_watchdog_ends_a_process_that_hangs(trainer):
     import sys
 
     code = (
-        "import time; from clip_jax.distributed import Watchdog; w = Watchdog(0.5)\n"
+        "import time; from clip_jax.runtime.distributed import Watchdog; w = Watchdog(0.5)\n"
         "def a_hanging_collective(): time.sleep(30)\na_hanging_collective()"
     )
     done = subprocess.run(

@@ -9,9 +9,10 @@ from PIL import Image
 from small_clip import small_clip
 
 import clip_jax
-from clip_jax import distributed, evaluate
+from clip_jax import evaluate
 from clip_jax.evals import records
 from clip_jax.interop.write import write
+from clip_jax.runtime import distributed
 
 NAMES = ("green", "red", "blue sky")
 

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from clip_jax import gradients, losses
-from clip_jax.mesh import create_mesh
 from clip_jax.models.clip import VARIANTS, Clip
+from clip_jax.runtime.mesh import create_mesh
 
 PIECES = 3
 

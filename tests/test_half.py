@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax import half, mesh, optim, program
+from clip_jax import half, optim, program
 from clip_jax.models import clip
+from clip_jax.runtime import mesh
 
 
 def test_neighbours_in_the_right_proportion():

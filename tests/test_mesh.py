@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from clip_jax import mesh as mesh_lib
+from clip_jax.runtime import mesh as mesh_lib
 
 
 def test_one_axis_takes_what_is_left():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax import compiled, config, losses, pods
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 
 @pytest.mark.parametrize("implementation", ["all_gather", "ring"])

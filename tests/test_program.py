@@ -5,8 +5,8 @@ import pytest
 
 from clip_jax import compiled, program
 from clip_jax import config as config_lib
-from clip_jax import mesh as mesh_lib
 from clip_jax.models import clip
+from clip_jax.runtime import mesh as mesh_lib
 
 
 def config(**changes):

@@ -5,8 +5,8 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import optim, state
-from clip_jax.mesh import create_mesh
 from clip_jax.models import clip
+from clip_jax.runtime.mesh import create_mesh
 
 
 def parts(name="adamw", **sizes):

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from clip_jax import distributed
 from clip_jax.config import ConfigError
 from clip_jax.data import tfds_split
 from clip_jax.data.tar import ShardError, load_index
+from clip_jax.runtime import distributed
 
 MAX_CAPTION_BYTES = 4096
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.atomic import write_atomically
+from clip_jax.runtime.atomic import write_atomically
 
 
 class ShardError(ValueError):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax.mesh import batch_shards, local_rows, put_batch
+from clip_jax.runtime.mesh import batch_shards, local_rows, put_batch
 
 # Rows of pictures or tokens: an array, or anything with len() that gives rows for int[k] indices.
 # Each process asks for those of its own devices alone.

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax import distributed
-from clip_jax.atomic import whole_file
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.runtime import distributed
+from clip_jax.runtime.atomic import whole_file
 
 PART = 8192  # pictures a file
 

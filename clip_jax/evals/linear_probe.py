@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax import distributed
 from clip_jax.evals import classification, curve_areas, logistic, zero_shot
+from clip_jax.runtime import distributed
 
 LAMBDAS = np.logspace(-6, 6, 97)  # scikit-learn's C is 1 / lambda
 _FIRST_INTERVAL = 16  # two decades

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax.evals import lbfgs, logistic_loss
 from clip_jax.evals.logistic_loss import dot
-from clip_jax.mesh import BATCH_AXES, batch_sharding, batch_shards, create_mesh, replicated
+from clip_jax.runtime.mesh import BATCH_AXES, batch_sharding, batch_shards, create_mesh, replicated
 
 MAX_ITERATIONS = 1000
 # Of the gradient in the solver's coordinates, as a share of the objective: at 1e-4 no accuracy

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clip_jax.mesh import BATCH_AXES, replicated
+from clip_jax.runtime.mesh import BATCH_AXES, replicated
 
 # Variance of an axis, as a share of the greatest and for each dimension there is, that float32
 # cannot tell from none.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_jax.atomic import write_atomically
+from clip_jax.runtime.atomic import write_atomically
 
 
 class NotApplicable(ValueError):

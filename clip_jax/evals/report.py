@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.atomic import write_atomically
 from clip_jax.evals import report_curves, report_figures
 from clip_jax.evals.report_parts import (
     bar,
@@ -31,6 +30,7 @@ from clip_jax.evals.report_parts import (
     svg_source,
 )
 from clip_jax.evals.report_style import DARK, LIGHT, shade
+from clip_jax.runtime.atomic import write_atomically
 
 
 class Result(NamedTuple):

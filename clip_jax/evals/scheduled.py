@@ -5,7 +5,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from clip_jax import distributed
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.labelled import LabelledSet, MissingData, Options
@@ -15,6 +14,7 @@ from clip_jax.evals import openers, suite, suite_probes, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
 from clip_jax.evals.records import NotApplicable
+from clip_jax.runtime import distributed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clip_jax import distributed
 from clip_jax.config import ConfigError
 from clip_jax.data.labelled import Opened, Options, open_set
 from clip_jax.data.preprocess import Preprocess
@@ -28,6 +27,7 @@ from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store
 from clip_jax.evals.openers import Opener, openers
 from clip_jax.evals.records import Record
+from clip_jax.runtime import distributed
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
 # What comes with the project or PyPI.

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.atomic import write_atomically
 from clip_jax.evals import (
     suite_overlap_report,
     suite_people,
@@ -23,6 +22,7 @@ from clip_jax.evals.report_curves import duration
 from clip_jax.evals.report_parts import escaped, finite, found_pictures, page, percent, recipe
 from clip_jax.evals.report_style import SUITE
 from clip_jax.evals.suite_words import Titles, metric, task
+from clip_jax.runtime.atomic import write_atomically
 
 # A text, and the pictures uint8[H, W, 3] that it finds, best first: each alone, or with whether it
 # is right (as ``report.TextQuery`` has them). A third entry says where they are from.

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_jax.atomic import write_atomically
 from clip_jax.evals import caption_selection, retrieval
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.records import Record
+from clip_jax.runtime.atomic import write_atomically
 
 # Ours -> CLIP_benchmark's. Few-shot curves have no counterpart: its fewshot_k is a single run.
 TASKS = {

@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from clip_jax.atomic import whole_file, write_atomically
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.preprocess_formats import to_hugging_face, to_open_clip
 from clip_jax.interop import files, hugging_face, open_clip, torch_file
 from clip_jax.interop.mapping import LayoutError, export_tensors
 from clip_jax.interop.weights import FORMAT, LAYOUTS, TOKENIZER_FILE, Weights
+from clip_jax.runtime.atomic import whole_file, write_atomically
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer
 from clip_jax.tokenizers.clip_bpe import hugging_face_files
 

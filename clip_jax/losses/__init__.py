@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from clip_jax.losses import dense, sigmoid, softmax
 from clip_jax.losses.dense import MAX_TOPICS, caption_topics, softmax_dense
 from clip_jax.losses.shards import chunk_size
-from clip_jax.mesh import batch_shards
+from clip_jax.runtime.mesh import batch_shards
 
 __all__ = [
     "IMPLEMENTATIONS", "MAX_TOPICS", "NAMES", "build", "caption_topics", "choose", "chunk_size",

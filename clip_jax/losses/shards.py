@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses import blocks
-from clip_jax.mesh import BATCH_AXES
+from clip_jax.runtime.mesh import BATCH_AXES
 
 _CHUNK_LOGITS = 2**22  # of one chunk: 16 MiB in float32
 _LEAST_CHUNK = 128  # columns, where there are as many

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from clip_jax.losses import blocks, shards
 from clip_jax.losses.blocks import Side, Sums
-from clip_jax.mesh import BATCH_AXES
+from clip_jax.runtime.mesh import BATCH_AXES
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 

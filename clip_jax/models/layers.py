@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from clip_jax.mesh import constrain
+from clip_jax.runtime.mesh import constrain
 
 Dtype = Any
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from clip_jax.mesh import constrain
 from clip_jax.models import layers
+from clip_jax.runtime.mesh import constrain
 
 EXPANSION = 4  # output channels of a bottleneck block per channel of its middle convolution
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clip_jax.mesh import constrain
 from clip_jax.models import layers
+from clip_jax.runtime.mesh import constrain
 
 
 @dataclasses.dataclass(frozen=True)

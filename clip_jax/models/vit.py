@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from clip_jax.mesh import constrain
 from clip_jax.models import layers
+from clip_jax.runtime.mesh import constrain
 
 
 @dataclasses.dataclass(frozen=True)

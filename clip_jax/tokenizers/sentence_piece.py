@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from clip_jax.atomic import write_atomically
+from clip_jax.runtime.atomic import write_atomically
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.cleaning import CLEANING, clean
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax import mesh as mesh_lib
 from clip_jax.evals import classification, curve_areas, linear_probe, logistic
+from clip_jax.runtime import mesh as mesh_lib
 
 
 def softmax(logits):

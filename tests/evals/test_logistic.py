@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax import mesh as mesh_lib
 from clip_jax.evals import logistic, logistic_loss
+from clip_jax.runtime import mesh as mesh_lib
 
 N, D, K = 90, 6, 4
 CLASSES = K + 1  # the last one has no rows

@@ -23,7 +23,7 @@ from clip_jax.evals import (
     suite_tasks,
     zero_shot,
 )
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from clip_jax.data.labelled import Options
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import bias, embedder, records, suite, suite_tasks
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 N, SIZE, WIDTH = 120, 6, 12
 PEOPLE = [f"{race} {sex}" for race in ("Black", "White", "Indian", "Latino", "Middle Eastern",

@@ -15,7 +15,7 @@ from clip_jax.config import ConfigError
 from clip_jax.data import labelled
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, openers, overlap, records, suite, suite_overlap, suite_tasks
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 NAMES = ("blue", "green", "red")
 SIZE, PER_CLASS, TRAINING = 16, 12, 30

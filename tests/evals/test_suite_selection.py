@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, suite, suite_report, writers
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 SIZE = 6
 

@@ -12,7 +12,7 @@ from clip_jax import config as config_lib
 from clip_jax.data import sources
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, gallery, report, tasks
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 
 def simple_embedder(mesh_sizes, batch_size, calls=None):

@@ -13,7 +13,7 @@ import pytest
 
 from clip_jax import losses
 from clip_jax.losses import dense
-from clip_jax.mesh import create_mesh
+from clip_jax.runtime.mesh import create_mesh
 
 MESHES = {
     "1": {"data": 1},

@@ -7,8 +7,8 @@ import pytest
 from flax import linen as nn
 
 from clip_jax import config as config_lib
-from clip_jax import mesh as mesh_lib
 from clip_jax.models import clip, resnet
+from clip_jax.runtime import mesh as mesh_lib
 
 
 def model_config(**changes):

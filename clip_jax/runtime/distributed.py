@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clip_jax import cluster
+from clip_jax.runtime import cluster
 
 # Exit codes of every command line (those of sysexits.h where one fits).
 OK, USAGE, BAD_DATA, PEER_LOST, HANGING, IN_USE, PREEMPTED, MISMATCH = (
