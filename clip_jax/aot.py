@@ -87,9 +87,10 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     """
     import jax
 
-    from clip_jax import compiled, program
+    from clip_jax import compiled
     from clip_jax.models import clip, flops
     from clip_jax.runtime import mesh
+    from clip_jax.training import program
 
     sizes = config.mesh.to_dict()
     on = mesh.create_mesh(sizes, devices)

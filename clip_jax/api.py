@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clip_jax import pretrained, step
+from clip_jax import pretrained
 from clip_jax.data.preprocess import Picture
 from clip_jax.evals import embedder, suite, zero_shot
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh
+from clip_jax.training import step
 
 Pictures = Picture | Iterable[Picture]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)  # paper section 3.1.4

@@ -16,7 +16,7 @@ from clip_jax.interop.torch_file import WeightFileError
 from clip_jax.interop.weights import LAYOUTS, Weights
 from clip_jax.interop.write import DTYPES, losses, write
 from clip_jax.pretrained import find
-from clip_jax.state import parameter_table
+from clip_jax.training.state import parameter_table
 
 DONE, USAGE, BAD_DATA, MISMATCH = 0, 64, 65, 78
 

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import optax
 
-from clip_jax import checkpoint, half, state, workdir
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
 from clip_jax.data.preprocess import Preprocess
@@ -20,6 +19,7 @@ from clip_jax.models import clip
 from clip_jax.runtime.integrity import Mismatch
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.tokenizers import build as build_tokenizer
+from clip_jax.training import checkpoint, state, stochastic_rounding, workdir
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Of a model that has both, the safetensors.
@@ -126,7 +126,7 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
         workdir.check_facts(path, facts, workdir.model_facts(preprocess, tokenizer))
     except (checkpoint.CheckpointError, Mismatch) as error:
         raise LayoutError(str(error)) from None
-    variables = jax.device_get(half.widened(found.get("ema", found)))
+    variables = jax.device_get(stochastic_rounding.widened(found.get("ema", found)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))
 
 

@@ -79,8 +79,8 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
       Whatever ``exit_code`` knows; Preempted where a stop was asked for, and OSError whenever the
       last checkpoint is not there.
     """
-    from clip_jax import results, trainer
-    from clip_jax import workdir as workdir_lib
+    from clip_jax.training import results, trainer
+    from clip_jax.training import workdir as workdir_lib
 
     lead = distributed.is_lead()
     with (
@@ -111,10 +111,10 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
 
 def exit_code(error: BaseException) -> int:
     """The exit code that an error means to whoever started the command."""
-    from clip_jax import checkpoint, trainer, workdir
     from clip_jax.data import emoji, sources, tar
     from clip_jax.interop.mapping import LayoutError
     from clip_jax.interop.torch_file import WeightFileError
+    from clip_jax.training import checkpoint, trainer, workdir
 
     if isinstance(error, trainer.Preempted):
         return distributed.PREEMPTED

@@ -104,7 +104,12 @@ def test_orbax_stays_in_checkpoint(root):
 
 
 def test_evals_do_not_know_the_training_state(root):
-    secret = ("clip_jax.state", "clip_jax.step", "clip_jax.checkpoint", "clip_jax.optim")
+    secret = (
+        "clip_jax.training.state",
+        "clip_jax.training.step",
+        "clip_jax.training.checkpoint",
+        "clip_jax.training.optim",
+    )
     wrong = [
         (module, name)
         for module, tree in modules(root)

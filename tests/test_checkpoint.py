@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_jax import checkpoint
 from clip_jax.runtime import integrity
 from clip_jax.runtime.mesh import create_mesh
+from clip_jax.training import checkpoint
 
 
 def tree(mesh, seed=0):

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax import checkpoint, metrics, optim, state
 from clip_jax import config as config_lib
 from clip_jax.models import clip
 from clip_jax.runtime import distributed
 from clip_jax.runtime.mesh import create_mesh
+from clip_jax.training import checkpoint, metric_writer, optim, state
 
 FLAGS = (
     "train.examples=640", "log.every_steps=1", "eval.limit=30", "eval.every_examples=0",
@@ -65,12 +65,14 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
     results = [json.loads((w / "result.json").read_text()) for w in (tmp_path, one_process)]
     assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
     found, expected = (r["metrics"]["retrieval"] for r in results)
-    (final,) = [r for r in metrics.read(tmp_path / "metrics.jsonl") if "eval/retrieval/n" in r]
+    (final,) = [
+        r for r in metric_writer.read(tmp_path / "metrics.jsonl") if "eval/retrieval/n" in r
+    ]
     assert final["step"] == 20
     assert {f"eval/retrieval/{k}": v for k, v in found.items()}.items() <= final.items()
     # Thirty texts: a cosine in the last bit may swap two neighbours in a ranking.
     assert found == pytest.approx(expected, abs=0.07)
-    curves = [[r["loss"] for r in metrics.read(w / "metrics.jsonl") if "loss" in r]
+    curves = [[r["loss"] for r in metric_writer.read(w / "metrics.jsonl") if "loss" in r]
               for w in (tmp_path, one_process)]  # fmt: skip
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 

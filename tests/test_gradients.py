@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from clip_jax import gradients, losses
+from clip_jax import losses
 from clip_jax.models.clip import VARIANTS, Clip
 from clip_jax.runtime.mesh import create_mesh
+from clip_jax.training import gradient_cache
 
 PIECES = 3
 
@@ -41,7 +42,7 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
     loss_fn = losses.build(loss, "dense", create_mesh({"data": 1}, jax.devices()[:1]))
 
     def found(pieces):
-        compute = functools.partial(gradients.compute, model, loss_fn, pieces=pieces)
+        compute = functools.partial(gradient_cache.compute, model, loss_fn, pieces=pieces)
         keys = {"patch_dropout": key}
         return jax.jit(lambda v: compute(v, inputs, keys, (None, None)))(variables)
 
@@ -58,11 +59,11 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
 
 def test_pieces_that_do_not_divide_are_named():
     mesh = create_mesh({"data": 8})
-    gradients.check(4, 32, mesh)
-    gradients.check(2, 64, mesh, group=2)
+    gradient_cache.check(4, 32, mesh)
+    gradient_cache.check(2, 64, mesh, group=2)
     with pytest.raises(ValueError, match=r"train.pieces=3 does not divide the 4 examples"):
-        gradients.check(3, 32, mesh)
+        gradient_cache.check(3, 32, mesh)
     for group in (0, 3):
         with pytest.raises(ValueError, match=rf"model.batch_norm_group={group} a divisor of 4"):
-            gradients.check(2, 64, mesh, group=group)
-    gradients.check(1, 33, mesh, group=0)  # others complain of the batch
+            gradient_cache.check(2, 64, mesh, group=group)
+    gradient_cache.check(1, 33, mesh, group=0)  # others complain of the batch

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clip_jax import metrics
+from clip_jax.training import metric_writer
 
 RECORD = {
     "step": 50, "examples": 12800, "seconds": 100.0, "seconds_per_step": 2.0, "loss": 1.25,
@@ -20,11 +20,11 @@ RECORD = {
      (float("inf"), "?"), (-3, "0s")],
 )  # fmt: skip
 def test_durations(seconds, text):
-    assert metrics.duration(seconds) == text
+    assert metric_writer.duration(seconds) == text
 
 
 def test_the_line_says_it_all():
-    line = metrics.progress_line(RECORD, 150)
+    line = metric_writer.progress_line(RECORD, 150)
     for part in ("step  50/150", "12,800", "1.2500", "50.0%", "14.50", "5.00e-04",
                  "1,234 images/s", "data wait 25%", "left 3m20s"):  # fmt: skip
         assert part in line
@@ -32,49 +32,49 @@ def test_the_line_says_it_all():
 
 def test_an_evaluations_line_has_shares_and_counts():
     values = {"top1": 0.2871, "top5": 0.53, "n": 1421, "top1_ci95": 0.0235}
-    assert metrics.evaluation_line(values) == "top1 28.7% ± 2.4%  top5 53.0%  n 1,421"
+    assert metric_writer.evaluation_line(values) == "top1 28.7% ± 2.4%  top5 53.0%  n 1,421"
 
 
 def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
-    writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+    writer = metric_writer.Writer(tmp_path, 0, tensorboard=False)
     for step in range(1, 6):
         writer.write({"step": step, "loss": 1.0})
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')  # cut short by a kill
-    writer = metrics.Writer(tmp_path, 3, tensorboard=False)
+    writer = metric_writer.Writer(tmp_path, 3, tensorboard=False)
     writer.write({"step": 4, "loss": 2.0})
     writer.close()
-    records = metrics.read(tmp_path / "metrics.jsonl")
+    records = metric_writer.read(tmp_path / "metrics.jsonl")
     assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
 def test_beginning_anew_in_a_used_folder_keeps_the_old_records(tmp_path):
     for loss in (1.0, 2.0, 3.0):  # twice within a second
-        writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+        writer = metric_writer.Writer(tmp_path, 0, tensorboard=False)
         for step in range(1, 6):
             writer.write({"step": step, "loss": loss})
         writer.close()
-    assert [r["loss"] for r in metrics.read(tmp_path / "metrics.jsonl")] == [3.0] * 5
-    old = [metrics.read(p)[0]["loss"] for p in tmp_path.glob("metrics-*.jsonl")]
+    assert [r["loss"] for r in metric_writer.read(tmp_path / "metrics.jsonl")] == [3.0] * 5
+    old = [metric_writer.read(p)[0]["loss"] for p in tmp_path.glob("metrics-*.jsonl")]
     assert sorted(old) == [1.0, 2.0]
 
 
 def test_what_is_not_finite_is_written_as_json(tmp_path):
-    writer = metrics.Writer(tmp_path, 0, tensorboard=True)
+    writer = metric_writer.Writer(tmp_path, 0, tensorboard=True)
     writer.write({"step": 1, "loss": np.nan, "grad_norm": np.inf, "skipped": 1})
     writer.close()
-    metrics.Writer(tmp_path, 1, tensorboard=False).close()  # which writes the file anew
+    metric_writer.Writer(tmp_path, 1, tensorboard=False).close()  # which writes the file anew
     text = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(text) == {"step": 1, "loss": None, "grad_norm": None, "skipped": 1}
     assert "NaN" not in text
-    (found,) = metrics.read(tmp_path / "metrics.jsonl")
+    (found,) = metric_writer.read(tmp_path / "metrics.jsonl")
     assert np.isnan([found["loss"], found["grad_norm"]]).all()
 
 
 def test_the_final_evaluation_is_on_record_once(tmp_path):
-    writer = metrics.Writer(tmp_path, 0, tensorboard=False)
+    writer = metric_writer.Writer(tmp_path, 0, tensorboard=False)
     for record in (
         {"step": 1, "eval/x/y": 0.1},
         {"step": 1, "loss": 1.0},
@@ -83,16 +83,16 @@ def test_the_final_evaluation_is_on_record_once(tmp_path):
         writer.write(record)
     writer.close()
     for value in (0.2, 0.3):
-        writer = metrics.Writer(tmp_path, 2, tensorboard=False, final=True)
+        writer = metric_writer.Writer(tmp_path, 2, tensorboard=False, final=True)
         writer.write({"step": 2, "eval/x/y": value})
         writer.close()
-    records = metrics.read(tmp_path / "metrics.jsonl")
+    records = metric_writer.read(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records] == [1, 1, 2, 2]
     assert [r["eval/x/y"] for r in records if "eval/x/y" in r] == [0.1, 0.3]
 
 
 def test_tensorboard_events_are_written(tmp_path):
-    writer = metrics.Writer(tmp_path, 0, tensorboard=True)
+    writer = metric_writer.Writer(tmp_path, 0, tensorboard=True)
     writer.write(RECORD)
     writer.close()
     events = list((tmp_path / "tensorboard").glob("events*"))
@@ -103,7 +103,7 @@ def test_tensorboard_events_are_written(tmp_path):
 
 
 def test_the_clock_goes_on_from_earlier_launches():
-    clock = metrics.Clock(100.0)
+    clock = metric_writer.Clock(100.0)
     assert 100 <= clock.seconds() < 101
     per_step, share = clock.lap(1, 0.0)
     assert per_step > 0
@@ -113,8 +113,8 @@ def test_the_clock_goes_on_from_earlier_launches():
 
 def test_speed_counts_the_steps_since_the_last_mark(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now)
-    clock = metrics.Clock()
+    monkeypatch.setattr(metric_writer.time, "perf_counter", lambda: now)
+    clock = metric_writer.Clock()
     clock.skip(47, 0.0)  # resumed at step 47
     now += 3 * 2.0
     assert clock.lap(50, 1.5) == (2.0, 0.25)
@@ -127,5 +127,5 @@ def test_speed_counts_the_steps_since_the_last_mark(monkeypatch):
 
 
 def test_reading_what_is_not_there(tmp_path):
-    assert metrics.read(tmp_path / "metrics.jsonl") == []
+    assert metric_writer.read(tmp_path / "metrics.jsonl") == []
     assert json.dumps(RECORD)

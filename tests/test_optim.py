@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax import optim
+from clip_jax.training import optim
 
 
 def test_schedule_corners():

@@ -3,10 +3,11 @@
 import jax
 import pytest
 
-from clip_jax import compiled, program
+from clip_jax import compiled
 from clip_jax import config as config_lib
 from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
+from clip_jax.training import program
 
 
 def config(**changes):

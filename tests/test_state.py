@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from clip_jax import config as config_lib
-from clip_jax import optim, state
 from clip_jax.models import clip
 from clip_jax.runtime.mesh import create_mesh
+from clip_jax.training import optim, state
 
 
 def parts(name="adamw", **sizes):

@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax import config as config_lib
-from clip_jax import optim, program, state
 from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
+from clip_jax.training import optim, program, state
 
 MESHES = {
     "1": {"data": 1},

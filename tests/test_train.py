@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import clip_jax.optim
-import clip_jax.trainer
-from clip_jax import metrics, train
+import clip_jax.training.optim
+import clip_jax.training.trainer
+from clip_jax import train
 from clip_jax.data import sources
+from clip_jax.training import metric_writer
 
 # 120 steps, a checkpoint every 20, every step's loss on record.
 LONG = (
@@ -39,7 +40,7 @@ def result(workdir):
 
 
 def losses(workdir):
-    records = [r for r in metrics.read(workdir / "metrics.jsonl") if "loss" in r]
+    records = [r for r in metric_writer.read(workdir / "metrics.jsonl") if "loss" in r]
     assert [r["step"] for r in records] == list(range(1, TOTAL + 1))
     return [(r["loss"], r["accuracy"], r["grad_norm"]) for r in records]
 
@@ -180,7 +181,7 @@ def test_decoding_processes_end_with_a_killed_run(trainer, tmp_path):
 
 
 def test_an_input_that_breaks_on_a_stop_is_a_stop(monkeypatch):
-    run = object.__new__(clip_jax.trainer.Run)
+    run = object.__new__(clip_jax.training.trainer.Run)
     saved = []
     run.save = lambda: saved.append(True)
 
@@ -191,8 +192,8 @@ def test_an_input_that_breaks_on_a_stop_is_a_stop(monkeypatch):
     with pytest.raises(RuntimeError, match="Worker process"):
         list(run._until_told_to_stop(broken()))
     assert not saved
-    monkeypatch.setattr(clip_jax.trainer.distributed, "stop_requested", lambda: True)
-    with pytest.raises(clip_jax.trainer.Preempted):
+    monkeypatch.setattr(clip_jax.training.trainer.distributed, "stop_requested", lambda: True)
+    with pytest.raises(clip_jax.training.trainer.Preempted):
         list(run._until_told_to_stop(broken()))
     assert saved
 
@@ -296,7 +297,7 @@ class FakeRun:
 
 
 def ours():
-    clip_jax.optim.warmup_cosine(1.0, 10, 10)
+    clip_jax.training.optim.warmup_cosine(1.0, 10, 10)
 
 
 def librarys():
@@ -323,7 +324,7 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(
 ):
     monkeypatch.setattr(FakeRun, "failing", failing, raising=False)
     monkeypatch.setattr(FakeRun, "fail", staticmethod(fail), raising=False)
-    monkeypatch.setattr(clip_jax.trainer, "Run", FakeRun)
+    monkeypatch.setattr(clip_jax.training.trainer, "Run", FakeRun)
     flags = [f"--config={root}/configs/tiny.py", f"--workdir={tmp_path}"]
     assert train.main(flags) == code
     assert ("Traceback" in capsys.readouterr().err) == traceback
@@ -434,7 +435,7 @@ def test_tasks_of_the_suite_on_a_schedule(trainer, tmp_path):
     assert code == 0, output
     assert f"{task}: image_to_text_r@1 " in output
     key = f"eval/{task}/image_to_text_r@1"
-    found = [r for r in metrics.read(tmp_path / "run" / "metrics.jsonl") if key in r]
+    found = [r for r in metric_writer.read(tmp_path / "run" / "metrics.jsonl") if key in r]
     assert [r["step"] for r in found] == [2, 4, 6] and found[0][f"eval/{task}/n"] == 6
     assert result(tmp_path / "run")["metrics"][task]["image_to_text_r@1"] == found[2][key]
     assert task in (tmp_path / "run" / "report.html").read_text()

@@ -8,8 +8,8 @@ import types
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax import trainer, workdir
 from clip_jax.data import sources, transforms
+from clip_jax.training import trainer, workdir
 
 
 def test_the_lock_excludes_and_goes_with_its_process(tmp_path):

@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from clip_jax import config as config_lib
-from clip_jax import losses, optim, step
+from clip_jax import losses
 from clip_jax.interop import files, mapping, openai, tree, weights
 from clip_jax.losses import softmax_dense
 from clip_jax.models.clip import VARIANTS, Clip
-from clip_jax.state import TrainState
+from clip_jax.training import optim, step
+from clip_jax.training.state import TrainState
 
 FORWARD = ["oai_vit", "oai_rn", "openclip_vit_gelu", "hf_vit"]
 TRAINED = ["oai_vit", "oai_rn"]

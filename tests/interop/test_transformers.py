@@ -11,7 +11,7 @@ import sentencepiece
 from flax import linen as nn
 
 from clip_jax import config as config_lib
-from clip_jax import convert, optim, pretrained
+from clip_jax import convert, pretrained
 from clip_jax.interop import hugging_face, tree
 from clip_jax.interop.mapping import export_tensors
 from clip_jax.interop.write import write
@@ -19,6 +19,7 @@ from clip_jax.losses import softmax_dense
 from clip_jax.models.clip import Clip
 from clip_jax.models.text import TextConfig
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer
+from clip_jax.training import optim
 
 torch = pytest.importorskip("torch", reason="needs pip install '.[reference]'")
 transformers = pytest.importorskip("transformers", reason="needs pip install '.[reference]'")

@@ -8,7 +8,7 @@ import jax
 import optax
 from optax import contrib
 
-from clip_jax import half
+from clip_jax.training import stochastic_rounding
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -89,7 +89,7 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
 
 def _adam(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
-    return adam if optim["moments"] == "float32" else half.moments(adam, seed)
+    return adam if optim["moments"] == "float32" else stochastic_rounding.moments(adam, seed)
 
 
 def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
@@ -165,7 +165,9 @@ def build(
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
     tx = optax.chain(*chain)
-    return (tx if optim["text_weights"] == "float32" else half.weights(tx, seed)), schedule
+    return (
+        tx if optim["text_weights"] == "float32" else stochastic_rounding.weights(tx, seed)
+    ), schedule
 
 
 def rate(schedule: Schedule, opt_state: Any) -> jax.Array:

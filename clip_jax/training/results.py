@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from clip_jax import metrics, workdir
 from clip_jax.evals import gallery, report
 from clip_jax.runtime import distributed
 from clip_jax.runtime.integrity import combined, fingerprint
-from clip_jax.trainer import Run, say
+from clip_jax.training import metric_writer, workdir
+from clip_jax.training.trainer import Run, say
 
 
 def finish(run: Run) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def finish(run: Run) -> dict[str, Any]:
         "bad_records": run.bad,
     }
     if distributed.is_lead():
-        writer = metrics.Writer(run.workdir, run.step, run.config.log.tensorboard, final=True)
+        writer = metric_writer.Writer(run.workdir, run.step, run.config.log.tensorboard, final=True)
         run.record(writer, values)
         writer.close()
     page = _page(run, values) if run.config.log.report else None
@@ -37,12 +37,12 @@ def finish(run: Run) -> dict[str, Any]:
         workdir.write_json(run.workdir / "result.json", result)
         if page is not None:
             say(*(f"wrote {p}" for p in report.write_report(run.workdir, page)))
-    say(f"evaluation and report took {metrics.duration(time.perf_counter() - started)}")
+    say(f"evaluation and report took {metric_writer.duration(time.perf_counter() - started)}")
     return result
 
 
 def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
-    curves = metrics.read(run.workdir / "metrics.jsonl")
+    curves = metric_writer.read(run.workdir / "metrics.jsonl")
     with jax.set_mesh(run.mesh):
         return gallery.build(
             f"clip_jax: {run.workdir.name}", _summary(run), curves,

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from clip_jax import config as config_lib
-from clip_jax import metrics, pretrained, program, state, step, tokenizers, workdir  # fmt: skip
-from clip_jax.checkpoint import Checkpoints
+from clip_jax import pretrained, tokenizers  # fmt: skip
 from clip_jax.data import loader, sources, transforms
 from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
+from clip_jax.training import metric_writer, program, state, step, workdir
+from clip_jax.training.checkpoint import Checkpoints
 
 
 class TrainingError(RuntimeError):
@@ -108,7 +109,7 @@ class Run:
             self.state, facts = restored
             workdir.check_facts(self.workdir, facts, self._facts())
             self.step, self.bad, seconds = facts["step"], facts["bad"], facts["seconds"]
-        self.clock = metrics.Clock(seconds)
+        self.clock = metric_writer.Clock(seconds)
 
     def describe(self) -> None:
         """Prints what is about to happen: config, model, data, where the run stands."""
@@ -124,7 +125,7 @@ class Run:
         if self.step:
             say(
                 f"resuming the run in {self.workdir} at step {self.step} of {self.total_steps}"
-                f" ({metrics.duration(self.clock.seconds_before)} of training done)"
+                f" ({metric_writer.duration(self.clock.seconds_before)} of training done)"
             )
 
     def train(self) -> None:
@@ -157,7 +158,7 @@ class Run:
         )
         writer = None
         if distributed.is_lead():
-            writer = metrics.Writer(self.workdir, self.step, self.config.log.tensorboard)
+            writer = metric_writer.Writer(self.workdir, self.step, self.config.log.tensorboard)
         try:
             self._loop(batches, writer)
         finally:
@@ -255,7 +256,7 @@ class Run:
         }  # fmt: skip
         if writer is not None:
             writer.write(record)
-            say(metrics.progress_line(record, self.total_steps))
+            say(metric_writer.progress_line(record, self.total_steps))
 
     def record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
         """Writes the values of an evaluation at the present step; ``writer`` may be None."""
@@ -297,5 +298,5 @@ class Run:
             model = self.embedder()
             for task in self.tasks:
                 values[task.name] = task.run(model, self.tokenizer)
-                say(f"  {task.name}: {metrics.evaluation_line(values[task.name])}")
+                say(f"  {task.name}: {metric_writer.evaluation_line(values[task.name])}")
         return values

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from clip_jax import gradients, half
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip, probe_features
-from clip_jax.optim import Schedule, rate
 from clip_jax.runtime.mesh import batch_sharding, replicated
-from clip_jax.state import TrainState
+from clip_jax.training import gradient_cache, stochastic_rounding
+from clip_jax.training.optim import Schedule, rate
+from clip_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -54,10 +54,10 @@ def train_step(
         vocab_size = model.config.text.vocab_size
         topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
 
-        loss, aux, batch_stats, grads = gradients.compute(
+        loss, aux, batch_stats, grads = gradient_cache.compute(
             model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces, shards
         )
-        grads = half.widened(grads)
+        grads = stochastic_rounding.widened(grads)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -67,7 +67,7 @@ def train_step(
         if clip_scale:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
         variables = {"params": params, "batch_stats": batch_stats}
-        ema = _average(state.ema, half.widened(variables), ema_decay, state.step)
+        ema = _average(state.ema, stochastic_rounding.widened(variables), ema_decay, state.step)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)

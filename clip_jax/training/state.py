@@ -9,9 +9,9 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clip_jax import half
 from clip_jax.models.clip import Clip
 from clip_jax.runtime.mesh import partition_spec
+from clip_jax.training import stochastic_rounding
 
 
 @struct.dataclass
@@ -42,7 +42,7 @@ class TrainState:
     @property
     def eval_variables(self) -> dict[str, Any]:
         """The variables to evaluate and export, float32."""
-        return half.widened(self.variables) if self.ema is None else self.ema
+        return stochastic_rounding.widened(self.variables) if self.ema is None else self.ema
 
 
 def _create(
@@ -56,7 +56,7 @@ def _create(
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     variables = {"params": params, "batch_stats": batch_stats}
     if half_text:
-        params = half.narrowed_text(params)
+        params = stochastic_rounding.narrowed_text(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -15,10 +15,11 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax import config as config_lib
-from clip_jax import gradients, losses, optim, state, step
+from clip_jax import losses
 from clip_jax.models.clip import Clip
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
+from clip_jax.training import gradient_cache, optim, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
     group = c.model.batch_norm_group if resnet else None
-    gradients.check(c.train.pieces, c.train.batch_size, mesh, group)
+    gradient_cache.check(c.train.pieces, c.train.batch_size, mesh, group)
     pure = step.train_step(
         model,
         tx,
