@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clip_jax import config as config_lib
-from clip_jax.chips import devices_of
+from clip_jax.analysis.tpu_specs import devices_of
 from clip_jax.runtime.distributed import MISMATCH, OK, USAGE
 
 SHOWN = 12  # collectives on screen; the JSON file has them all
@@ -87,7 +87,7 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     """
     import jax
 
-    from clip_jax import compiled
+    from clip_jax.analysis import hlo
     from clip_jax.models import clip, flops
     from clip_jax.runtime import mesh
     from clip_jax.training import program
@@ -98,7 +98,7 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     model = clip.build(config.model, _Sizes(config))
     made = program.build(config, model, on, total_steps=2**30)
     started, problem = time.perf_counter(), ""
-    needs, found = compiled.Memory(0, 0, 0, 0), []
+    needs, found = hlo.Memory(0, 0, 0, 0), []
     batch = program.abstract_batch(config, model, on)
     with jax.set_mesh(on):
         lowered = made.train_step.lower(made.abstract, batch)
@@ -109,8 +109,8 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
                 raise
             problem = _first_line(str(error))
         else:
-            needs, found = compiled.memory(result), compiled.collectives(_text(result))
-    between = sum(c.received for c in found if c.kind == compiled.BETWEEN_SLICES)
+            needs, found = hlo.memory(result), hlo.collectives(_text(result))
+    between = sum(c.received for c in found if c.kind == hlo.BETWEEN_SLICES)
     received = sum(c.received for c in found) - between
     work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
     return Report(

@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from clip_jax import aot, pods, probes
+from clip_jax import aot
 from clip_jax import config as config_lib
+from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
 from clip_jax.data import emoji, emoji_pairs, sources
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
-from clip_jax.evals import baselines, zero_shot
+from clip_jax.evals import zero_shot
 from clip_jax.runtime.distributed import USAGE
 
 PREPROCESS = Preprocess(72, transparency="white")
@@ -76,9 +77,9 @@ def _on_tpus(measure: Callable[[], None]) -> Callable[[str], None]:
 
 BENCHMARKS: dict[str, Callable[[str], Any]] = {
     "baselines": measure_baselines,
-    "probe": lambda cache_dir: probes.compare(),
-    "fits": _on_tpus(pods.fits),
-    "scaling": _on_tpus(pods.scaling),
+    "probe": lambda cache_dir: linear_probe.compare(),
+    "fits": _on_tpus(tpu_fit.fits),
+    "scaling": _on_tpus(tpu_fit.scaling),
 }
 
 

@@ -10,8 +10,10 @@ import sys
 import jax
 import pytest
 
-from clip_jax import aot, chips, pods
+from clip_jax import aot
 from clip_jax import config as config_lib
+from clip_jax.analysis import tpu_specs
+from clip_jax.benchmarks import tpu_fit
 
 
 def run(root, *flags, timeout=500):
@@ -59,7 +61,7 @@ def test_emulated_devices(root, tmp_path):
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, root, flags, message):
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(aot, "devices_of", _emulated(chips.devices_of))
+    monkeypatch.setattr(aot, "devices_of", _emulated(tpu_specs.devices_of))
     assert aot.main([f"--config={root}/configs/tiny.py", *flags]) == 64
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
@@ -182,7 +184,7 @@ print(compiled.memory(result).temporaries, sum(c.received for c in found))
     needed, moved = map(int, process.stdout.split())
     assert needed <= temporaries
     assert moved <= received
-    assert moved >= 0.98 * pods.loss_bytes(implementation, 256, batch // 256, 512, 2)
+    assert moved >= 0.98 * tpu_fit.loss_bytes(implementation, 256, batch // 256, 512, 2)
 
 
 @needs_libtpu

@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_jax import compiled, losses
+from clip_jax import losses
+from clip_jax.analysis import hlo
 from clip_jax.runtime.mesh import batch_sharding, create_mesh
 
 
@@ -20,7 +21,7 @@ def test_kinds_and_bytes_on_eight_devices():
 
     f = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False))
     text = f.lower(jax.ShapeDtypeStruct((64, 4), jnp.float32)).compile().as_text()
-    found = {c.kind: c for c in compiled.collectives(text)}
+    found = {c.kind: c for c in hlo.collectives(text)}
     assert found["all-gather"].received == 64 * 4 * 4 * 7 // 8
     assert found["all-gather"].devices == 8
     assert found["reduce-scatter"].received == 8 * 4 * 4 * 7
@@ -33,7 +34,7 @@ def test_a_loop_counts_as_often_as_it_runs():
     loss = losses.build("softmax", "ring", mesh)
     x, s = jax.ShapeDtypeStruct((64, 16), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
     text = jax.jit(loss).lower(x, x, s, s).compile().as_text()
-    travelling = [c for c in compiled.collectives(text) if c.kind == "collective-permute"]
+    travelling = [c for c in hlo.collectives(text) if c.kind == "collective-permute"]
     assert sum(c.received for c in travelling if "f32[8,16]" in c.shape) == 8 * 8 * 16 * 4
 
 
@@ -57,12 +58,12 @@ def test_parts_of_an_asynchronous_collective_count_once():
         "  %b = bf16[64,8] fusion(%s), kind=kCustom, calls=%beside",
         "}",
     ])  # fmt: skip
-    (found,) = compiled.collectives(text)
+    (found,) = hlo.collectives(text)
     assert (found.count, found.received) == (1, 64 * 8 * 2 * 3 // 4)
 
 
 def one(line):
-    (found,) = compiled.collectives(f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  {line}\n}}")
+    (found,) = hlo.collectives(f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  {line}\n}}")
     return found
 
 
@@ -90,14 +91,14 @@ def test_what_comes_from_another_slice():
         "is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="
         '"xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}'
     )
-    assert (found.kind, found.received) == (compiled.BETWEEN_SLICES, 32 * 16 * 4)
+    assert (found.kind, found.received) == (hlo.BETWEEN_SLICES, 32 * 16 * 4)
 
 
 def test_memory_subtracts_what_is_donated():
     mesh = create_mesh({"data": 8})
     rows = NamedSharding(mesh, P("data"))
     f = jax.jit(lambda x: x + 1, donate_argnums=0, in_shardings=rows, out_shardings=rows)
-    needs = compiled.memory(f.lower(jax.ShapeDtypeStruct((8, 1024), jnp.float32)).compile())
+    needs = hlo.memory(f.lower(jax.ShapeDtypeStruct((8, 1024), jnp.float32)).compile())
     assert needs.arguments == needs.outputs == needs.aliased == 4096
     assert needs.total == 4096 + needs.temporaries
     assert batch_sharding(mesh).mesh == mesh

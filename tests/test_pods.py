@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from clip_jax import compiled, config, losses, pods
+from clip_jax import config, losses
+from clip_jax.analysis import hlo
+from clip_jax.benchmarks import tpu_fit
 from clip_jax.runtime.mesh import create_mesh
 
 
@@ -16,18 +18,18 @@ def test_the_formula_is_what_a_program_sends(implementation, chips):
     x = jax.ShapeDtypeStruct((16 * chips, 32), jnp.float32)
     s = jax.ShapeDtypeStruct((), jnp.float32)
     gradients = jax.jit(jax.grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2)))
-    found = compiled.collectives(gradients.lower(x, x, s, s).compile().as_text())
+    found = hlo.collectives(gradients.lower(x, x, s, s).compile().as_text())
     sent = sum(
         c.received
         for c in found
-        if pods._is_embeddings({"kind": c.kind, "shape": c.shape}, 16 * chips, 32)
+        if tpu_fit._is_embeddings({"kind": c.kind, "shape": c.shape}, 16 * chips, 32)
     )
-    assert sent == pods.loss_bytes(implementation, chips, 16, 32, 4)
+    assert sent == tpu_fit.loss_bytes(implementation, chips, 16, 32, 4)
 
 
 def test_every_recipe_is_a_file(root):
-    assert {name for name, _ in pods.RECIPES} == {
+    assert {name for name, _ in tpu_fit.RECIPES} == {
         p.stem for p in (root / "configs").glob("*.py") if p.stem.startswith(("vit_", "rn"))
     }
-    for name, _ in pods.RECIPES:
-        assert config.load(str(pods.CONFIGS / f"{name}.py")).train.batch_size == 32768
+    for name, _ in tpu_fit.RECIPES:
+        assert config.load(str(tpu_fit.CONFIGS / f"{name}.py")).train.batch_size == 32768

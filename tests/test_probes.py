@@ -3,24 +3,24 @@
 import numpy as np
 import pytest
 
-from clip_jax import probes
+from clip_jax.benchmarks import linear_probe
 from clip_jax.evals.linear_probe import LAMBDAS
 
 
 def test_features_are_like_clips():
-    features, labels = probes.clip_like(2000, 512, 100, 0)
+    features, labels = linear_probe.clip_like(2000, 512, 100, 0)
     assert features.dtype == np.float32 and labels.dtype == np.int32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     cosines = features @ features.T
     same = labels[:, None] == labels
     assert 0.5 < cosines[~same].mean() < cosines[same].mean() < 0.9
     assert set(labels) == set(range(100))
-    again, right = probes.clip_like(2000, 512, 100, 0, wrong=0)
+    again, right = linear_probe.clip_like(2000, 512, 100, 0, wrong=0)
     np.testing.assert_array_equal(features, again)
     assert 0.03 < (right != labels).mean() < 0.07
     features, labels = again, right
     # Another seed: other rows of the same classes.
-    others, theirs = probes.clip_like(2000, 512, 100, 1, wrong=0)
+    others, theirs = linear_probe.clip_like(2000, 512, 100, 1, wrong=0)
     assert not np.array_equal(features, others)
     for k in range(5):
         centres = [(x[y == k].mean(axis=0)) for x, y in ((features, labels), (others, theirs))]
@@ -29,7 +29,7 @@ def test_features_are_like_clips():
 
 def test_compares_with_scikit_learn(capsys):
     pytest.importorskip("sklearn", reason="needs pip install '.[benchmark]'")
-    first, again, tight, loose, same = probes.compare(400, 24, 4, 1000)
+    first, again, tight, loose, same = linear_probe.compare(400, 24, 4, 1000)
     assert first.lam == again.lam and first.lam in LAMBDAS
     assert first.accuracy == again.accuracy == pytest.approx(same.accuracy, abs=0.002)
     assert same.lam == first.lam
@@ -57,11 +57,11 @@ def test_gradient_norm():
     table = np.concatenate([weights, intercept[:, None]], axis=1)
     steps = 1e-6 * np.eye(8).reshape(8, 2, 4)
     slopes = [(objective(table + s) - objective(table - s)) / 2e-6 for s in steps]
-    found = probes.gradient_norm(split, weights, intercept, lam)
+    found = linear_probe.gradient_norm(split, weights, intercept, lam)
     assert found == pytest.approx(np.linalg.norm(slopes), rel=1e-6)
 
 
 def test_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(probes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(linear_probe.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="needs scikit-learn: pip install"):
-        probes.compare()
+        linear_probe.compare()

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from clip_jax import compiled
 from clip_jax import config as config_lib
+from clip_jax.analysis import hlo
 from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
 from clip_jax.training import program
@@ -87,10 +87,10 @@ def test_sharded_parameters_move_and_activations_do_not(sizes, pieces, factor):
     with jax.set_mesh(mesh):
         batch = program.abstract_batch(c, model, mesh)
         result = made.train_step.lower(made.abstract, batch).compile()
-    found = compiled.collectives(result.as_text())
+    found = hlo.collectives(result.as_text())
     of_loss = {f"f32[2048,{model.config.embed_dim}]", "f32[2048]", "s32[2048]"}
     moved = sum(c.received for c in found if not set(c.shape.split()) <= of_loss)
     assert moved < factor * parameters, found
-    needs = compiled.memory(result)
+    needs = hlo.memory(result)
     assert needs.aliased > 0.9 * needs.outputs  # the state is donated
     assert needs.temporaries < 150 * parameters * 8 / mesh_lib.batch_shards(mesh)

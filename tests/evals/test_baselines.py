@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.evals import baselines
+from clip_jax.benchmarks import baselines
 
 
 def pictures(n, seed=0):

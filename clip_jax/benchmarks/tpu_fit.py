@@ -151,9 +151,9 @@ def bare_loss(implementation: str, devices: Sequence[Any], batch: int, width: in
 
 def loss_temporaries(implementation: str, devices: Sequence[Any], batch: int) -> int:
     """Bytes that the bare loss needs on each device beside embeddings and gradients."""
-    from clip_jax import compiled
+    from clip_jax.analysis import hlo
 
-    return compiled.memory(bare_loss(implementation, devices, batch)).temporaries
+    return hlo.memory(bare_loss(implementation, devices, batch)).temporaries
 
 
 def _is_embeddings(collective: dict[str, Any], batch: int, width: int) -> bool:
