@@ -17,7 +17,8 @@ import numpy as np
 from clip_jax import aot
 from clip_jax import config as config_lib
 from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
-from clip_jax.data import emoji, emoji_pairs, sources
+from clip_jax.data.emoji.builder import builder
+from clip_jax.data.pairs import emoji, registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
 from clip_jax.evals import zero_shot
@@ -28,13 +29,13 @@ PREPROCESS = Preprocess(72, transparency="white")
 
 def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     """Prints and returns what nearest neighbour and kernel ridge regression reach, by task."""
-    cache = sources.cache_dir(cache_dir)
-    source = emoji_pairs.EmojiSource(cache, "all", "train", "plain")
-    plain = [r for r in source.records if not set(r["emoji"]) & emoji.TONES]
+    cache = registry.cache_dir(cache_dir)
+    source = emoji.EmojiSource(cache, "all", "train", "plain")
+    plain = [r for r in source.records if not set(r["emoji"]) & builder.TONES]
     pictures = evaluation_images([r["image"] for r in plain], PREPROCESS)
     found = {}
     for split in ("unseen_vendor", "held_out"):
-        test = emoji_pairs.zero_shot_set(cache, "all", split)
+        test = emoji.zero_shot_set(cache, "all", split)
         images = evaluation_images(test.pictures, PREPROCESS)
         started = time.perf_counter()
         number = {name: i for i, name in enumerate(test.class_names)}
@@ -45,7 +46,7 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
                 baselines.pixel_features(images), len(number),
             )  # fmt: skip
             found[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
-        classes = {r["name"]: emoji_pairs.document(r) for r in plain} | dict(
+        classes = {r["name"]: emoji.document(r) for r in plain} | dict(
             zip(test.class_names, test.documents, strict=True)
         )
         row = {name: i for i, name in enumerate(classes)}

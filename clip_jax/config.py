@@ -63,7 +63,7 @@ def defaults() -> ConfigDict:
     c.tokenizer.model_type = "unigram"  # of that vocabulary: unigram | bpe | word
 
     c.data = ConfigDict()
-    c.data.source = "emoji"  # a name in clip_jax.data.sources.SOURCES
+    c.data.source = "emoji"  # a name in clip_jax.data.pairs.registry.SOURCES
     c.data.path = ""  # table, tar: files (glob patterns allowed); tfds: data set name
     c.data.validation_path = ""  # the same for the pairs of the evaluation task "retrieval"
     c.data.split = "train"  # tfds: split to train on

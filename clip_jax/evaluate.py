@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 from clip_jax import api
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import Options
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import Options
 from clip_jax.evals import (
     records,
     suite,

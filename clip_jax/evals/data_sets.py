@@ -8,7 +8,13 @@ import difflib
 import os
 from pathlib import Path
 
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, open_set
+from clip_jax.data.test_sets.registry import (
+    CaptionedSet,
+    LabelledSet,
+    MissingData,
+    Options,
+    open_set,
+)
 from clip_jax.evals.catalog import CATALOG, Entry
 
 # Results' keys -> what people call them.

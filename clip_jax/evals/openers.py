@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import ConfigError
-from clip_jax.data.labelled import LabelledSet, Opened, open_set
+from clip_jax.data.test_sets.registry import LabelledSet, Opened, open_set
 from clip_jax.evals import data_sets, prompts
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.prompts import matching

@@ -7,9 +7,9 @@ from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import LabelledSet, MissingData, Options
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
 from clip_jax.evals import openers, suite, suite_probes, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store

@@ -19,9 +19,9 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
-from clip_jax.data.labelled import Opened, Options, open_set
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets.registry import Opened, Options, open_set
 from clip_jax.evals import prompts, records, suite_overlap, suite_tasks
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.features import Store

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import LabelledSet
+from clip_jax.data.test_sets.registry import LabelledSet
 from clip_jax.evals import bias, intervals
 from clip_jax.evals.prompts import PLAIN
 from clip_jax.evals.ranking import exact_rows

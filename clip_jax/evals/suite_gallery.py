@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from clip_jax.data.image_file import on_white, open_image
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Picture
-from clip_jax.data.sources import DataError
 from clip_jax.evals import suite
 from clip_jax.evals.openers import Opener, openers
 from clip_jax.evals.records import Record

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.config import ConfigError
-from clip_jax.data.labelled import READERS, LabelledSet
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import READERS, LabelledSet
 from clip_jax.evals import intervals, overlap, suite_zero_shot, zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.suite_zero_shot import prompts_of, weights_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import LabelledSet, MissingData
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import LabelledSet, MissingData
 from clip_jax.evals import classification, few_shot, intervals, linear_probe, suite_zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.suite_zero_shot import classified

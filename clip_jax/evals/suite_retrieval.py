@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import CaptionedSet
+from clip_jax.data.test_sets.registry import CaptionedSet
 from clip_jax.evals import intervals, retrieval, suite_search
 from clip_jax.evals.prompts import RETRIEVAL_PREFIX
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.selection import SelectionSet
+from clip_jax.data.test_sets.selection import SelectionSet
 from clip_jax.evals import caption_selection, intervals
 from clip_jax.evals.records import NotApplicable
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax.data.labelled import CaptionedSet, LabelledSet
-from clip_jax.data.selection import SelectionSet
+from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet
+from clip_jax.data.test_sets.selection import SelectionSet
 from clip_jax.evals import suite_overlap, suite_probes, suite_zero_shot
 from clip_jax.evals.suite_bias import bias_record
 from clip_jax.evals.suite_overlap import overlap_record

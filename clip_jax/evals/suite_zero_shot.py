@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import LabelledSet, digest
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import LabelledSet, digest
 from clip_jax.evals import classification, suite_search, writers, zero_shot
 from clip_jax.evals.prompts import PLAIN
 from clip_jax.evals.records import NotApplicable

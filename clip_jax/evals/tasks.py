@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
-from clip_jax.data import sources
+from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import decode, evaluation_images
 from clip_jax.evals import retrieval, scheduled, zero_shot
@@ -99,16 +99,16 @@ _BASELINES = {
 def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
     def prepare(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
         del trained_on
-        from clip_jax.data import emoji_pairs
+        from clip_jax.data.pairs import emoji
 
         preset = config.data.emoji_preset
-        data = emoji_pairs.zero_shot_set(sources.cache_dir(config.data.cache_dir), preset, split)
+        data = emoji.zero_shot_set(registry.cache_dir(config.data.cache_dir), preset, split)
         return ZeroShotTask(
             split,
             evaluation_images(data.pictures, preprocess),
             data.labels,
             data.class_names,
-            emoji_pairs.TEMPLATES,
+            emoji.TEMPLATES,
             data.descriptions,
             _BASELINES[split] if preset == "all" else {},
         )
@@ -119,10 +119,10 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
 def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
     """Held-out concepts as one vendor draws them: one picture a name."""
     del trained_on
-    from clip_jax.data import emoji_pairs
+    from clip_jax.data.pairs import emoji
 
-    data = emoji_pairs.zero_shot_set(
-        sources.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
+    data = emoji.zero_shot_set(
+        registry.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
     )
     rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
     return RetrievalTask(
@@ -135,7 +135,7 @@ def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Ta
 
 def _retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
     """The pairs that are kept from training; see ``sources.build_validation``."""
-    source = sources.build_validation(config.data)
+    source = registry.build_validation(config.data)
     if source.fingerprint == trained_on:
         raise ConfigError(
             "eval.tasks has 'retrieval', but data.validation_path (tfds: data.validation_split) "
@@ -150,7 +150,7 @@ def _retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
             pair = source.read(i, rng)
             images[i] = preprocess(decode(pair.image))
         except Exception as error:  # whatever the data did
-            raise sources.DataError(
+            raise registry.DataError(
                 f"validation pair {source.describe(i)}: {error}; mend it or take it out"
             ) from error
         texts.append(pair.caption)

@@ -11,7 +11,8 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import pretrained, tokenizers  # fmt: skip
-from clip_jax.data import loader, sources, transforms
+from clip_jax.data import loader, transforms
+from clip_jax.data.pairs import registry
 from clip_jax.evals import embedder, tasks
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
@@ -33,7 +34,7 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def build_tokenizer(config: Any, folder: Path, source: sources.Source) -> Any:
+def build_tokenizer(config: Any, folder: Path, source: registry.Source) -> Any:
     """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
     c = config.tokenizer
     if c.name != "sentencepiece" or c.model:
@@ -62,7 +63,7 @@ class Run:
             f"device(s), mesh {dict(self.mesh.shape)}"
         )
         self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
-        self.source = self._lead_first("data", lambda: sources.build(config.data))
+        self.source = self._lead_first("data", lambda: registry.build(config.data))
         self.tokenizer = build_tokenizer(config, folder, self.source)
         self.model = clip.build(config.model, self.tokenizer)
         c = self.model.config
@@ -227,7 +228,7 @@ class Run:
         self.bad += bad
         seen = self.step * self.config.train.batch_size
         if self.bad > self.config.data.max_bad_fraction * max(seen, 1000):
-            raise sources.DataError(
+            raise registry.DataError(
                 f"{self.bad} of {seen} records could not be read, more than "
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
                 "name the first of them. The last checkpoint is intact"

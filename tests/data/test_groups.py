@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.data import labelled
-from clip_jax.data.labelled import LabelledSet, Options, open_set
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.registry import LabelledSet, Options, open_set
 
 AGES = ("young", "old", "old", "young")
 ROWS = [f"{i}.png,{label},{age}" for i, (label, age) in enumerate(zip("baba", AGES, strict=True))]
@@ -17,7 +17,7 @@ ROWS = [f"{i}.png,{label},{age}" for i, (label, age) in enumerate(zip("baba", AG
 
 def a_set(**groups):
     pixels = np.zeros((4, 4, 4), np.uint8)
-    plain = labelled.from_arrays("mine", "test", pixels, np.array([0, 1, 0, 1]), "ab")
+    plain = registry.from_arrays("mine", "test", pixels, np.array([0, 1, 0, 1]), "ab")
     return LabelledSet(
         "mine", "test", plain.pictures, plain.labels, "ab", fingerprint="x", groups=groups
     )
@@ -39,7 +39,7 @@ def test_groups_go_with_their_pictures(rows):
     }  # fmt: skip
     again = part.take(range(len(rows))[::-1])
     assert again.groups["shoe"] == tuple("wxyz"[r] for r in rows[::-1])
-    assert labelled.from_arrays("m", "test", np.zeros((1, 4, 4), np.uint8), [0]).groups == {}
+    assert registry.from_arrays("m", "test", np.zeros((1, 4, 4), np.uint8), [0]).groups == {}
 
 
 @pytest.mark.parametrize(

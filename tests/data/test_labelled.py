@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_jax.data import labelled
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, open_set
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.registry import (
+    CaptionedSet,
+    LabelledSet,
+    MissingData,
+    Options,
+    open_set,
+)
 
 SQUARE = Preprocess(8)
 
@@ -81,7 +87,7 @@ def test_captions_that_do_not_fit_are_refused(owners, message):
 def test_taken_rows_are_those_pictures(draw):
     labels = draw.draw(st.lists(st.integers(0, 4), min_size=1, max_size=9))
     pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
-    whole = labelled.from_arrays("mine", "test", pixels, np.array(labels), "abcde")
+    whole = registry.from_arrays("mine", "test", pixels, np.array(labels), "abcde")
     rows = draw.draw(st.lists(st.integers(0, len(labels) - 1), max_size=6))
     part = whole.take(rows)
     assert [int(p[0, 0]) for p in part.pictures] == rows
@@ -103,9 +109,9 @@ def test_a_fingerprint_sees_pixels_labels_and_names():
         (pixels, [0, 1], ("a", "c")),
         (pixels.reshape(2, 4, 3, 4), [0, 1], ("a", "b")),
     ]
-    prints = {labelled.from_arrays("m", "test", *case).fingerprint for case in cases}
+    prints = {registry.from_arrays("m", "test", *case).fingerprint for case in cases}
     assert len(prints) == len(cases)
-    assert labelled.from_arrays("m", "test", *cases[0]).fingerprint in prints
+    assert registry.from_arrays("m", "test", *cases[0]).fingerprint in prints
 
 
 def test_any_picture_can_be_loaded_and_a_bad_one_says_which(tmp_path):
@@ -124,7 +130,7 @@ def test_any_picture_can_be_loaded_and_a_bad_one_says_which(tmp_path):
     (tmp_path / "b" / "broken.jpg").unlink()
     with pytest.raises(BadImage, match="FileNotFoundError: .*b/broken.jpg"):
         data.load(len(modes), SQUARE)
-    array = labelled.from_arrays("mine", "test", np.zeros((1, 4, 4, 5), np.uint8), np.zeros(1, int))
+    array = registry.from_arrays("mine", "test", np.zeros((1, 4, 4, 5), np.uint8), np.zeros(1, int))
     with pytest.raises(BadImage, match="mine test: picture 0: .*channels last"):
         array.load(0, SQUARE)
 

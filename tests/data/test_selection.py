@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data import labelled
-from clip_jax.data.labelled import MissingData, Options, open_set
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.selection import SelectionSet
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.registry import MissingData, Options, open_set
+from clip_jax.data.test_sets.selection import SelectionSet
 
 
 def picture(path, colour=0):
@@ -204,6 +204,6 @@ def test_instances_that_do_not_fit_are_refused(images, texts, message):
 
 
 def test_every_reader_is_known():
-    assert "selection" in labelled.READERS
+    assert "selection" in registry.READERS
     with pytest.raises(DataError, match="'selections' is not one of .*'selection'"):
         open_set("selections:x")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import emoji, sources, table
+from clip_jax.data.emoji.builder import builder
+from clip_jax.data.pairs import registry, table
 
 RNG = np.random.default_rng(0)
 
@@ -26,11 +27,11 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
     (tmp_path / "b.tsv").write_text("image\tcaption\nx.png\ta, b\n")
     (tmp_path / "c.jsonl").write_text(json.dumps({"image": "x.png", "caption": "a, b"}) + "\n")
     for name in ("a.csv", "b.tsv", "c.jsonl"):
-        source = sources.build(data_config(source="table", path=str(tmp_path / name)))
+        source = registry.build(data_config(source="table", path=str(tmp_path / name)))
         assert len(source) == 1
         example = source.read(0, RNG)
         assert (example.image, example.caption) == (b"picture", "a, b")
-    both = sources.build(data_config(source="table", path=f"{tmp_path}/a.csv,{tmp_path}/*.tsv"))
+    both = registry.build(data_config(source="table", path=f"{tmp_path}/a.csv,{tmp_path}/*.tsv"))
     assert len(both) == 2
 
 
@@ -38,7 +39,7 @@ def test_one_of_several_captions_is_drawn(tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
     row = {"image": "x.png", "caption": ["one", "two"]}
     (tmp_path / "c.jsonl").write_text(json.dumps(row))
-    source = sources.build(data_config(source="table", path=str(tmp_path / "c.jsonl")))
+    source = registry.build(data_config(source="table", path=str(tmp_path / "c.jsonl")))
     drawn = {source.read(0, np.random.default_rng(i)).caption for i in range(20)}
     assert drawn == {"one", "two"}
 
@@ -88,13 +89,13 @@ def test_a_quoted_caption_keeps_its_line_break(tmp_path, end):
 )
 def test_bad_tables_name_file_row_and_key(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(sources.DataError, match=message):
-        sources.build(data_config(source="table", path=str(tmp_path / name)))
+    with pytest.raises(registry.DataError, match=message):
+        registry.build(data_config(source="table", path=str(tmp_path / name)))
 
 
 def test_missing_files_name_the_key():
-    with pytest.raises(sources.DataError, match=r"data.path='/nowhere/\*.tar': no such file"):
-        sources.build(data_config(source="tar", path="/nowhere/*.tar"))
+    with pytest.raises(registry.DataError, match=r"data.path='/nowhere/\*.tar': no such file"):
+        registry.build(data_config(source="tar", path="/nowhere/*.tar"))
 
 
 def test_tar_shards_are_one_numbered_sequence(tmp_path):
@@ -106,7 +107,7 @@ def test_tar_shards_are_one_numbered_sequence(tmp_path):
                     info = tarfile.TarInfo(f"{i}.{ending}")
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-    source = sources.build(
+    source = registry.build(
         data_config(source="tar", path=f"{tmp_path}/*.tar", image_key="jpg", caption_key="txt")
     )
     assert len(source) == 6
@@ -117,7 +118,7 @@ def test_tar_shards_are_one_numbered_sequence(tmp_path):
     assert "2.tar: 1" in source.describe(4)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(4, RNG) == got[4]
-    assert sources.captions(copy) == [g.caption for g in got]
+    assert registry.captions(copy) == [g.caption for g in got]
     assert copy.fingerprint == source.fingerprint
 
 
@@ -129,7 +130,7 @@ def tar_fingerprint(folder, members):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     data = data_config(source="tar", path=f"{folder}/*.tar", image_key="jpg", caption_key="txt")
-    return sources.build(data).fingerprint
+    return registry.build(data).fingerprint
 
 
 def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
@@ -149,31 +150,31 @@ def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
 
 
 def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
-    source = sources.build(
+    source = registry.build(
         data_config(
             source="tfds",
             path="emoji/all",
             caption_key="name",
             split="held_out",
-            cache_dir=str(emoji.folder(emoji_cache, "all")),
+            cache_dir=str(builder.folder(emoji_cache, "all")),
         )
     )
     assert len(source) == 1064
-    kept = sources.build_validation(
+    kept = registry.build_validation(
         data_config(
             source="tfds",
             path="emoji/all",
             caption_key="name",
             validation_split="unseen_vendor",
-            cache_dir=str(emoji.folder(emoji_cache, "all")),
+            cache_dir=str(builder.folder(emoji_cache, "all")),
         )
     )
     assert len(kept) == 1421
     example = source.read(0, RNG)
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
-    with pytest.raises(sources.DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
-        sources.build(data_config(source="tfds", path="no_such_set", cache_dir=str(tmp_path)))
+    with pytest.raises(registry.DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
+        registry.build(data_config(source="tfds", path="no_such_set", cache_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -187,13 +188,13 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
     ],
 )
 def test_captions_are_cleaned(text, want):
-    assert sources.clean_caption(text) == want
+    assert registry.clean_caption(text) == want
 
 
 @pytest.mark.parametrize("text", [b"", "  \n", b"\x00\x01"])
 def test_empty_captions_are_refused(text):
-    with pytest.raises(sources.DataError, match="empty caption"):
-        sources.clean_caption(text)
+    with pytest.raises(registry.DataError, match="empty caption"):
+        registry.clean_caption(text)
 
 
 def pairs_table(tmp_path, count, **changes):
@@ -203,7 +204,7 @@ def pairs_table(tmp_path, count, **changes):
 
 
 def test_captions_are_read_without_the_pictures(tmp_path):
-    assert sources.captions(pairs_table(tmp_path, 3)) == ["caption 0", "caption 1", "caption 2"]
+    assert registry.captions(pairs_table(tmp_path, 3)) == ["caption 0", "caption 1", "caption 2"]
     several = pairs_table(tmp_path, 20, caption=["one", "two", "three"], image="pairs.jsonl")
     for i in range(20):
         drawn = several.caption(i, np.random.default_rng(i))
@@ -212,32 +213,32 @@ def test_captions_are_read_without_the_pictures(tmp_path):
 
 def test_a_sample_of_the_captions_is_spread_over_the_source(tmp_path):
     source = pairs_table(tmp_path, 1000)
-    sample = sources.captions(source, 50)
+    sample = registry.captions(source, 50)
     assert len(set(sample)) == 50
     numbers = [int(c.split()[1]) for c in sample]
     assert numbers == sorted(numbers)
     assert numbers[0] < 200
     assert numbers[-1] > 800
-    assert sources.captions(source, 50) == sample != sources.captions(source, 50, seed=1)
-    assert sources.captions(source, 2000) == sources.captions(source)
+    assert registry.captions(source, 50) == sample != registry.captions(source, 50, seed=1)
+    assert registry.captions(source, 2000) == registry.captions(source)
 
 
 def test_unreadable_captions_are_left_out_within_the_budget(tmp_path, caplog):
     source = pairs_table(tmp_path, 100)
     for i in (3, 50):
         source.rows[i] = (f"{i}.png", "\x00")
-    found = sources.captions(source, max_bad_fraction=0.01)
+    found = registry.captions(source, max_bad_fraction=0.01)
     assert len(found) == 98
     assert "caption 3" not in found
     assert "3.png: empty caption" in caplog.text
-    with pytest.raises(sources.DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
-        sources.captions(source, max_bad_fraction=0.001)
-    with pytest.raises(sources.DataError, match="3 of 3 captions could not be read"):
-        sources.captions(pairs_table(tmp_path, 3, caption="\x00"), max_bad_fraction=0.5)
+    with pytest.raises(registry.DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
+        registry.captions(source, max_bad_fraction=0.001)
+    with pytest.raises(registry.DataError, match="3 of 3 captions could not be read"):
+        registry.captions(pairs_table(tmp_path, 3, caption="\x00"), max_bad_fraction=0.5)
 
 
 def test_synthetic_pairs_are_a_function_of_their_number():
-    a, b = sources.SyntheticSource(), sources.SyntheticSource()
+    a, b = registry.SyntheticSource(), registry.SyntheticSource()
     for i in (0, 5, 4095):
         x, y = a.read(i, RNG), b.read(i, np.random.default_rng(9))
         np.testing.assert_array_equal(x.image, y.image)
@@ -246,22 +247,22 @@ def test_synthetic_pairs_are_a_function_of_their_number():
 
 
 def test_validation_pairs_are_others(tmp_path):
-    train = sources.build(data_config(source="synthetic"))
-    other = sources.build_validation(data_config(source="synthetic"))
+    train = registry.build(data_config(source="synthetic"))
+    other = registry.build_validation(data_config(source="synthetic"))
     assert train.fingerprint != other.fingerprint
     assert not (train.read(0, RNG).image == other.read(0, RNG).image).all()
-    with pytest.raises(sources.DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
-        sources.build_validation(data_config(source="table", validation_path="/nowhere/a.csv"))
+    with pytest.raises(registry.DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
+        registry.build_validation(data_config(source="table", validation_path="/nowhere/a.csv"))
 
 
 def test_unknown_source_is_named():
-    with pytest.raises(sources.DataError, match="data.source='webdataset' is not one of"):
-        sources.build({"source": "webdataset"})
+    with pytest.raises(registry.DataError, match="data.source='webdataset' is not one of"):
+        registry.build({"source": "webdataset"})
 
 
 def test_cache_dir_order(monkeypatch, tmp_path):
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "env"))
-    assert sources.cache_dir(str(tmp_path / "given")) == tmp_path / "given"
-    assert sources.cache_dir("") == tmp_path / "env"
+    assert registry.cache_dir(str(tmp_path / "given")) == tmp_path / "given"
+    assert registry.cache_dir("") == tmp_path / "env"
     monkeypatch.delenv("CLIP_JAX_CACHE")
-    assert sources.cache_dir("").parts[-2:] == (".cache", "clip_jax")
+    assert registry.cache_dir("").parts[-2:] == (".cache", "clip_jax")

@@ -27,7 +27,7 @@ def read(index, row):
 
 
 def test_spans_point_at_the_members(tmp_path):
-    index = tar.load_index(write_shard(tmp_path / "a.tar"), "jpg", "txt", tmp_path)
+    index = tar_index.load_index(write_shard(tmp_path / "a.tar"), "jpg", "txt", tmp_path)
     assert len(index) == 5
     for i in range(5):
         image, text = read(index, i)
@@ -37,16 +37,16 @@ def test_spans_point_at_the_members(tmp_path):
 
 def test_the_index_is_kept_and_used_and_renewed(tmp_path):
     shard = write_shard(tmp_path / "a.tar")
-    tar.load_index(shard, "jpg", "txt", tmp_path)
-    kept = tar.index_path(shard, "jpg", "txt", tmp_path)
+    tar_index.load_index(shard, "jpg", "txt", tmp_path)
+    kept = tar_index.index_path(shard, "jpg", "txt", tmp_path)
     assert kept.is_file()
     stamp = kept.stat().st_mtime_ns
-    tar.load_index(shard, "jpg", "txt", tmp_path)
+    tar_index.load_index(shard, "jpg", "txt", tmp_path)
     assert kept.stat().st_mtime_ns == stamp
     write_shard(shard, samples=7)
-    assert len(tar.load_index(shard, "jpg", "txt", tmp_path)) == 7
+    assert len(tar_index.load_index(shard, "jpg", "txt", tmp_path)) == 7
     kept.write_bytes(b"damaged")
-    assert len(tar.load_index(shard, "jpg", "txt", tmp_path)) == 7
+    assert len(tar_index.load_index(shard, "jpg", "txt", tmp_path)) == 7
 
 
 def test_an_unwritable_folder_puts_the_index_in_the_cache(tmp_path, monkeypatch):
@@ -54,9 +54,9 @@ def test_an_unwritable_folder_puts_the_index_in_the_cache(tmp_path, monkeypatch)
     folder.mkdir()
     shard = write_shard(folder / "a.tar")
     # Root may write into any folder, whatever its mode.
-    monkeypatch.setattr(tar.os, "access", lambda path, mode: path != folder)
+    monkeypatch.setattr(tar_index.os, "access", lambda path, mode: path != folder)
     for _ in range(2):  # made, then found
-        assert len(tar.load_index(shard, "jpg", "txt", tmp_path / "cache")) == 5
+        assert len(tar_index.load_index(shard, "jpg", "txt", tmp_path / "cache")) == 5
     assert [p.name for p in folder.iterdir()] == ["a.tar"]
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
 
@@ -65,7 +65,7 @@ def test_no_cut_and_no_flipped_header_goes_unnoticed(tmp_path):
     """A stream reader ends at a damaged header as if the archive did; the index must not."""
     whole = write_shard(tmp_path / "whole.tar", samples=4).read_bytes()
     rng = np.random.default_rng(0)
-    clean = tar.load_index(tmp_path / "whole.tar", "jpg", "txt", tmp_path)
+    clean = tar_index.load_index(tmp_path / "whole.tar", "jpg", "txt", tmp_path)
     for trial in range(120):
         data = bytearray(whole)
         if trial % 3 == 0:
@@ -76,8 +76,8 @@ def test_no_cut_and_no_flipped_header_goes_unnoticed(tmp_path):
         path = tmp_path / f"{trial}.tar"
         path.write_bytes(data)
         try:
-            index = tar.load_index(path, "jpg", "txt", tmp_path)
-        except tar.ShardError as error:
+            index = tar_index.load_index(path, "jpg", "txt", tmp_path)
+        except tar_index.ShardError as error:
             assert str(path) in str(error)
             continue
         # A flip in a file's contents or in its name cannot be seen here, but nothing else is lost.
@@ -86,8 +86,10 @@ def test_no_cut_and_no_flipped_header_goes_unnoticed(tmp_path):
 
 def test_wrong_endings_name_the_keys(tmp_path):
     shard = write_shard(tmp_path / "a.tar", endings=("png", "txt"))
-    with pytest.raises(tar.ShardError, match=r"a.tar: no sample has both .jpg.*data.image_key"):
-        tar.load_index(shard, "jpg", "txt", tmp_path)
+    with pytest.raises(
+        tar_index.ShardError, match=r"a.tar: no sample has both .jpg.*data.image_key"
+    ):
+        tar_index.load_index(shard, "jpg", "txt", tmp_path)
 
 
 def test_incomplete_samples_are_left_out(tmp_path):
@@ -95,10 +97,10 @@ def test_incomplete_samples_are_left_out(tmp_path):
     with tarfile.open(path, "w") as archive:
         for name in ("1.jpg", "1.txt", "2.jpg", "3.txt"):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    index = tar.load_index(path, "jpg", "txt", tmp_path)
+    index = tar_index.load_index(path, "jpg", "txt", tmp_path)
     assert index.keys.tolist() == ["1"]
     for _ in range(2):  # scanned, then from the kept index
-        index = tar.load_index(path, "jpg", "txt", tmp_path)
+        index = tar_index.load_index(path, "jpg", "txt", tmp_path)
         assert index.incomplete.tolist() == ["2", "3"]
 
 
@@ -109,7 +111,7 @@ def test_a_file_may_have_one_of_several_endings(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(name)
             archive.addfile(info, io.BytesIO(name.encode()))
-    index = tar.load_index(path, "jpg;png", "txt", tmp_path)
+    index = tar_index.load_index(path, "jpg;png", "txt", tmp_path)
     assert index.keys.tolist() == ["1", "2"]
     assert [read(index, i) for i in range(2)] == [(b"1.jpg", b"1.txt"), (b"2.PNG", b"2.txt")]
     assert index.incomplete.tolist() == ["3"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.labelled import LabelledSet, MissingData, Options
+from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
 from clip_jax.evals import data_sets, published
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.prompts import names, prompts

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.data import labelled
-from clip_jax.data.labelled import LabelledSet
+from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.registry import LabelledSet
 from clip_jax.evals import prompts as prompts_lib
 from clip_jax.evals.prompts import matching, prompts
 from clip_jax.evals.prompts.matching import with_files, with_prompts
@@ -317,7 +317,7 @@ def test_no_two_classes_have_one_key():
 
 
 def test_digits_have_openais_template_for_mnist():
-    from clip_jax.data.labelled_packages import DIGITS_TEMPLATES
+    from clip_jax.data.test_sets.packages import DIGITS_TEMPLATES
 
     assert prompts("MNIST").templates == DIGITS_TEMPLATES
-    assert labelled.READERS.keys() >= {"digits"}
+    assert registry.READERS.keys() >= {"digits"}

@@ -9,8 +9,8 @@ from PIL import Image
 
 from clip_jax import config as config_lib
 from clip_jax.config import ConfigError
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.sources import DataError
 from clip_jax.evals import embedder, suite, tasks
 from clip_jax.runtime.mesh import create_mesh
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import ConfigError
-from clip_jax.data import labelled, selection
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.test_sets import registry, selection
 from clip_jax.evals import (
     embedder,
     few_shot,
@@ -96,7 +96,7 @@ def test_every_task_that_fits_gives_a_record(folders):
 
 def test_zero_shot_is_what_its_parts_give(folders):
     (record,) = run(folders, ["zero_shot"])
-    data = labelled.open_set(f"folder:{folders}", "test", labelled.Options())
+    data = registry.open_set(f"folder:{folders}", "test", registry.Options())
     pixels = np.stack([data.load(i, Preprocess(6)) for i in range(len(data))])
     names = sorted(COLOURS)
     weights = np.array([[n == c for c in COLOURS] for n in names], float) + 0.1
@@ -201,7 +201,7 @@ def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path)
 
 def test_processes_that_see_other_data_are_told(folders, monkeypatch):
     monkeypatch.setattr(suite.distributed, "same", lambda fact: False)
-    with pytest.raises(labelled.DataError, match="the processes do not see the same data"):
+    with pytest.raises(registry.DataError, match="the processes do not see the same data"):
         run(folders)
 
 
@@ -293,7 +293,7 @@ def test_what_does_not_exist_is_named(folders, change, message):
 
 
 def test_every_task_has_a_kind_of_data():
-    kinds = {labelled.LabelledSet, labelled.CaptionedSet, selection.SelectionSet}
+    kinds = {registry.LabelledSet, registry.CaptionedSet, selection.SelectionSet}
     assert {t.takes for t in suite_tasks.TASKS.values()} == kinds
 
 
@@ -301,7 +301,7 @@ def test_records_name_pictures_that_texts_find(folders):
     data = [f"folder:{folders}", f"csv:{folders}/captions.csv"]
     found = {r.task: r for r in run(folders, ["zero_shot", "retrieval"], data)}
     for task, spec, queries in (("zero_shot", data[0], 3), ("retrieval", data[1], 6)):
-        pictures = labelled.open_set(spec)
+        pictures = registry.open_set(spec)
         rows = np.stack([pictures.load(i, Preprocess(6)) for i in range(len(pictures))])
         rows = rows.astype(float).mean((1, 2))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)

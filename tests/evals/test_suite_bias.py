@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.labelled import Options
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.test_sets.registry import Options
 from clip_jax.evals import bias, embedder, records, suite, suite_tasks
 from clip_jax.runtime.mesh import create_mesh
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from clip_jax import evaluate
 from clip_jax.config import ConfigError
-from clip_jax.data import labelled
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.test_sets import registry
 from clip_jax.evals import embedder, openers, overlap, records, suite, suite_overlap, suite_tasks
 from clip_jax.runtime.mesh import create_mesh
 
@@ -270,7 +270,7 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch):
 
 
 def test_several_classes_a_picture_are_not_compared(root):
-    data = labelled.from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
+    data = registry.from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
     assert not suite_tasks.TASKS["overlap"].unasked(data, settings(root))
     with pytest.raises(records.NotApplicable, match="one class"):
         suite_overlap.overlap_record(None, None, data, None, settings(root))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clip_jax import config as config_lib
-from clip_jax.data import sources
+from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, gallery, report, tasks
 from clip_jax.runtime.mesh import create_mesh
@@ -174,7 +174,7 @@ def test_retrieval_needs_pairs_of_its_own(tmp_path, changes, message):
 def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
     c = retrieval_config(tmp_path)
     c.data.path = c.data.validation_path
-    trained_on = sources.build(c.data).fingerprint
+    trained_on = registry.build(c.data).fingerprint
     with pytest.raises(config_lib.ConfigError, match="gives the pairs that are trained on"):
         tasks.prepare(c, Preprocess(16), trained_on)
 
@@ -185,7 +185,7 @@ def test_a_bad_validation_picture_is_named(tmp_path, spoil):
     (tmp_path / "1.png").unlink()
     if spoil == "damaged":
         (tmp_path / "1.png").write_bytes(b"<html>")
-    with pytest.raises(sources.DataError, match=r"validation pair .*1\.png: "):
+    with pytest.raises(registry.DataError, match=r"validation pair .*1\.png: "):
         tasks.prepare(c, Preprocess(16))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data import prompt_files
-from clip_jax.data.labelled import LabelledSet
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.registry import LabelledSet
 from clip_jax.evals.prompts import IMAGENETS, Prompts, load, prompts
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data import groups as groups_room
-from clip_jax.data import sources
 from clip_jax.data.image_file import BadImage
+from clip_jax.data.pairs import registry
+from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Picture, Preprocess
-from clip_jax.data.sources import DataError
+from clip_jax.data.test_sets import groups as groups_room
 
 Names = Sequence[str | Sequence[str]]
 
@@ -261,12 +261,12 @@ class Options:
 
     def cache(self) -> Path:
         """The folder that ``cache_dir`` means."""
-        return sources.cache_dir(str(self.cache_dir))
+        return registry.cache_dir(str(self.cache_dir))
 
     def names(self) -> tuple[str | tuple[str, ...], ...]:
         """The class names, read from their file if they are in one; () for the data's own."""
         if isinstance(self.class_names, str | os.PathLike) and self.class_names:
-            from clip_jax.data import prompt_files
+            from clip_jax.data.test_sets import prompt_files
 
             return prompt_files.read_class_names(self.class_names)
         return _plain(self.class_names)
@@ -276,45 +276,45 @@ Opened = PictureSet  # LabelledSet, CaptionedSet or selection.SelectionSet
 
 
 def _tfds(name: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_tfds  # TFDS takes half a second to import
+    from clip_jax.data.test_sets import tfds  # TFDS takes half a second to import
 
-    return labelled_tfds.open_tfds(name, split, options)
+    return tfds.open_tfds(name, split, options)
 
 
 def _webdataset(path: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_shards  # these build on this file
+    from clip_jax.data.test_sets import webdataset  # these build on this file
 
-    return labelled_shards.open_webdataset(path, split, options)
+    return webdataset.open_webdataset(path, split, options)
 
 
 def _folder(path: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_files
+    from clip_jax.data.test_sets import files
 
-    return labelled_files.open_folder(path, split, options)
+    return files.open_folder(path, split, options)
 
 
 def _table(path: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_files
+    from clip_jax.data.test_sets import files
 
-    return labelled_files.open_table(path, split, options)
+    return files.open_table(path, split, options)
 
 
 def _selection(path: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import selection
+    from clip_jax.data.test_sets import selection
 
     return selection.open_selection(path, split, options)
 
 
 def _emoji(name: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_packages
+    from clip_jax.data.test_sets import packages
 
-    return labelled_packages.open_emoji(name, split, options)
+    return packages.open_emoji(name, split, options)
 
 
 def _digits(name: str, split: str, options: Options) -> Opened:
-    from clip_jax.data import labelled_packages
+    from clip_jax.data.test_sets import packages
 
-    return labelled_packages.open_digits(name, split, options)
+    return packages.open_digits(name, split, options)
 
 
 READERS: dict[str, Callable[[str, str, Options], Opened]] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data import tfds_split
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import write_atomically
 

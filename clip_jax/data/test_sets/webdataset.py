@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data import prompt_files
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
-from clip_jax.data.sources import DataError
-from clip_jax.data.tar import NoPairs, ShardError, TarIndex, load_index
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, load_index
+from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
 from clip_jax.runtime import distributed
 
 PICTURES = "webp;png;jpg;jpeg"

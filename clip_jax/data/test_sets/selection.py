@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.labelled import MissingData, Options, PictureSet, digest
-from clip_jax.data.labelled_files import ENDINGS, FilePictures
-from clip_jax.data.sources import DataError
-from clip_jax.data.table import rows
+from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.pairs.table import rows
+from clip_jax.data.test_sets.files import ENDINGS, FilePictures
+from clip_jax.data.test_sets.registry import MissingData, Options, PictureSet, digest
 
 # The keys of pictures and of captions, in the same order; the general form has lists.
 _LISTS = (("images",), ("captions",))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from clip_jax.data import emoji
-from clip_jax.data.sources import Example
+from clip_jax.data.emoji.builder import builder
+from clip_jax.data.pairs.registry import Example
 
 TEMPLATES = (
     "{}",
@@ -34,7 +34,7 @@ def _text(value: Any) -> Any:
 
 def _records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
     """All records of a split as plain Python values."""
-    data = emoji.prepare(cache_dir, preset).as_data_source(
+    data = builder.prepare(cache_dir, preset).as_data_source(
         split, decoders={"image": tfds.decode.SkipDecoding()}
     )
     return [
@@ -77,7 +77,7 @@ def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
     classes: dict[str, dict[str, Any]] = {}
     for other in ("held_out",) if split == "held_out" else ("unseen_vendor", "train", "held_out"):
         for r in records if other == split else _records(cache_dir, preset, other):
-            if not set(r["emoji"]) & emoji.TONES:
+            if not set(r["emoji"]) & builder.TONES:
                 classes.setdefault(r["concept"], r)
     if split == "train":  # without swatches of skin tones, and couples in two of them
         records = [r for r in records if r["concept"] in classes]
@@ -90,7 +90,7 @@ def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
         [descriptions(classes[c]) for c in concepts],
         [document(classes[c]) for c in concepts],
         [classes[c]["group"] for c in concepts],
-        [emoji.VENDORS[r["vendor"]] for r in records],
+        [builder.VENDORS[r["vendor"]] for r in records],
     )
 
 
@@ -106,7 +106,7 @@ class EmojiSource:
         )
         # Five skin tones of a drawing make up a third of what is drawn of a person, not five
         # sixths: the tone-free names are what the evaluations ask for.
-        toned = [bool(set(r["emoji"]) & emoji.TONES) for r in self.records]
+        toned = [bool(set(r["emoji"]) & builder.TONES) for r in self.records]
         self.weights = np.where(toned, 0.1, 1.0)
         digest = hashlib.sha256(style.encode())
         for r in self.records:

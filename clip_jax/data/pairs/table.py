@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.sources import (
+from clip_jax.data.pairs.registry import (
     DataError,
     Example,
     caption_group,

@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_jax.config import ConfigError
 from clip_jax.data import tfds_split
-from clip_jax.data.tar import ShardError, load_index
+from clip_jax.data.tar_index import ShardError, load_index
 from clip_jax.runtime import distributed
 
 MAX_CAPTION_BYTES = 4096
@@ -97,7 +97,7 @@ def matching_files(pattern: str) -> list[Path]:
 
 
 class TarSource:
-    """Pairs in tar shards; see ``clip_jax.data.tar``."""
+    """Pairs in tar shards; see ``clip_jax.data.tar_index``."""
 
     groups = weights = None
 
@@ -230,15 +230,15 @@ def cache_dir(configured: str) -> Path:
 
 
 def _table(data: Mapping[str, Any]) -> Source:
-    from clip_jax.data import table  # it builds on this file
+    from clip_jax.data.pairs import table  # it builds on this file
 
     return table.TableSource(data["path"], data["image_key"], data["caption_key"])
 
 
 def _emoji(data: Mapping[str, Any]) -> Source:
-    from clip_jax.data import emoji_pairs  # TFDS takes half a second to import
+    from clip_jax.data.pairs import emoji  # TFDS takes half a second to import
 
-    return emoji_pairs.EmojiSource(
+    return emoji.EmojiSource(
         cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"]
     )
 
