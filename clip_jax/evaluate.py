@@ -20,19 +20,12 @@ from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import Options
-from clip_jax.evals import (
-    records,
-    suite,
-    suite_gallery,
-    suite_overlap,
-    suite_report,
-    suite_tasks,
-    writers,
-)
+from clip_jax.evals import records, suite, suite_overlap, suite_tasks, writers
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.records import Record
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch_file import WeightFileError
+from clip_jax.report import eval_examples, eval_page
 from clip_jax.runtime import distributed
 
 
@@ -83,8 +76,8 @@ def _write(
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
     whole = _with_earlier(folder / "records", found, settings)
-    shown = suite_gallery.load(found, data, settings)
-    say(f"wrote {suite_report.write(folder / 'report.html', whole, *shown)}")
+    shown = eval_examples.load(found, data, settings)
+    say(f"wrote {eval_page.write(folder / 'report.html', whole, *shown)}")
     same = [r for r in whole if r.protocol == settings.protocol]
     place = folder / settings.protocol  # their readers do not ask for it
     try:

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.test_sets.registry import CaptionedSet
-from clip_jax.evals import intervals, retrieval, suite_search
+from clip_jax.evals import intervals, retrieval
 from clip_jax.evals.prompts import RETRIEVAL_PREFIX
+from clip_jax.report import search_section
 
 KS = (1, 5, 10)
 
@@ -36,6 +37,6 @@ def retrieval_record(
         "details": {
             "pictures": len(images),
             "captions": len(texts),
-            "search": suite_search.of_captions(images, texts, test.captions, test.image_of_text),
+            "search": search_section.of_captions(images, texts, test.captions, test.image_of_text),
         },
     }

@@ -6,9 +6,10 @@ import numpy as np
 
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import LabelledSet, digest
-from clip_jax.evals import classification, suite_search, writers, zero_shot
+from clip_jax.evals import classification, writers, zero_shot
 from clip_jax.evals.prompts import PLAIN
 from clip_jax.evals.records import NotApplicable
+from clip_jax.report import search_section
 
 
 def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
@@ -34,7 +35,7 @@ def zero_shot_record(
         details["plain"] = _shares(classification.measure(images, plain, test.labels))
     if not test.multilabel:
         details["per_class"] = _per_class(images, weights, test)
-        details["search"] = suite_search.of_classes(
+        details["search"] = search_section.of_classes(
             images, weights, test.labels, (names, templates), details["per_class"]
         )
     return {

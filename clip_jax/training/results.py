@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clip_jax.evals import gallery, report
+from clip_jax.report import run_examples, run_page
 from clip_jax.runtime import distributed
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.training import metric_writer, workdir
@@ -36,7 +36,7 @@ def finish(run: Run) -> dict[str, Any]:
     if distributed.is_lead():
         workdir.write_json(run.workdir / "result.json", result)
         if page is not None:
-            say(*(f"wrote {p}" for p in report.write_report(run.workdir, page)))
+            say(*(f"wrote {p}" for p in run_page.write_report(run.workdir, page)))
     say(f"evaluation and report took {metric_writer.duration(time.perf_counter() - started)}")
     return result
 
@@ -44,7 +44,7 @@ def finish(run: Run) -> dict[str, Any]:
 def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
     curves = metric_writer.read(run.workdir / "metrics.jsonl")
     with jax.set_mesh(run.mesh):
-        return gallery.build(
+        return run_examples.build(
             f"clip_jax: {run.workdir.name}", _summary(run), curves,
             run.tasks, values, run.embedder(), run.tokenizer,
             float(np.exp(jax.device_get(run.state.eval_variables["params"]["logit_scale"]))),

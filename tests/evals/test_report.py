@@ -14,8 +14,8 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from clip_jax.evals import report, report_curves
-from clip_jax.evals.report import (
+from clip_jax.report import curves, run_page
+from clip_jax.report.run_page import (
     ImageQuery,
     Prediction,
     ReportData,
@@ -134,7 +134,7 @@ def test_numbers_are_shown(written):
 
 def test_a_tie_in_the_matrix_is_not_a_hit(data):
     tied = data.similarity._replace(matrix=np.ones((4, 4)))
-    page = report.render_html(dataclasses.replace(data, similarity=tied))
+    page = run_page.render_html(dataclasses.replace(data, similarity=tied))
     assert "0 of 4 captions are closest" in page
 
 
@@ -182,7 +182,7 @@ def test_any_curves_can_be_drawn(tmp_path, curves):
     html_path, png_path = write_report(tmp_path, ReportData("t", curves=curves))
     page = Page(html_path.read_text("utf-8"))
     drawn = [image for image in page.all("img") if "svg" in image["src"]]
-    assert len(drawn) == len(report_curves.charts(curves))
+    assert len(drawn) == len(curves.charts(curves))
     assert html_path.stat().st_size < 600_000
     Image.open(png_path).verify()
 
@@ -214,13 +214,13 @@ def test_plain_tuples_will_do(tmp_path, data):
     }
     similarity = tuple(data.similarity)
     same = dataclasses.replace(data, similarity=similarity, **plain)
-    assert report.render_html(same) == report.render_html(data)
+    assert run_page.render_html(same) == run_page.render_html(data)
 
 
 def test_large_pictures_become_small_files():
     flat, photo = np.full((500, 800, 3), 200, np.uint8), picture(0, 500, 800)
     for image, kind in ((flat, "png"), (photo, "jpeg")):
-        page = report.render_html(ReportData("t", image_to_text=[ImageQuery(image, [])]))
+        page = run_page.render_html(ReportData("t", image_to_text=[ImageQuery(image, [])]))
         found = re.search(r'src="data:image/(\w+);base64,([^"]+)"', page)
         content = base64.b64decode(found[2])
         assert found[1] == kind and len(content) < 60_000
@@ -254,11 +254,11 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(report.os, "replace", full_disk)
+        patch.setattr(run_page.os, "replace", full_disk)
         with pytest.raises(OSError, match="no space"):
             write_report(tmp_path, data)
     with monkeypatch.context() as patch:
-        patch.setattr(report.report_figures, "summary_png", lambda *_: 1 / 0)
+        patch.setattr(run_page.report_figures, "summary_png", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_report(tmp_path, data)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

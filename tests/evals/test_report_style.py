@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from clip_jax.evals import report_style
+from clip_jax.report import style
 
 
 def luminance(colour):
@@ -20,18 +20,18 @@ def contrast(one, other):
 
 
 def test_text_is_readable_on_every_background():
-    light, dark = re.findall(r":root \{(.*?)\}", report_style.STYLE, re.DOTALL)
-    for block, theme in ((light, report_style.LIGHT), (dark, report_style.DARK)):
+    light, dark = re.findall(r":root \{(.*?)\}", style.STYLE, re.DOTALL)
+    for block, theme in ((light, style.LIGHT), (dark, style.DARK)):
         colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
         assert colours["surface"] == theme.surface and colours["ink"] == theme.ink
         for text in ("ink", "muted", "accent", "good", "bad"):
             for background in ("page", "surface"):
                 assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
         for position in np.linspace(-0.1, 1.1, 121):
-            assert contrast(*report_style.shade(position, theme.ramp)) >= 4.5
+            assert contrast(*style.shade(position, theme.ramp)) >= 4.5
         for line in theme.lines:
             assert contrast(line, theme.surface) >= 3
-    seconds = re.findall(r"--second: (#\w{6})", report_style.SUITE)
-    for colour, theme in zip(seconds, (report_style.LIGHT, report_style.DARK), strict=True):
+    seconds = re.findall(r"--second: (#\w{6})", style.SUITE)
+    for colour, theme in zip(seconds, (style.LIGHT, style.DARK), strict=True):
         assert contrast(colour, theme.surface) >= 3
-    assert report_style.shade(math.nan, report_style.LIGHT.ramp)[0] == report_style.LIGHT.ramp[0]
+    assert style.shade(math.nan, style.LIGHT.ramp)[0] == style.LIGHT.ramp[0]

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from clip_jax.evals.report_svg import (
+from clip_jax.report.svg import (
     Drawing,
     Labels,
     Scale,

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from clip_jax.evals import report_tables
+from clip_jax.report import tables
 
 
 def test_values_carry_the_names_of_their_columns():
     rows = [("<b>a</b>", ["1", ""]), ("b", ["2", "3"])]
-    html = report_tables.folding("row", ["x & y", '"z"'], rows)
+    html = tables.folding("row", ["x & y", '"z"'], rows)
     heads = re.findall(r'role="columnheader">([^<]*)<', html)
     assert heads == ["row", "x &amp; y", "&quot;z&quot;"]
     cells = re.findall(r'<td role="cell" data-head="([^"]*)">([^<]*)</td>', html)
@@ -17,7 +17,7 @@ def test_values_carry_the_names_of_their_columns():
                      ("&quot;z&quot;", "3")]  # fmt: skip
     assert '<th scope="row" role="rowheader"><b>a</b></th>' in html
     with pytest.raises(ValueError):
-        report_tables.folding("row", ["x"], [("a", ["1", "2"])])
+        tables.folding("row", ["x"], [("a", ["1", "2"])])
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def test_values_carry_the_names_of_their_columns():
     [(0.0123, "+1.2"), (-0.0123, "−1.2"), (0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0")],
 )
 def test_points(difference, shown):
-    assert report_tables.points(difference) == shown
+    assert tables.points(difference) == shown
 
 
 def test_what_belongs_to_a_value_is_below_it():
-    assert report_tables.valued("<1", "<2") == '&lt;1<div class="small">&lt;2</div>'
-    assert report_tables.valued("1") == "1"
+    assert tables.valued("<1", "<2") == '&lt;1<div class="small">&lt;2</div>'
+    assert tables.valued("1") == "1"

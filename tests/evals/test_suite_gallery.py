@@ -9,8 +9,9 @@ from PIL import Image
 
 from clip_jax import evaluate
 from clip_jax.data.test_sets import registry
-from clip_jax.evals import openers, suite, suite_gallery
+from clip_jax.evals import openers, suite
 from clip_jax.evals.records import Record
+from clip_jax.report import eval_examples
 
 
 def colour(i):
@@ -71,7 +72,7 @@ def records(root):
 
 
 def test_pictures_are_those_that_the_records_name(root):
-    gallery, pairs = suite_gallery.load(records(root), data(root), settings(root))
+    gallery, pairs = eval_examples.load(records(root), data(root), settings(root))
     title = records(root)[1].dataset
     assert [(text, note) for text, _, note in gallery] == [
         ("caption 1", title), ("caption 4", title), ("class 1", "set, recall 25%"),
@@ -94,26 +95,26 @@ def test_what_changed_or_cannot_be_read_is_left_out(root):
     place = numbers(registry.open_set(data(root)[0]))
     damaged = root / "set" / "test" / "class 1" / "03.png"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
-    gallery, pairs = suite_gallery.load(made, data(root), how)
+    gallery, pairs = eval_examples.load(made, data(root), how)
     assert [text for text, *_ in gallery] == ["caption 1", "caption 4"]
     [shown] = pairs.values()
     assert place[3] not in [pair["test_index"] for pair, *_ in shown] and len(shown) == 6
     (root / "set" / "test" / "class 0" / "98.png").write_bytes(b"one more")
     (root / "captions.jsonl").unlink()
     (root / "training" / "any" / "99.png").write_bytes(b"one more")
-    assert suite_gallery.load(made, data(root), settings(root)) == ([], {})
-    assert suite_gallery.load(made, [], settings(root)) == ([], {})
+    assert eval_examples.load(made, data(root), settings(root)) == ([], {})
+    assert eval_examples.load(made, [], settings(root)) == ([], {})
 
 
 def test_without_training_pictures_there_are_no_pairs(root):
-    gallery, pairs = suite_gallery.load(records(root), data(root), suite.Settings())
+    gallery, pairs = eval_examples.load(records(root), data(root), suite.Settings())
     assert len(gallery) == 3 and pairs == {}
 
 
 def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        suite_gallery, "_queries",
+        eval_examples, "_queries",
         lambda record, test, titles: opened.append(record.dataset) or [("q", [], record.dataset)],
     )  # fmt: skip
     some = [{"text": "q", "found": [], "right": []}]
@@ -121,10 +122,10 @@ def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
                    details={"search": some}) for k in (3, 9, 5)]  # fmt: skip
     made += [Record("retrieval", f"r{n}", "test", "paper", n=n, details={"search": some})
              for n in (10, 20)]  # fmt: skip
-    gallery, _ = suite_gallery.load(made, [], suite.Settings())
+    gallery, _ = eval_examples.load(made, [], suite.Settings())
     assert [source for *_, source in gallery] == ["r20", "z9", "r10"] == opened
     made = [dataclasses.replace(r, details={}) if r.task == "retrieval" else r for r in made]
-    gallery, _ = suite_gallery.load(made, [], suite.Settings())
+    gallery, _ = eval_examples.load(made, [], suite.Settings())
     assert [source for *_, source in gallery] == ["z9", "z5", "z3"]
 
 
@@ -135,12 +136,12 @@ def test_thumbnails_of_any_mode(mode):
     image = image if mode == "I;16" else image.convert(mode)
     data = registry.from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
     for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
-        small = suite_gallery.thumbnail(dataclasses.replace(data, pictures=[picture]), 0)
+        small = eval_examples.thumbnail(dataclasses.replace(data, pictures=[picture]), 0)
         assert small.shape == (160, 48, 3) and small.dtype == np.uint8
         assert image.size == (90, 300)  # the data's own picture is not made smaller
         if mode not in ("1", "CMYK"):
             assert abs(small.astype(int) - 200).max() <= 1
-    assert suite_gallery.thumbnail(data, 1) is None
+    assert eval_examples.thumbnail(data, 1) is None
 
 
 def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):

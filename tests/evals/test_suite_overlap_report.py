@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from clip_jax.evals import overlap, suite_report
+from clip_jax.evals import overlap
 from clip_jax.evals.records import Record, read, write
+from clip_jax.report import eval_page
 
 NASTY = "a/<b>&\"' 🦊 שלום"
 
@@ -44,7 +45,7 @@ def records(**more):
 
 
 def section(shown, **options):
-    html = suite_report.render(shown, **options)
+    html = eval_page.render(shown, **options)
     found = re.search('<section id="overlap".*?</section>', html, re.DOTALL)
     return found[0] if found else ""
 
@@ -93,10 +94,10 @@ def test_models_and_ways_are_corrected_apart():
 
 def test_it_is_no_result_of_the_model():
     shown = [*records(), Record("zero_shot", "z", "test", "paper", 9, "top1", {"top1": 0.5})]
-    html = suite_report.render(shown)
+    html = eval_page.render(shown)
     assert html.count('class="value"') == 1
     assert "set 0" not in re.search('<section id="results".*?</section>', html, re.DOTALL)[0]
-    assert 'id="results"' not in suite_report.render(records())
+    assert 'id="results"' not in eval_page.render(records())
     assert section([Record("overlap", "a", "test", "paper", skipped="no pictures")]) == ""
     assert section(shown[3:]) == ""
 
@@ -121,6 +122,6 @@ def test_pairs_are_listed_and_shown():
 def test_records_that_were_read_look_the_same(tmp_path):
     made = records()
     again = [read(write(tmp_path, r, "k"), "k") for r in made]
-    assert suite_report.render(again) == suite_report.render(made)
+    assert eval_page.render(again) == eval_page.render(made)
     bare = [Record("overlap", "a", "test", "paper", 3, "contamination", {"contamination": 0.5})]
     assert section(bare) == ""

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from clip_jax.evals import bias, suite_report
+from clip_jax.evals import bias
 from clip_jax.evals import records as records_room
 from clip_jax.evals.intervals import wilson
 from clip_jax.evals.records import Record
+from clip_jax.report import eval_page
 
 NASTY = "<b>&\"' 🦊 שלום"
 LONG = "an exceedingly long name of a group that nobody would print " * 2
@@ -66,7 +67,7 @@ def probed(n=900, names=OWN, groups=None):
 
 
 def section(*records):
-    found = re.search('<section id="people".*?</section>', suite_report.render(records), re.DOTALL)
+    found = re.search('<section id="people".*?</section>', eval_page.render(records), re.DOTALL)
     return found and found[0]
 
 
@@ -162,13 +163,13 @@ def test_one_group_has_no_gap():
 
 
 def test_a_page_has_the_section_only_where_there_are_such_records(record, tmp_path):
-    page = suite_report.render([record])
+    page = eval_page.render([record])
     assert 'href="#people"' in page and "agreement with the labels" in page
     other = Record("zero_shot", "a", "test", "paper", 9, "top1", {"top1": 0.5})
     for shown in (other, dataclasses.replace(record, skipped="no groups"),
                   dataclasses.replace(record, details={})):  # fmt: skip
         assert section(shown) is None
-        assert 'href="#people"' not in suite_report.render([shown])
+        assert 'href="#people"' not in eval_page.render([shown])
     read = records_room.read(records_room.write(tmp_path, record, "k"), "k")
     assert section(read) == section(record)
     both = section(record, dataclasses.replace(record, model="another"))

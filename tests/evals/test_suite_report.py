@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from clip_jax.evals import published, robustness, suite_report
+from clip_jax.evals import published, robustness
 from clip_jax.evals import records as records_room
 from clip_jax.evals.catalog import CATALOG
 from clip_jax.evals.intervals import wilson
 from clip_jax.evals.records import Record
+from clip_jax.report import eval_page
 
 NASTY = "<b>&\"' 🦊 漢字 $x^$ שלום"
 ESCAPED = "&lt;b&gt;&amp;&quot;&#x27; 🦊 漢字 $x^$ שלום"
@@ -133,7 +134,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def html(records):
-    return suite_report.render(records, gallery())
+    return eval_page.render(records, gallery())
 
 
 def test_page_is_well_formed_and_self_contained(html):
@@ -189,7 +190,7 @@ def test_results_show_value_interval_and_what_was_published(records, html):
         low, high = (100 * bound for bound in record.intervals[record.main_metric])
         fitting = [
             row for row in rows
-            if f">{suite_report.escaped(title)}</span>" in row and value in row
+            if f">{eval_page.escaped(title)}</span>" in row and value in row
             and f"{low:.1f} to {high:.1f}" in row and f"n\xa0=\xa0{record.n:,}" in row
         ]  # fmt: skip
         assert fitting, (title, record.task)
@@ -221,17 +222,17 @@ def test_no_number_is_made_up(records, html):
 
 def test_bars_are_sorted_and_as_long_as_their_values(records):
     shown = [measured("zero_shot", f"set {v}", 100, "top1", v) for v in (0.2, 1.0, 0.5)]
-    page = section(suite_report.render(shown), "plots")
+    page = section(eval_page.render(shown), "plots")
     widths = [float(w) for w in re.findall(r'class="box accent"[^>]*width="([0-9.]+)"', page)]
     assert widths == pytest.approx([182, 91, 36.4], abs=0.1)
     assert "box muted" not in page and "alone" not in page
     with_plain = dataclasses.replace(shown[0], details={"plain": {"top1": 0.1, "top5": 0.9}})
-    page = section(suite_report.render([with_plain]), "plots")
+    page = section(eval_page.render([with_plain]), "plots")
     assert re.findall(r'class="box muted"[^>]*width="([0-9.]+)"', page) == ["18.2"]
     assert "10.0%" in page and "90.0%" not in page
     plain = {"plain": {"top1": 0.1, "mean_per_class_recall": 0.3}}
     by_class = measured("zero_shot", "a", 9, "mean_per_class_recall", 0.4, plain)
-    page = section(suite_report.render([by_class]), "plots")
+    page = section(eval_page.render([by_class]), "plots")
     assert ">30.0%<" in page and ">10.0%<" not in page
 
 
@@ -239,7 +240,7 @@ def test_scatter_has_only_pairs_of_the_same_pictures():
     zero = measured("zero_shot", "a", 100, "mean_per_class_recall", 0.6)
     probe = measured("linear_probe", "a", 100, "top1", 0.9)
     both = dataclasses.replace(probe, metrics={"top1": 0.9, "mean_per_class_recall": 0.8})
-    shown = section(suite_report.render([zero, both]), "plots")
+    shown = section(eval_page.render([zero, both]), "plots")
     assert "a: zero-shot 60.0%, probe 80.0%, mean per class" in shown
     for other in (
         probe,
@@ -248,7 +249,7 @@ def test_scatter_has_only_pairs_of_the_same_pictures():
         dataclasses.replace(both, skipped="no train split"),
         dataclasses.replace(both, metrics={"mean_per_class_recall": math.nan}),
     ):
-        assert "against linear probe" not in suite_report.render([zero, other])
+        assert "against linear probe" not in eval_page.render([zero, other])
 
 
 def test_few_shot_axis_is_logarithmic():
@@ -256,7 +257,7 @@ def test_few_shot_axis_is_logarithmic():
     worth = {"shots": 1.0, "bound": "<=", "most": 16}
     details = {"curve": curve, "zero_shot": 0.25, "efficiency": worth}
     page = section(
-        suite_report.render([measured("few_shot", "a", 9, "top1@16", 0.5, details)]), "few-shot"
+        eval_page.render([measured("few_shot", "a", 9, "top1@16", 0.5, details)]), "few-shot"
     )
     dots = re.findall(r'<circle class="dot (\w+)" cx="([0-9.]+)" cy="([0-9.]+)"', page)
     across = [float(x) for kind, x, _ in dots if kind == "accent"]
@@ -276,7 +277,7 @@ def worth_of(*shots):
         bound, value = given if isinstance(given, tuple) else ("", given)
         details = {"curve": curve, "efficiency": {"shots": value, "bound": bound, "most": 16}}
         found.append(measured("few_shot", f"set {i}", 9, "top1@16", 0.5, details))
-    return suite_report.render(found)
+    return eval_page.render(found)
 
 
 def test_shots_that_zero_shot_is_worth():
@@ -314,7 +315,7 @@ def test_median_is_told_where_it_is_known(shots, median):
 def test_few_shot_without_spread_and_zero_shot():
     details = {"curve": [{"shots": 4, "mean": 0.5, "std": None}], "zero_shot": None,
                "efficiency": None}  # fmt: skip
-    page = suite_report.render([measured("few_shot", "a", 9, "top1@4", 0.5, details)])
+    page = eval_page.render([measured("few_shot", "a", 9, "top1@4", 0.5, details)])
     assert "4 shots 50.0%<" in page and "is worth" not in page and "How many" not in page
     assert "<polygon" not in page and "dot second" not in page
 
@@ -325,7 +326,7 @@ SHIFTS = {"ImageNet": 0.632, "ImageNetV2": 0.559, "ImageNetR": 0.69, "ImageNetSk
 
 def test_robustness_is_that_of_the_module():
     shown = [measured("zero_shot", k, 1000, "top1", v) for k, v in SHIFTS.items()]
-    page = section(suite_report.render(shown), "plots")
+    page = section(eval_page.render(shown), "plots")
     [row, *_] = robustness.shift_table(
         {"us": SHIFTS} | robustness.PAPER_TABLE_16, baselines=robustness.PAPER_BASELINES
     )
@@ -339,21 +340,21 @@ def test_robustness_is_that_of_the_module():
 def test_robustness_needs_imagenet_and_a_shift(left_out):
     shown = [measured("zero_shot", k, 100, "top1", v) for k, v in SHIFTS.items()
              if k not in left_out]  # fmt: skip
-    assert "natural shift" not in suite_report.render(shown)
+    assert "natural shift" not in eval_page.render(shown)
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
 def test_robustness_survives_the_ends(accuracy):
     shown = [measured("zero_shot", k, 100, "top1", accuracy) for k in SHIFTS]
-    page = suite_report.render(shown)
+    page = eval_page.render(shown)
     assert "effective robustness" in page and "nan" not in section(page, "plots").lower()
 
 
 def test_models_without_a_common_shift_have_no_line():
     one = [measured("zero_shot", k, 100, "top1", 0.5) for k in ("ImageNet", "ImageNetV2")]
     two = [measured("zero_shot", k, 100, "top1", 0.5, model="b") for k in ("ImageNet", "ImageNetR")]
-    assert "natural shift" in suite_report.render(one)
-    assert "natural shift" not in suite_report.render(one + two)
+    assert "natural shift" in eval_page.render(one)
+    assert "natural shift" not in eval_page.render(one + two)
 
 
 def test_worst_classes_are_the_ten_with_the_lowest_recall():
@@ -365,7 +366,7 @@ def test_worst_classes_are_the_ten_with_the_lowest_recall():
     rows.append(rows[0] | {"name": "unseen", "recall": None})
     rows.append(rows[0] | {"name": "unseen too", "recall": math.nan})
     details = {"per_class": rows}
-    page = section(suite_report.render([measured("zero_shot", "a", 9, "top1", 0.5, details)]),
+    page = section(eval_page.render([measured("zero_shot", "a", 9, "top1", 0.5, details)]),
                    "confusions")  # fmt: skip
     assert re.findall(r'dir="auto">(class \d+)<', page) == [f"class {i}" for i in range(10)]
     assert "10 of 12 classes" in page and "unseen" not in page
@@ -385,7 +386,7 @@ def test_retrieval_lies_beside_what_was_published():
               for k in (1, 5, 10)}  # fmt: skip
     found = measured("retrieval", "COCO", 25_010, "image_to_text_r@1", 0.001,
                      model="ViT-L/14@336")  # fmt: skip
-    page = section(suite_report.render([dataclasses.replace(found, metrics=values)]), "retrieval")
+    page = section(eval_page.render([dataclasses.replace(found, metrics=values)]), "retrieval")
     cells = re.findall(r"<td>(?:<b>|<span>)([^<]*)", page)
     known = published.published("COCO", "retrieval", "paper", "ViT-L/14@336")
     by_metric = {row.metric: row.value for row in known}
@@ -413,7 +414,7 @@ def test_retrieval_lies_beside_what_was_published():
     ids=["none", "one", "skipped", "bare", "nan", "few_nan", "r_nan", "strange"],
 )  # fmt: skip
 def test_any_records_can_be_shown(shown):
-    html = suite_report.render(shown)
+    html = eval_page.render(shown)
     page = Page(html)
     assert "nan" not in html.replace("Nan", "").lower().replace("tenant", "")
     assert ("Nothing evaluated yet" in page.text) == (not shown) == (not page.sections)
@@ -433,18 +434,18 @@ def test_records_that_were_read_look_as_before_they_were_written(tmp_path, recor
         records_room.read(records_room.write(tmp_path / str(i), record, "k"), "k")
         for i, record in enumerate(shown)
     ]
-    assert suite_report.render(read) == suite_report.render(shown)
+    assert eval_page.render(read) == eval_page.render(shown)
 
 
 def test_several_models_and_splits_are_told_apart():
     one = measured("zero_shot", "MNIST", 100, "top1", 0.5)
-    page = Page(suite_report.render([one, dataclasses.replace(one, model="mine")]))
+    page = Page(eval_page.render([one, dataclasses.replace(one, model="mine")]))
     assert "MNIST, ViT-B/32" in page.text and "MNIST, mine" in page.text
-    page = Page(suite_report.render([one, dataclasses.replace(one, model_fingerprint="abcdef99")]))
+    page = Page(eval_page.render([one, dataclasses.replace(one, model_fingerprint="abcdef99")]))
     assert "MNIST, ViT-B/32 (abcdef)" in page.text
-    page = Page(suite_report.render([one, dataclasses.replace(one, protocol="datacomp")]))
+    page = Page(eval_page.render([one, dataclasses.replace(one, protocol="datacomp")]))
     assert "MNIST, paper" in page.text and "MNIST, datacomp" in page.text
-    page = Page(suite_report.render([one, dataclasses.replace(one, split="val")]))
+    page = Page(eval_page.render([one, dataclasses.replace(one, split="val")]))
     assert "MNIST, val" in page.text and "MNIST, paper" not in page.text
 
 
@@ -452,26 +453,26 @@ def test_tiles_show_each_task_first_and_imagenet_before_others():
     shown = [measured("zero_shot", f"set {i}", 9, "top1", i / 10) for i in range(5)]
     shown += [measured("zero_shot", "ImageNet", 9, "top1", 0.9)]
     shown += [measured("linear_probe", "set 3", 9, "top1", 0.77)]
-    header = re.search("<header>.*?</header>", suite_report.render(shown), re.DOTALL)[0]
+    header = re.search("<header>.*?</header>", eval_page.render(shown), re.DOTALL)[0]
     assert re.findall(r'"value">([0-9.]+%)', header) == ["90.0%", "77.0%", "0.0%", "10.0%"]
 
 
 def test_written_whole_or_not_at_all(tmp_path, records, monkeypatch):
-    path = suite_report.write(tmp_path / "new" / "report.html", records[:3])
+    path = eval_page.write(tmp_path / "new" / "report.html", records[:3])
     assert path == tmp_path / "new" / "report.html"
     before = path.read_bytes()
-    assert before.decode() == suite_report.render(records[:3])
+    assert before.decode() == eval_page.render(records[:3])
     with pytest.raises(ValueError, match=r"a picture must be uint8\[H, W, 3\]"):
-        suite_report.write(path, records, [("q", [np.zeros((2, 2))])])
+        eval_page.write(path, records, [("q", [np.zeros((2, 2))])])
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space"):
-        suite_report.write(path, records)
+        eval_page.write(path, records)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_broken_unicode_in_a_name_is_no_reason_to_fail(tmp_path):
     shown = [measured("zero_shot", "a\ud800b\x00c", 9, "top1", 0.5)]
-    text = suite_report.write(tmp_path / "report.html", shown).read_text("utf-8")
+    text = eval_page.write(tmp_path / "report.html", shown).read_text("utf-8")
     assert "a?b\ufffdc" in text
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, suite, suite_report, writers
+from clip_jax.evals import embedder, suite, writers
+from clip_jax.report import eval_page
 from clip_jax.runtime.mesh import create_mesh
 
 SIZE = 6
@@ -157,7 +158,7 @@ def test_what_is_wrong_or_of_another_kind(tmp_path):
 def test_the_report_shows_it(tmp_path):
     rows, _ = drawn(tmp_path, 40, 2, 2)
     (record,) = suite.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records")
-    page = suite_report.render([record])
+    page = eval_page.render([record])
     assert "Image-caption selection" in page and "group score, n\xa0=\xa040" in page
     assert f"<b>{100 * record.value:.1f}%</b>" in page
     said = []

@@ -11,7 +11,8 @@ from PIL import Image
 from clip_jax import config as config_lib
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, gallery, report, tasks
+from clip_jax.evals import embedder, tasks
+from clip_jax.report import run_examples, run_page
 from clip_jax.runtime.mesh import create_mesh
 
 
@@ -105,7 +106,7 @@ def test_the_gallery_fills_every_part_of_the_report(tmp_path):
     e = simple_embedder({"data": 8}, 8)
     both = [zero_shot_task(), retrieval_task()]
     values = {t.name: t.run(e, tokenize) for t in both}
-    page = gallery.build("t", [("model", "x")], [], both, values, e, tokenize, 10.0)
+    page = run_examples.build("t", [("model", "x")], [], both, values, e, tokenize, 10.0)
     assert page.similarity.matrix.shape == (10, 10)
     np.testing.assert_array_equal(
         page.similarity.matrix,
@@ -116,7 +117,7 @@ def test_the_gallery_fills_every_part_of_the_report(tmp_path):
     assert [len(q.answers) for q in page.text_to_image] == [5] * 4
     assert len(page.image_to_text) == 4
     assert any(r.baseline == 0.2 for r in page.results)
-    paths = report.write_report(tmp_path, page)
+    paths = run_page.write_report(tmp_path, page)
     assert all(p.stat().st_size > 10_000 for p in paths)
 
 

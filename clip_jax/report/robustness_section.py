@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from clip_jax.evals import robustness
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_parts import escaped, finite, percent
-from clip_jax.evals.report_svg import Drawing, Labels, Scale, figure
-from clip_jax.evals.report_tables import folding, points, valued
-from clip_jax.evals.suite_words import Titles
+from clip_jax.report.parts import escaped, finite, percent
+from clip_jax.report.svg import Drawing, Labels, Scale, figure
+from clip_jax.report.tables import folding, points, valued
+from clip_jax.report.titles import Titles
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _ENDS = (0.005, 0.995)  # of what is drawn: at 0 and 1 logits are infinite

@@ -6,8 +6,8 @@ from typing import Any
 
 from clip_jax.evals import published
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_parts import bar, escaped, finite, percent
-from clip_jax.evals.suite_words import TASKS, Titles, data_set, metric, task
+from clip_jax.report.parts import bar, escaped, finite, percent
+from clip_jax.report.titles import TASKS, Titles, data_set, metric, task
 
 _WORST = 10
 _RECALL = re.compile(r"(image_to_text|text_to_image)_r@(\d+)")

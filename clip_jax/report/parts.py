@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.report_curves import without_underscores
-from clip_jax.evals.report_style import PAGE, STYLE
+from clip_jax.report.curves import without_underscores
+from clip_jax.report.style import PAGE, STYLE
 
 _THUMBNAIL = 168
 _PNG_LIMIT = 24_000

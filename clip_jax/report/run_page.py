@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.evals import report_curves, report_figures
-from clip_jax.evals.report_parts import (
+from clip_jax.report import curves, figures
+from clip_jax.report.parts import (
     bar,
     clamped,
     escaped,
@@ -29,7 +29,7 @@ from clip_jax.evals.report_parts import (
     spoken,
     svg_source,
 )
-from clip_jax.evals.report_style import DARK, LIGHT, shade
+from clip_jax.report.style import DARK, LIGHT, shade
 from clip_jax.runtime.atomic import write_atomically
 
 
@@ -121,7 +121,7 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
         )
     # Both are made before either is written: an error leaves an earlier report whole.
     page = render_html(data).encode("utf-8", "replace")
-    picture = report_figures.summary_png(data.title, data.curves, *similarity)
+    picture = figures.summary_png(data.title, data.curves, *similarity)
     folder = Path(path_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "report.html", folder / "report.png"
@@ -151,7 +151,7 @@ def _header(data: ReportData) -> str:
         for r in (Result(*row) for row in data.results[:4])
     )
     facts = "".join(
-        f"<span><b>{value}</b> {name}</span>" for name, value in report_curves.facts(data.curves)
+        f"<span><b>{value}</b> {name}</span>" for name, value in curves.facts(data.curves)
     )
     return (
         f'<header><p class="eyebrow">clip_jax report</p><h1>{escaped(data.title)}</h1>'
@@ -189,21 +189,20 @@ def _result_bar(result: Result) -> str:
     return bar(result.value, low, high, result.baseline)
 
 
-def _training(curves: report_curves.Records) -> str:
-    charts = report_curves.charts(curves)
+def _training(curves: curves.Records) -> str:
+    charts = curves.charts(curves)
     if not charts:
         return ""
-    room = max(map(report_curves.legend_rows, charts))
+    room = max(map(curves.legend_rows, charts))
     cards = []
     for chart in charts:
         light, dark = (
-            svg_source(report_figures.chart_svg(chart, curves, theme, room))
-            for theme in (LIGHT, DARK)
+            svg_source(figures.chart_svg(chart, curves, theme, room)) for theme in (LIGHT, DARK)
         )
         ends = [
             f"{label} {value:.4g}".strip()
             for key, label in chart.lines
-            for value in report_curves.series(curves, chart.x, key)[1][-1:]
+            for value in curves.series(curves, chart.x, key)[1][-1:]
         ]
         alt = escaped(f"{chart.title} by {chart.x}. Last values: {', '.join(ends)}")
         cards.append(
@@ -241,7 +240,7 @@ def _similarity(similarity: Similarity | None) -> str:
 
 
 def _cells(matrix: np.ndarray, row: int) -> str:
-    low, high = report_figures.value_range(matrix)
+    low, high = figures.value_range(matrix)
     cells = []
     for column, cosine in enumerate(matrix[row]):
         place = (cosine - low) / (high - low)

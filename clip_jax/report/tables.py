@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from clip_jax.evals.report_parts import escaped
+from clip_jax.report.parts import escaped
 
 
 def folding(head: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_parts import finite, percent
-from clip_jax.evals.report_svg import Drawing, Labels, Scale, figure, percent_ticks
-from clip_jax.evals.suite_words import Titles, metric
+from clip_jax.report.parts import finite, percent
+from clip_jax.report.svg import Drawing, Labels, Scale, figure, percent_ticks
+from clip_jax.report.titles import Titles, metric
 
 _WIDTH = 360
 

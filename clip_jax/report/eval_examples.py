@@ -16,9 +16,9 @@ from clip_jax.data.preprocess import Picture
 from clip_jax.evals import suite
 from clip_jax.evals.openers import Opener, openers
 from clip_jax.evals.records import Record
-from clip_jax.evals.suite_overlap_report import Pairs
-from clip_jax.evals.suite_report import Query
-from clip_jax.evals.suite_words import Titles
+from clip_jax.report.eval_page import Query
+from clip_jax.report.overlap_section import Pairs
+from clip_jax.report.titles import Titles
 
 SIZE = 160  # of the longer side, in pixels
 DATA_SETS = 3  # whose pictures are shown, lest the page grow too large

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_parts import bar, escaped, percent
-from clip_jax.evals.suite_words import Titles
+from clip_jax.report.parts import bar, escaped, percent
+from clip_jax.report.titles import Titles
 
 _SHOWN = 5  # labels of each threshold
 _CLASSES = {"default": "The paper’s classes", "with child": "With the class “child” besides"}

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from clip_jax.evals.report_parts import escaped, percent
+from clip_jax.report.parts import escaped, percent
 
 Point = tuple[float, float]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.report_curves import (
+from clip_jax.report.curves import (
     Chart,
     Records,
     charts,
@@ -22,7 +22,7 @@ from clip_jax.evals.report_curves import (
     thinned,
     time_unit,
 )
-from clip_jax.evals.report_style import LIGHT, Theme, shade
+from clip_jax.report.style import LIGHT, Theme, shade
 
 _RC = {"font.family": ["DejaVu Sans"], "font.size": 9.0, "svg.hashsalt": "clip_jax"}
 

@@ -10,18 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals import (
-    suite_overlap_report,
-    suite_people,
-    suite_plots,
-    suite_shifts,
-    suite_tables,
-)
 from clip_jax.evals.records import Record
-from clip_jax.evals.report_curves import duration
-from clip_jax.evals.report_parts import escaped, finite, found_pictures, page, percent, recipe
-from clip_jax.evals.report_style import SUITE
-from clip_jax.evals.suite_words import Titles, metric, task
+from clip_jax.report import bias_section, overlap_section, plots, result_tables, robustness_section
+from clip_jax.report.curves import duration
+from clip_jax.report.parts import escaped, finite, found_pictures, page, percent, recipe
+from clip_jax.report.style import SUITE
+from clip_jax.report.titles import Titles, metric, task
 from clip_jax.runtime.atomic import write_atomically
 
 # A text, and the pictures uint8[H, W, 3] that it finds, best first: each alone, or with whether it
@@ -37,8 +31,8 @@ def write(
     path: Path,
     records: Sequence[Record],
     gallery: Sequence[Query] = (),
-    pairs: suite_overlap_report.Pairs | None = None,
-    shifts: suite_shifts.Compared | None = None,
+    pairs: overlap_section.Pairs | None = None,
+    shifts: robustness_section.Compared | None = None,
 ) -> Path:
     """Writes the report, whole or not at all.
 
@@ -62,8 +56,8 @@ def write(
 def render(
     records: Sequence[Record],
     gallery: Sequence[Query] = (),
-    pairs: suite_overlap_report.Pairs | None = None,
-    shifts: suite_shifts.Compared | None = None,
+    pairs: overlap_section.Pairs | None = None,
+    shifts: robustness_section.Compared | None = None,
 ) -> str:
     """The page as one string. Takes and raises what ``write`` does."""
     titles = Titles(records)
@@ -71,20 +65,20 @@ def render(
     title = f"Evaluation of {' and '.join(models)}" if models else "Nothing evaluated yet"
     # What is found of the training data is no result of the model's.
     scored = [r for r in records if r.task != "overlap"]
-    overlap = suite_overlap_report.section(records, titles, pairs or {})
+    overlap = overlap_section.section(records, titles, pairs or {})
     sections = [
-        ("results", "Results", suite_tables.results(scored, titles)),
-        ("plots", "Zero-shot", _plots(records, titles, shifts or suite_shifts.Compared())),
+        ("results", "Results", result_tables.results(scored, titles)),
+        ("plots", "Zero-shot", _plots(records, titles, shifts or robustness_section.Compared())),
         ("few-shot", "Few-shot probes", _few_shot(records, titles)),
-        ("retrieval", "Retrieval", suite_tables.retrieval(records, titles)),
+        ("retrieval", "Retrieval", result_tables.retrieval(records, titles)),
         ("search", "Search", _gallery(gallery)),
         ("overlap", "Overlap with training data", overlap),
-        ("confusions", "Worst classes", suite_tables.confusions(records, titles)),
-        ("people", "Bias probes", suite_people.probes(records, titles)),
-        ("skipped", "Skipped", suite_tables.skipped(records)),
+        ("confusions", "Worst classes", result_tables.confusions(records, titles)),
+        ("people", "Bias probes", bias_section.probes(records, titles)),
+        ("skipped", "Skipped", result_tables.skipped(records)),
         ("recipe", "How it was measured", recipe(_facts(records))),
     ]
-    return page(title, _header(title, records, titles), sections, SUITE + suite_people.STYLE)
+    return page(title, _header(title, records, titles), sections, SUITE + bias_section.STYLE)
 
 
 def _header(title: str, records: Sequence[Record], titles: Titles) -> str:
@@ -127,20 +121,20 @@ def _foremost(measured: Sequence[Record]) -> list[Record]:
     return [*chosen, *others[: _TILES - len(chosen)]]
 
 
-def _plots(records: Sequence[Record], titles: Titles, compared: suite_shifts.Compared) -> str:
-    left = suite_plots.bars(records, titles)
-    rows = suite_shifts.rows(records, titles, compared)
-    right = suite_plots.scatter(records, titles) + suite_shifts.plot(rows, compared)
+def _plots(records: Sequence[Record], titles: Titles, compared: robustness_section.Compared) -> str:
+    left = plots.bars(records, titles)
+    rows = robustness_section.rows(records, titles, compared)
+    right = plots.scatter(records, titles) + robustness_section.plot(rows, compared)
     stacks = "".join(f'<div class="stack">{part}</div>' for part in (left, right) if part)
     plots = f'<div class="grid plots">{stacks}</div>' if stacks else ""
-    return plots + suite_shifts.table(rows, compared)
+    return plots + robustness_section.table(rows, compared)
 
 
 def _few_shot(records: Sequence[Record], titles: Titles) -> str:
-    cards = suite_plots.few_shot(records, titles)
+    cards = plots.few_shot(records, titles)
     if not cards:
         return ""
-    worth = suite_plots.efficiency(records, titles)
+    worth = plots.efficiency(records, titles)
     return (
         '<p class="lead">Accuracy by the number of training pictures a class, on a logarithmic '
         "scale: the mean over draws, and one standard deviation as a band. The dashed line is "

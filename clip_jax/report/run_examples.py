@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clip_jax.evals import report, zero_shot
+from clip_jax.evals import zero_shot
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.tasks import RetrievalTask, Task, Tokenize, ZeroShotTask
+from clip_jax.report import run_page
 
 
 def _spread(n: int, count: int) -> list[int]:
@@ -16,7 +17,7 @@ def _spread(n: int, count: int) -> list[int]:
 
 def predictions(
     task: ZeroShotTask, embedder: Embedder, tokenize: Tokenize, scale: float, count: int = 12
-) -> list[report.Prediction]:
+) -> list[run_page.Prediction]:
     """The five most probable classes of some of a task's pictures."""
     rows = _spread(len(task.images), count)
     weights = task.class_weights(embedder, tokenize)
@@ -24,7 +25,7 @@ def predictions(
         embedder.images(task.images[rows]), weights, k=5, logit_scale=scale
     )
     return [
-        report.Prediction(
+        run_page.Prediction(
             task.images[row],
             task.class_names[task.labels[row]],
             [(task.class_names[c], float(p)) for c, p in zip(best[i], probs[i], strict=True)],
@@ -35,18 +36,18 @@ def predictions(
 
 def similarity(
     task: RetrievalTask, embedder: Embedder, tokenize: Tokenize, count: int = 10
-) -> report.Similarity:
+) -> run_page.Similarity:
     """Cosines between some of a task's pictures and their texts."""
     texts = _spread(len(task.texts), count)
     captions = [task.texts[j] for j in texts]
     images = task.images[task.image_of_text[texts]]
     matrix = embedder.texts(tokenize(captions)) @ embedder.images(images).T
-    return report.Similarity(list(images), captions, matrix)
+    return run_page.Similarity(list(images), captions, matrix)
 
 
 def queries(
     task: RetrievalTask, embedder: Embedder, tokenize: Tokenize, count: int = 4, answers: int = 5
-) -> tuple[list[report.TextQuery], list[report.ImageQuery]]:
+) -> tuple[list[run_page.TextQuery], list[run_page.ImageQuery]]:
     """What some texts and some pictures of a task find, best first."""
     images = zero_shot.embed_images(embedder, task.images)
     texts = embedder.texts(tokenize(task.texts))
@@ -55,12 +56,12 @@ def queries(
         best = np.argsort(-(images @ texts[j]), kind="stable")[:answers]
         right = task.image_of_text[j]
         of_text.append(
-            report.TextQuery(task.texts[j], [(task.images[i], bool(i == right)) for i in best])
+            run_page.TextQuery(task.texts[j], [(task.images[i], bool(i == right)) for i in best])
         )
     for i in _spread(len(task.images), count + 1)[1:]:
         best = np.argsort(-(texts @ images[i]), kind="stable")[:answers]
         of_image.append(
-            report.ImageQuery(
+            run_page.ImageQuery(
                 task.images[i], [(task.texts[j], bool(task.image_of_text[j] == i)) for j in best]
             )
         )
@@ -71,7 +72,7 @@ def queries(
 _FIRST = ("top1", "image_to_text_r@1", "text_to_image_r@1")
 
 
-def results(tasks: Sequence[Task], values: dict[str, dict[str, float]]) -> list[report.Result]:
+def results(tasks: Sequence[Task], values: dict[str, dict[str, float]]) -> list[run_page.Result]:
     """The final numbers as rows of the report, the ones a reader looks for first in front."""
     rows = []
     for task in tasks:
@@ -80,7 +81,7 @@ def results(tasks: Sequence[Task], values: dict[str, dict[str, float]]) -> list[
             if metric == "n" or metric.endswith("_ci95"):
                 continue
             ci, baseline = found.get(f"{metric}_ci95"), task.baselines.get(metric)
-            rows.append(report.Result(task.name, metric, value, int(found["n"]), ci, baseline))
+            rows.append(run_page.Result(task.name, metric, value, int(found["n"]), ci, baseline))
     return sorted(rows, key=lambda r: r.metric not in _FIRST)
 
 
@@ -93,14 +94,14 @@ def build(
     embedder: Embedder,
     tokenize: Tokenize,
     scale: float,
-) -> report.ReportData:
+) -> run_page.ReportData:
     """Everything the report shows. Runs on every process; one of them writes it."""
     zero, pairs = (
         next((t for t in tasks if isinstance(t, kind)), None)
         for kind in (ZeroShotTask, RetrievalTask)
     )
     of_text, of_image = queries(pairs, embedder, tokenize) if pairs else ([], [])
-    return report.ReportData(
+    return run_page.ReportData(
         title=title,
         config_summary=summary,
         curves=curves,
