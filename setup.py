@@ -50,7 +50,7 @@ setup(
     package_data={
         "clip_jax.data": ["*.gz", "*.LICENSE"],
         "clip_jax.evals": ["*.csv"],
-        "clip_jax.evals.prompts": ["*.json", "*.LICENSE"],
+        "clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"],
         "clip_jax.tokenizers": ["*.gz", "*.LICENSE"],
     },
     python_requires=">=3.11",

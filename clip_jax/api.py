@@ -19,7 +19,8 @@ import numpy as np
 
 from clip_jax import pretrained
 from clip_jax.data.preprocess import Picture
-from clip_jax.evals import embedder, suite, zero_shot
+from clip_jax.evals import embedder, runner
+from clip_jax.evals.metrics import zero_shot
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
 from clip_jax.runtime.integrity import combined, fingerprint
@@ -97,11 +98,11 @@ class Clip:
             shrink=True,
         )  # fmt: skip
 
-    def as_evaluated(self, name: str = "") -> suite.Model:
+    def as_evaluated(self, name: str = "") -> runner.Model:
         """The model as ``evals.suite`` takes it; ``name`` is what results call it."""
         found = combined(fingerprint(self._variables))
         facts = [found, self.fingerprint, str(self._model.dtype)]
-        return suite.Model(
+        return runner.Model(
             name or Path(self.weights.source).name,
             hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
             self.embedder,

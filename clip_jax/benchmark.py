@@ -21,7 +21,7 @@ from clip_jax.data.emoji.builder import builder
 from clip_jax.data.pairs import emoji, registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
-from clip_jax.evals import zero_shot
+from clip_jax.evals.metrics import zero_shot
 from clip_jax.runtime.distributed import USAGE
 
 PREPROCESS = Preprocess(72, transparency="white")

@@ -20,9 +20,10 @@ from clip_jax.config import ConfigError
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import Options
-from clip_jax.evals import records, suite, suite_overlap, suite_tasks, writers
-from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals import exports, records, runner
+from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.records import Record
+from clip_jax.evals.tasks.in_training import overlap_task, registry
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch_file import WeightFileError
 from clip_jax.report import eval_examples, eval_page
@@ -31,9 +32,9 @@ from clip_jax.runtime import distributed
 
 def evaluate(
     clip: api.Clip,
-    data: str | Sequence[str] = suite.OFFLINE,
+    data: str | Sequence[str] = runner.OFFLINE,
     tasks: str | Sequence[str] = (),
-    settings: suite.Settings | None = None,
+    settings: runner.Settings | None = None,
     *,
     out: str | Path | None = None,
     cache: str | Path | None = None,
@@ -59,20 +60,20 @@ def evaluate(
     """
     model = clip.as_evaluated(name)
     folder = Path(out) if out else None
-    found = suite.run(
+    found = runner.run(
         model, data, tasks, settings, folder=folder and folder / "records",
         cache=Path(cache) if cache else None, say=say,
     )  # fmt: skip
     if folder and distributed.is_lead() and any(not r.skipped for r in found):
         named = (data,) if isinstance(data, str) else data
-        _write(folder, found, named, settings or suite.Settings(), say)
+        _write(folder, found, named, settings or runner.Settings(), say)
     if folder:
         distributed.barrier("results written")
     return found
 
 
 def _write(
-    folder: Path, found: list[Record], data: Sequence[str], settings: suite.Settings, say: Any
+    folder: Path, found: list[Record], data: Sequence[str], settings: runner.Settings, say: Any
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
     whole = _with_earlier(folder / "records", found, settings)
@@ -81,13 +82,13 @@ def _write(
     same = [r for r in whole if r.protocol == settings.protocol]
     place = folder / settings.protocol  # their readers do not ask for it
     try:
-        writers.write_clip_benchmark(place / "clip_benchmark", same)
-        writers.write_datacomp(place / "eval_results.jsonl", same)
+        exports.write_clip_benchmark(place / "clip_benchmark", same)
+        exports.write_datacomp(place / "eval_results.jsonl", same)
     except ValueError as error:
         say(f"not written for other programs: {error}")
 
 
-def _with_earlier(folder: Path, found: list[Record], settings: suite.Settings) -> list[Record]:
+def _with_earlier(folder: Path, found: list[Record], settings: runner.Settings) -> list[Record]:
     """The records of a run, and those of earlier ones that were made in the same way."""
 
     def place(record: Record) -> tuple[str, ...]:
@@ -114,13 +115,13 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--model": dict(required=True, help="workdir, weights, or name on the hub"),
     "--data": dict(
         type=_listed,
-        default=suite.OFFLINE,
-        help=f"data sets, with commas; 'all' of the catalog; default: {','.join(suite.OFFLINE)}",
+        default=runner.OFFLINE,
+        help=f"data sets, with commas; 'all' of the catalog; default: {','.join(runner.OFFLINE)}",
     ),
     "--tasks": dict(
-        type=_listed, default=(), help=f"of {','.join(suite_tasks.TASKS)}; default: all that fit"
+        type=_listed, default=(), help=f"of {','.join(registry.TASKS)}; default: all that fit"
     ),
-    "--protocol": dict(default="paper", choices=suite.PROTOCOLS),
+    "--protocol": dict(default="paper", choices=runner.PROTOCOLS),
     "--templates": dict(default="all", help="all, subset7, plain or names"),
     "--class-names": dict(default="", help="file with the classes' names"),
     "--template-file": dict(default="", help="file with templates"),
@@ -143,7 +144,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         default="",
         help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
     ),
-    "--overlap-by": dict(default="embedding", choices=suite_overlap.MEASURES),
+    "--overlap-by": dict(default="embedding", choices=overlap_task.MEASURES),
     "--overlap-threshold": dict(
         type=float, help="the same from this cosine up (0.95), by hash from so many bits down (6)"
     ),
@@ -182,7 +183,7 @@ def run(flags: argparse.Namespace) -> list[Record]:
         image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,
         group_keys=flags.group_keys, emoji_preset=flags.emoji_preset,
     )  # fmt: skip
-    settings = suite.Settings(
+    settings = runner.Settings(
         protocol=flags.protocol, templates=flags.templates, class_file=flags.class_names,
         template_file=flags.template_file, root=flags.data_root, options=options,
         shots=flags.shots, seeds=flags.seeds, seed=flags.seed,

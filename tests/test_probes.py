@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clip_jax.benchmarks import linear_probe
-from clip_jax.evals.linear_probe import LAMBDAS
+from clip_jax.evals.probes.linear_probe import LAMBDAS
 
 
 def test_features_are_like_clips():

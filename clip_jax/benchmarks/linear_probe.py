@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals import linear_probe
-from clip_jax.evals.linear_probe import LAMBDAS, Split
+from clip_jax.evals.probes import linear_probe
+from clip_jax.evals.probes.linear_probe import LAMBDAS, Split
 
 # The largest entry of the gradient of the mean objective at which scikit-learn stops: what it
 # comes with, which ends far from the minimum on features of unit length, and what gets there.

@@ -14,7 +14,7 @@ from clip_jax.data.image_file import on_white, open_image
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Picture
 from clip_jax.evals import suite
-from clip_jax.evals.openers import Opener, openers
+from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.records import Record
 from clip_jax.report.eval_page import Query
 from clip_jax.report.overlap_section import Pairs
@@ -26,7 +26,7 @@ _AROUND = 3  # pairs on each side of the threshold
 
 
 def load(
-    records: Sequence[Record], data: Sequence[str], settings: suite.Settings
+    records: Sequence[Record], data: Sequence[str], settings: runner.Settings
 ) -> tuple[list[Query], Pairs]:
     """The pictures for ``suite_report.write``.
 
@@ -105,7 +105,7 @@ def _queries(record: Record, test: Any, titles: Titles) -> list[Query]:
 
 
 def _pairs(
-    record: Record, openers: Mapping[str, Opener], settings: suite.Settings
+    record: Record, openers: Mapping[str, Opener], settings: runner.Settings
 ) -> list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
     """The most similar pairs, and those on both sides of the threshold."""
     known = record.details

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals import overlap
+from clip_jax.evals.metrics import overlap
 from clip_jax.evals.records import Record
 from clip_jax.report.parts import escaped, finite, percent, picture, right_class
 from clip_jax.report.tables import folding, points, valued

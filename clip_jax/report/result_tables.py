@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clip_jax.evals import published
+from clip_jax.evals.datasets import published
 from clip_jax.evals.records import Record
 from clip_jax.report.parts import bar, escaped, finite, percent
 from clip_jax.report.titles import TASKS, Titles, data_set, metric, task

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clip_jax.evals import robustness
+from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
 from clip_jax.report.parts import escaped, finite, percent
 from clip_jax.report.svg import Drawing, Labels, Scale, figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.ranking import exact_rows
+from clip_jax.evals.metrics.ranking import exact_rows
 
 TEXTS, PICTURES = 6, 5
 _BLOCK = 4096

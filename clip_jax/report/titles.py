@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from clip_jax.evals.catalog import CATALOG
-from clip_jax.evals.data_sets import METRICS
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.datasets.locate import METRICS
 from clip_jax.evals.records import Record
 
 TASKS = {

@@ -13,7 +13,8 @@ from clip_jax import config as config_lib
 from clip_jax import pretrained, tokenizers  # fmt: skip
 from clip_jax.data import loader, transforms
 from clip_jax.data.pairs import registry
-from clip_jax.evals import embedder, tasks
+from clip_jax.evals import embedder
+from clip_jax.evals.tasks.in_training import in_training
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
 from clip_jax.training import metric_writer, program, state, step, workdir
@@ -76,7 +77,9 @@ class Run:
         self.embed_steps = step.embed_steps(self.model, self.mesh)
         self.tasks = self._lead_first(
             "evaluation tasks",
-            lambda: tasks.prepare(config, self.preprocess, self.source.fingerprint, self.mesh),
+            lambda: in_training.prepare(
+                config, self.preprocess, self.source.fingerprint, self.mesh
+            ),
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create()

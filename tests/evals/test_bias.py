@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.evals import bias, intervals
+from clip_jax.evals.metrics import bias, intervals
 
 # Six pictures, five classes: two of people, two of one further category, one of another.
 CATEGORIES = ("person", "person", "crime-related", "crime-related", "non-human")

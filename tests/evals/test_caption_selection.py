@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import caption_selection
+from clip_jax.evals.metrics import caption_selection
 
 
 def of_scores(matrices):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
-from clip_jax.evals import data_sets, published
-from clip_jax.evals.catalog import CATALOG
-from clip_jax.evals.prompts import names, prompts
-from clip_jax.evals.prompts.matching import with_prompts
+from clip_jax.evals.datasets import locate, published
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.datasets.prompts import names, prompts
+from clip_jax.evals.datasets.prompts.matching import with_prompts
 
 
 def test_it_has_the_papers_27_and_8_more():
@@ -37,7 +37,7 @@ def test_metrics_are_the_papers(goldens):
 def test_entries_are_in_order():
     for name, entry in CATALOG.items():
         assert entry.kind in ("classification", "multilabel", "retrieval")
-        assert entry.metric in data_sets.METRICS
+        assert entry.metric in locate.METRICS
         assert 0 <= entry.val < max(entry.train, 1)
         assert entry.test > 0
         assert set(entry.tfds_splits) <= {"train", "val", "test"}
@@ -49,8 +49,8 @@ def test_entries_are_in_order():
 
 
 def test_the_documentation_is_in_step(root):
-    assert (root / "docs" / "data_sets.md").read_text() == data_sets.markdown(), (
-        "run python -m clip_jax.evals.data_sets > docs/data_sets.md"
+    assert (root / "docs" / "data_sets.md").read_text() == locate.markdown(), (
+        "run python -m clip_jax.evals.datasets.locate > docs/data_sets.md"
     )
 
 
@@ -64,22 +64,22 @@ def test_the_documentation_is_in_step(root):
     ],
 )  # fmt: skip
 def test_names_of_others_are_understood(name, want):
-    assert data_sets.find(name) == want
+    assert locate.find(name) == want
 
 
 def test_a_name_that_nobody_has():
     with pytest.raises(ValueError, match="'imagenet-q' is no data set .*did you mean 'ImageNet"):
-        data_sets.find("imagenet-q")
+        locate.find("imagenet-q")
     for name in ("", "wds/", "zzzz"):
         with pytest.raises(ValueError, match="is no data set of the catalog"):
-            data_sets.find(name)
+            locate.find(name)
 
 
 def test_no_name_means_two_data_sets():
     seen = {}
     for key, entry in CATALOG.items():
         for alias in {key, entry.title, entry.tfds, entry.webdataset, entry.datacomp} - {""}:
-            assert seen.setdefault(data_sets._bare(alias), key) == key
+            assert seen.setdefault(locate._bare(alias), key) == key
 
 
 def folder(root, split, *classes):
@@ -92,9 +92,9 @@ def folder(root, split, *classes):
 def test_what_is_here_is_opened(tmp_path):
     folder(tmp_path / "OxfordPets", "test", "Abyssinian", "american_bulldog", "Bengal")
     options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
-    assert data_sets.find("oxford_iiit_pet") == "OxfordPets"
-    spec = data_sets.locate("OxfordPets", tmp_path, options)
-    data = data_sets.open_at(spec, "OxfordPets", "test", options)
+    assert locate.find("oxford_iiit_pet") == "OxfordPets"
+    spec = locate.locate("OxfordPets", tmp_path, options)
+    data = locate.open_at(spec, "OxfordPets", "test", options)
     assert isinstance(data, LabelledSet)
     assert (data.name, data.split) == ("OxfordPets", "test")
     dressed = with_prompts(data, data.name)
@@ -103,7 +103,7 @@ def test_what_is_here_is_opened(tmp_path):
     ]  # fmt: skip
     folder(tmp_path / "ImageNet", "val", "n01440764", "n01443537")
     spec = f"folder:{tmp_path}/ImageNet"
-    imagenet = data_sets.open_at(spec, "ImageNet", "test", options)
+    imagenet = locate.open_at(spec, "ImageNet", "test", options)
     assert imagenet.split == "test"
     np.testing.assert_array_equal(with_prompts(imagenet, "ImageNet").labels, [0, 1])
 
@@ -113,11 +113,11 @@ def test_no_split_is_scored_twice(tmp_path):
     for split in ("train", "val"):
         folder(tmp_path / "ImageNet", split, "n01440764", "n01443537")
     options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
-    spec = data_sets.locate("ImageNet", tmp_path, options)
-    train, test = (data_sets.open_at(spec, "ImageNet", s, options) for s in ("train", "test"))
+    spec = locate.locate("ImageNet", tmp_path, options)
+    train, test = (locate.open_at(spec, "ImageNet", s, options) for s in ("train", "test"))
     assert "/train/" in train.describe(0) and "/val/" in test.describe(0)
     with pytest.raises(MissingData, match="ImageNet has no validation split besides the one"):
-        data_sets.open_at(spec, "ImageNet", "val", options)
+        locate.open_at(spec, "ImageNet", "val", options)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,15 @@ def test_tfds_is_asked_for_what_it_calls_things(monkeypatch, name, spec, asked, 
         calls.append((where, split, options.image_key, options.label_key))
         return LabelledSet("x", split, [], np.zeros(0, np.int32), fingerprint="f")
 
-    monkeypatch.setattr(data_sets, "open_set", opened)
-    data_sets.open_at(spec, name, "test", Options(label_key="kind"))
+    monkeypatch.setattr(locate, "open_set", opened)
+    locate.open_at(spec, name, "test", Options(label_key="kind"))
     assert calls == [(spec, asked, *keys)]
 
 
 def test_what_is_not_here_says_how_to_get_it(tmp_path):
     options = Options(data_dir=tmp_path / "tfds", cache_dir=tmp_path / "cache")
     with pytest.raises(MissingData) as caught:
-        data_sets.locate("DescribableTextures", tmp_path, options)
+        locate.locate("DescribableTextures", tmp_path, options)
     text = str(caught.value)
     assert text.startswith("DescribableTextures (Describable Textures) is not here:")
     home = tmp_path / "wds_vtab-dtd"
@@ -153,28 +153,28 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path):
     assert "`tfds build dtd --file_format=array_record`" in text
     assert f"wds:{home}: {home}: no such folder" in text
     with pytest.raises(MissingData, match=r"get it by `https://hatefulmemeschallenge.com/`"):
-        data_sets.locate("HatefulMemes", tmp_path, options)
+        locate.locate("HatefulMemes", tmp_path, options)
 
 
 def test_downloads_land_where_they_are_looked_for(tmp_path):
     for name, entry in CATALOG.items():
-        specs = data_sets.specs(name, tmp_path)
-        for command in data_sets.commands(entry, tmp_path):
+        specs = locate.specs(name, tmp_path)
+        for command in locate.commands(entry, tmp_path):
             if command.startswith("hf download"):
                 assert f"wds:{command.partition('--local-dir=')[2]}" in specs
             elif command.startswith("tfds build"):
                 assert f"tfds:{command.split()[2]}" in specs
-    assert data_sets.specs("Food101") == ["tfds:food101"]
+    assert locate.specs("Food101") == ["tfds:food101"]
 
 
 def test_tfds_is_asked_for_its_own_splits_and_features():
-    assert data_sets._split_there("tfds:food101", "Food101", "test") == "validation"
-    assert data_sets._split_there("wds:food101", "Food101", "test") == "test"
-    voc = data_sets._of(CATALOG["PascalVOC2007"], "tfds:voc/2007", Options(label_key="mine"))
+    assert locate._split_there("tfds:food101", "Food101", "test") == "validation"
+    assert locate._split_there("wds:food101", "Food101", "test") == "test"
+    voc = locate._of(CATALOG["PascalVOC2007"], "tfds:voc/2007", Options(label_key="mine"))
     assert voc.label_key == "labels"
-    coco = data_sets._of(CATALOG["COCO"], f"tfds:{CATALOG['COCO'].tfds}", Options())
+    coco = locate._of(CATALOG["COCO"], f"tfds:{CATALOG['COCO'].tfds}", Options())
     assert (coco.label_key, coco.caption_key) == ("", "captions/text")
-    assert data_sets._of(CATALOG["COCO"], "folder:x", Options(label_key="x")).label_key == "x"
+    assert locate._of(CATALOG["COCO"], "folder:x", Options(label_key="x")).label_key == "x"
 
 
 def test_published_numbers():

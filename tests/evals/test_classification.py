@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clip_jax.evals import classification, curve_areas, zero_shot
+from clip_jax.evals.metrics import average_precision, classification, zero_shot
 
 
 def embedded(logits):
@@ -62,7 +62,7 @@ def test_measure_holds_every_metric_of_the_paper_under_its_key():
     found = classification.measure(images, classes, several)
     metric = classification.PAPER_METRICS["11-point mAP"]
     assert found[metric.key] == metric.of(logits, several)
-    assert found["mean_average_precision_step"] == curve_areas.mean_average_precision(
+    assert found["mean_average_precision_step"] == average_precision.mean_average_precision(
         logits, several, "step"
     )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import curve_areas
+from clip_jax.evals.metrics import average_precision
 
 KINDS = ("11-point", "step", "area")
 
@@ -29,16 +29,16 @@ def test_equals_the_reference_numbers(golden):
         "area": ("ap_voc_area", "mAP_voc2010_area"),
     }
     for kind, (column, mean) in kinds.items():
-        got = curve_areas.average_precisions(scores, targets, kind)
+        got = average_precision.average_precisions(scores, targets, kind)
         np.testing.assert_allclose(got, arrays[column], atol=1e-12)
-        one = curve_areas.average_precision(scores[:, 3], targets[:, 3], kind)
+        one = average_precision.average_precision(scores[:, 3], targets[:, 3], kind)
         assert one == pytest.approx(arrays[column][3], abs=1e-12)
-        got = curve_areas.mean_average_precision(scores, targets, kind)
+        got = average_precision.mean_average_precision(scores, targets, kind)
         assert got == pytest.approx(numbers["multilabel"][mean], abs=1e-12)
     # CLIP_benchmark computes in float32.
-    got = curve_areas.mean_average_precision(scores, targets, "step")
+    got = average_precision.mean_average_precision(scores, targets, "step")
     assert got == pytest.approx(numbers["multilabel"]["mAP_clip_benchmark"], abs=1e-7)
-    got = curve_areas.roc_auc(auc["scores"], auc["labels"])
+    got = average_precision.roc_auc(auc["scores"], auc["labels"])
     assert got == pytest.approx(numbers["roc_auc"]["roc_auc"], abs=1e-12)
 
 
@@ -74,7 +74,7 @@ def test_equals_the_definition_with_ties(data):
     shuffled = np.array(scores, float)[order], np.array(targets)[order]
     if any(targets):
         for kind in KINDS:
-            got = curve_areas.average_precision(*shuffled, kind)
+            got = average_precision.average_precision(*shuffled, kind)
             assert got == pytest.approx(float(by_definition(scores, targets, kind)), abs=1e-12)
     if 0 < sum(targets) < n:
         pairs = [
@@ -82,7 +82,7 @@ def test_equals_the_definition_with_ties(data):
             for a, s in zip(scores, targets, strict=True) if s
             for b, t in zip(scores, targets, strict=True) if not t
         ]  # fmt: skip
-        assert curve_areas.roc_auc(*shuffled) == pytest.approx(float(sum(pairs) / len(pairs)))
+        assert average_precision.roc_auc(*shuffled) == pytest.approx(float(sum(pairs) / len(pairs)))
 
 
 def test_equals_scikit_learn():
@@ -90,9 +90,9 @@ def test_equals_scikit_learn():
     rng = np.random.default_rng(0)
     targets = rng.random((400, 6)) < 0.2
     scores = (rng.normal(size=(400, 6)) + targets).round(1)  # with ties
-    got = curve_areas.mean_average_precision(scores, targets, "step")
+    got = average_precision.mean_average_precision(scores, targets, "step")
     assert got == pytest.approx(metrics.average_precision_score(targets, scores), abs=1e-12)
-    got = curve_areas.roc_auc(scores[:, 0], targets[:, 0])
+    got = average_precision.roc_auc(scores[:, 0], targets[:, 0])
     assert got == pytest.approx(metrics.roc_auc_score(targets[:, 0], scores[:, 0]), abs=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_a_recall_of_exactly_three_tenths_counts_as_that():
     # 10 positives: three first, then seven negatives, then the other positives. At recall 0.3 the
     # best precision is still 1, at 0.4 it is the last one, 10 of 17.
     targets = np.array([1] * 3 + [0] * 7 + [1] * 7)
-    got = curve_areas.average_precision(-np.arange(17.0), targets)
+    got = average_precision.average_precision(-np.arange(17.0), targets)
     assert got == pytest.approx((4 + 7 * 10 / 17) / 11)
 
 
@@ -109,16 +109,16 @@ def test_classes_without_positives_are_left_out_and_perfect_ones_score_one():
     targets = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
     for kind in KINDS:
         np.testing.assert_array_equal(
-            curve_areas.average_precisions(scores, targets, kind), [1.0, np.nan, 1.0]
+            average_precision.average_precisions(scores, targets, kind), [1.0, np.nan, 1.0]
         )
-        assert curve_areas.mean_average_precision(scores, targets, kind) == 1.0
+        assert average_precision.mean_average_precision(scores, targets, kind) == 1.0
 
 
 def test_constant_scores_say_nothing():
     targets = np.arange(20) < 5
-    assert curve_areas.roc_auc(np.zeros(20), targets) == 0.5
+    assert average_precision.roc_auc(np.zeros(20), targets) == 0.5
     for kind in KINDS:
-        assert curve_areas.average_precision(np.zeros(20), targets, kind) == 0.25
+        assert average_precision.average_precision(np.zeros(20), targets, kind) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def test_constant_scores_say_nothing():
     ],
 )
 def test_refuses(scores, targets, message):
-    for metric in (curve_areas.average_precision, curve_areas.roc_auc):
+    for metric in (average_precision.average_precision, average_precision.roc_auc):
         with pytest.raises(ValueError, match=message):
             metric(np.array(scores), np.array(targets))
 
 
 def test_refuses_what_has_no_mean():
     with pytest.raises(ValueError, match="a class with at least one positive"):
-        curve_areas.mean_average_precision(np.ones((3, 2)), np.zeros((3, 2)))
+        average_precision.mean_average_precision(np.ones((3, 2)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="got 2 and 0"):
-        curve_areas.roc_auc(np.ones(2), np.ones(2))
+        average_precision.roc_auc(np.ones(2), np.ones(2))
     with pytest.raises(ValueError, match=r"kind='voc' is not one of \('11-point', 'step', 'area'"):
-        curve_areas.mean_average_precision(np.ones((2, 1)), np.ones((2, 1)), "voc")
+        average_precision.mean_average_precision(np.ones((2, 1)), np.ones((2, 1)), "voc")
     with pytest.raises(ValueError, match=r"\[n, K\]"):
-        curve_areas.average_precisions(np.ones(3), np.ones(3))
+        average_precision.average_precisions(np.ones(3), np.ones(3))

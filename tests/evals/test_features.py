@@ -31,16 +31,16 @@ class Embed:
 
 
 def test_parts_are_maps_of_what_is_on_disk_or_are_kept(tmp_path):
-    store, first, again = features.Store(tmp_path, "model"), Embed(), Embed()
+    store, first, again = feature_store.Store(tmp_path, "model"), Embed(), Embed()
     want = store.get("images", first, data(), PREPROCESS)
     parts = list(store.parts("images", again, data(), PREPROCESS))
     np.testing.assert_array_equal(np.concatenate(parts), want)
     assert [len(part) for part in parts] == [4, 4, 2] and again.seen == 0
     assert all(isinstance(part, np.memmap) for part in parts)
-    new = features.Store(tmp_path / "new", "model")
+    new = feature_store.Store(tmp_path / "new", "model")
     assert [len(p) for p in new.parts("images", again, data(), PREPROCESS)] == [4, 4, 2]
     assert again.seen == 10 and len(list((tmp_path / "new").iterdir())) == 3
-    memory = features.Store(None, "model")
+    memory = feature_store.Store(None, "model")
     for _ in range(2):
         found = list(memory.parts("images", first, data(), PREPROCESS))
         memory.forget()
@@ -51,27 +51,30 @@ def test_parts_are_maps_of_what_is_on_disk_or_are_kept(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(features, "PART", 4)
+    monkeypatch.setattr(feature_store, "PART", 4)
 
 
 def test_features_are_those_of_the_pictures_in_order(tmp_path):
-    found = features.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
+    found = feature_store.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
     want = np.stack(data().pictures).reshape(10, -1)[:, :4]
     np.testing.assert_array_equal(found, want)
-    assert features.Store(None, "model").get("images", Embed(), data(0), PREPROCESS).shape == (0, 4)
+    assert feature_store.Store(None, "model").get("images", Embed(), data(0), PREPROCESS).shape == (
+        0,
+        4,
+    )
 
 
 def test_what_is_there_is_read(tmp_path):
     first, again = Embed(), Embed()
-    want = features.Store(tmp_path, "model").get("images", first, data(), PREPROCESS)
-    found = features.Store(tmp_path, "model").get("images", again, data(), PREPROCESS)
+    want = feature_store.Store(tmp_path, "model").get("images", first, data(), PREPROCESS)
+    found = feature_store.Store(tmp_path, "model").get("images", again, data(), PREPROCESS)
     np.testing.assert_array_equal(found, want)
     assert (first.seen, again.seen) == (10, 0)
     for store, kind, other in (
-        (features.Store(tmp_path, "other weights"), "images", data()),
-        (features.Store(tmp_path, "model"), "features", data()),
-        (features.Store(tmp_path, "model"), "images", data(seed=1)),
-        (features.Store(None, "model"), "images", data()),
+        (feature_store.Store(tmp_path, "other weights"), "images", data()),
+        (feature_store.Store(tmp_path, "model"), "features", data()),
+        (feature_store.Store(tmp_path, "model"), "images", data(seed=1)),
+        (feature_store.Store(None, "model"), "images", data()),
     ):
         embed = Embed()
         store.get(kind, embed, other, PREPROCESS)
@@ -80,28 +83,28 @@ def test_what_is_there_is_read(tmp_path):
 
 def test_an_interrupted_set_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        features.Store(tmp_path, "model").get("images", Embed(stop=8), data(), PREPROCESS)
+        feature_store.Store(tmp_path, "model").get("images", Embed(stop=8), data(), PREPROCESS)
     embed = Embed()
-    found = features.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
+    found = feature_store.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
     assert embed.seen == 2
-    want = features.Store(None, "model").get("images", Embed(), data(), PREPROCESS)
+    want = feature_store.Store(None, "model").get("images", Embed(), data(), PREPROCESS)
     np.testing.assert_array_equal(found, want)
 
 
 def test_a_damaged_file_is_made_anew(tmp_path):
-    want = features.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
+    want = feature_store.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
     one, two, _ = sorted(tmp_path.glob("*.npy"))
     one.write_bytes(one.read_bytes()[:100])
     two.write_bytes(b"")
     embed = Embed()
-    found = features.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
+    found = feature_store.Store(tmp_path, "model").get("images", embed, data(), PREPROCESS)
     assert embed.seen == 8
     np.testing.assert_array_equal(found, want)
 
 
 def test_progress_and_memory(tmp_path):
     lines = []
-    store = features.Store(None, "model", lines.append)
+    store = feature_store.Store(None, "model", lines.append)
     embed = Embed()
     for _ in range(2):
         store.get("images", embed, data(), PREPROCESS)
@@ -117,4 +120,4 @@ def test_an_unreadable_picture_is_named():
         "mine", "test", [b"no picture"], np.zeros(1, int), ("a",), fingerprint="x"
     )
     with pytest.raises(BadImage, match="mine test: picture 0"):
-        features.Store(None, "model").get("images", Embed(), broken, PREPROCESS)
+        feature_store.Store(None, "model").get("images", Embed(), broken, PREPROCESS)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import few_shot, linear_probe, logistic, zero_shot
+from clip_jax.evals.metrics import zero_shot
+from clip_jax.evals.probes import few_shot, linear_probe, logistic
 from clip_jax.runtime import mesh as mesh_lib
 
 CLASSES = 3

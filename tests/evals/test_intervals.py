@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import intervals
+from clip_jax.evals.metrics import intervals
 
 
 @pytest.mark.parametrize(

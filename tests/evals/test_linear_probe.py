@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import classification, curve_areas, linear_probe, logistic
+from clip_jax.evals.metrics import average_precision, classification
+from clip_jax.evals.probes import linear_probe, logistic
 from clip_jax.runtime import mesh as mesh_lib
 
 
@@ -177,10 +178,10 @@ def test_several_classes_a_row(golden, probe):
     splits = [(x, np.stack([x[:, 0] > 0, y > 3, y % 3 == 0], axis=1)) for x, y in golden.splits]
     result = probe(*splits, refit_on_val=False)
     assert set(result.metrics) == {"mean_average_precision", "mean_average_precision_step"}
-    assert result.metrics["mean_average_precision_step"] == curve_areas.mean_average_precision(
-        result.scores, splits[2][1], "step"
-    )
-    assert result.metrics["mean_average_precision"] == curve_areas.mean_average_precision(
+    assert result.metrics[
+        "mean_average_precision_step"
+    ] == average_precision.mean_average_precision(result.scores, splits[2][1], "step")
+    assert result.metrics["mean_average_precision"] == average_precision.mean_average_precision(
         result.scores, splits[2][1]
     )
     assert result.metrics["mean_average_precision"] > 0.8

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.evals import logistic, logistic_loss
+from clip_jax.evals.probes import logistic, logistic_loss
 from clip_jax.runtime import mesh as mesh_lib
 
 N, D, K = 90, 6, 4

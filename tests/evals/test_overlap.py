@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_jax.data.image_file import BadImage
-from clip_jax.evals import overlap
+from clip_jax.evals.metrics import overlap
 
 
 def test_nearest_finds_planted_duplicates():

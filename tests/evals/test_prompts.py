@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clip_jax.data.test_sets import registry
 from clip_jax.data.test_sets.registry import LabelledSet
-from clip_jax.evals import prompts as prompts_lib
-from clip_jax.evals.prompts import matching, prompts
-from clip_jax.evals.prompts.matching import with_files, with_prompts
+from clip_jax.evals.datasets import prompts as prompts_lib
+from clip_jax.evals.datasets.prompts import matching, prompts
+from clip_jax.evals.datasets.prompts.matching import with_files, with_prompts
 
 PAPER = [n for n in prompts_lib.names() if n not in prompts_lib.IMAGENETS and n != "ObjectNet"]
 
@@ -133,7 +133,7 @@ def test_sources_and_licences_go_with_the_lists(root):
         owner = prompts_lib.load(name)["licence"].partition("(c) ")[2].partition(":")[0]
         assert owner.split(" ", 1)[1] in text
     setup = (root / "setup.py").read_text()
-    assert '"clip_jax.evals.prompts": ["*.json", "*.LICENSE"]' in setup
+    assert '"clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"]' in setup
 
 
 def data_set(names, labels=None):

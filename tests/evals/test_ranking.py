@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals.ranking import exact_rows, hit_share
+from clip_jax.evals.metrics.ranking import exact_rows, hit_share
 
 
 def test_dot_products_are_exact_in_any_order():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals.retrieval import clip_benchmark_names, hit_shares, recall, true_recall
+from clip_jax.evals.metrics.retrieval import clip_benchmark_names, hit_shares, recall, true_recall
 
 # Unit vectors whose cosines are exact multiples of 1/4: ties are frequent and never accidental.
 CORNERS = np.array(list(itertools.product((-0.5, 0.5), repeat=4)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_jax.evals import robustness
+from clip_jax.evals.metrics import robustness
 
 
 def logistic(z):

@@ -11,7 +11,8 @@ from clip_jax import config as config_lib
 from clip_jax.config import ConfigError
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, suite, tasks
+from clip_jax.evals import embedder, runner
+from clip_jax.evals.tasks.in_training import in_training
 from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
@@ -66,10 +67,10 @@ def test_the_suites_numbers(data):
         "retrieval": f"csv:{data}/captions.csv",
     }  # fmt: skip
     names = [f"{task}@{spec}" for task, spec in specs.items()]
-    prepared = tasks.prepare(config(*names), Preprocess(6), "", mesh)
-    model = suite.Model("", "", colours(mesh), tokenize, Preprocess(6), mesh)
+    prepared = in_training.prepare(config(*names), Preprocess(6), "", mesh)
+    model = runner.Model("", "", colours(mesh), tokenize, Preprocess(6), mesh)
     for task, (kind, spec) in zip(prepared, specs.items(), strict=True):
-        (want,) = suite.run(model, [spec], [kind])
+        (want,) = runner.run(model, [spec], [kind])
         got = task.run(model.embedder, tokenize)
         assert task.name == f"{kind}@{spec}" and got["n"] == want.n == 18
         assert {k: got[k] for k in want.metrics} == want.metrics
@@ -83,7 +84,7 @@ def test_the_protocol_is_the_configs(data):
     mesh = create_mesh({"data": 8})
     firsts = []
     for protocol in ("paper", "datacomp"):
-        (task,) = tasks.prepare(config(name, protocol=protocol), Preprocess(6), "", mesh)
+        (task,) = in_training.prepare(config(name, protocol=protocol), Preprocess(6), "", mesh)
         firsts.append(next(iter(task.run(colours(mesh), tokenize))))
     assert firsts == ["image_to_text_r@1", "mean_r@1"]
 
@@ -114,7 +115,7 @@ def test_what_cannot_run_is_told_at_the_start(data, name, kind, message):
     (data / "damaged.csv").write_text("image,label\ndamaged.png,red\n")
     (data / "damaged.png").write_bytes(b"<html>")
     with pytest.raises(kind, match=message):
-        tasks.prepare(config(name.format(data)), Preprocess(6))
+        in_training.prepare(config(name.format(data)), Preprocess(6))
 
 
 def test_a_picture_that_goes_bad_is_named(data, tmp_path, capsys):
@@ -124,7 +125,7 @@ def test_a_picture_that_goes_bad_is_named(data, tmp_path, capsys):
         pixels.save(tmp_path / f"{i}.png")
         rows.append(f"{i}.png,red")
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    (task,) = tasks.prepare(config(f"zero_shot@csv:{tmp_path}/t.csv"), Preprocess(6))
+    (task,) = in_training.prepare(config(f"zero_shot@csv:{tmp_path}/t.csv"), Preprocess(6))
     (tmp_path / "2.png").write_bytes(b"gone")
     # A run of weeks must not end of it.
     assert task.run(colours(create_mesh({"data": 8})), tokenize) == {}

@@ -14,7 +14,9 @@ from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets.registry import Options
-from clip_jax.evals import bias, embedder, records, suite, suite_tasks
+from clip_jax.evals import embedder, records, runner
+from clip_jax.evals.metrics import bias
+from clip_jax.evals.tasks.in_training import registry
 from clip_jax.runtime.mesh import create_mesh
 
 N, SIZE, WIDTH = 120, 6, 12
@@ -53,7 +55,7 @@ def model():
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32)), features,
         mesh=mesh, batch_size=16, image_size=SIZE, embed_dim=WIDTH, probe_dim=WIDTH,
     )  # fmt: skip
-    return suite.Model("random", "0123", made, tokenize, Preprocess(SIZE), mesh)
+    return runner.Model("random", "0123", made, tokenize, Preprocess(SIZE), mesh)
 
 
 class People:
@@ -99,10 +101,10 @@ def people(tmp_path_factory):
 
 
 def measured(people, keys=("gender", "age", "one"), tasks=("bias",), spec="", **more):
-    settings = suite.Settings(
+    settings = runner.Settings(
         options=Options(group_keys=keys, **more.pop("options", {})), shots=(1,), **more
     )
-    return suite.run(model(), [spec or f"csv:{people.path}"], tasks, settings)
+    return runner.run(model(), [spec or f"csv:{people.path}"], tasks, settings)
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +239,8 @@ def test_a_record_is_plain_json_and_is_read_again(people, record, tmp_path):
 
 
 def test_it_runs_unasked_only_where_there_are_groups(people, monkeypatch):
-    few = {name: suite_tasks.TASKS[name] for name in ("zero_shot", "bias")}  # probes take long
-    monkeypatch.setattr(suite_tasks, "TASKS", few)
+    few = {name: registry.TASKS[name] for name in ("zero_shot", "bias")}  # probes take long
+    monkeypatch.setattr(registry, "TASKS", few)
     tasks = {r.task for r in measured(people, tasks=())}
     assert "bias" in tasks and "zero_shot" in tasks
     assert "bias" not in {r.task for r in measured(people, keys=(), tasks=())}

@@ -9,7 +9,8 @@ from PIL import Image
 
 from clip_jax import evaluate
 from clip_jax.data.test_sets import registry
-from clip_jax.evals import openers, suite
+from clip_jax.evals import runner
+from clip_jax.evals.datasets import resolve
 from clip_jax.evals.records import Record
 from clip_jax.report import eval_examples
 
@@ -39,7 +40,7 @@ def data(root):
 
 
 def settings(root):
-    return suite.Settings(overlap_with=f"folder:{root}/training")
+    return runner.Settings(overlap_with=f"folder:{root}/training")
 
 
 def numbers(test):
@@ -61,7 +62,7 @@ def records(root):
     return [
         Record("zero_shot", "set", **common, data_fingerprint=folder.fingerprint,
                class_names=["class 0", "class 1"], details={"search": search}),
-        Record("retrieval", openers.opener(data(root)[1], how).title, **common,
+        Record("retrieval", resolve.opener(data(root)[1], how).title, **common,
                data_fingerprint=table.fingerprint, details={"search": captions}),
         Record("overlap", "set", **common, data_fingerprint=folder.fingerprint,
                main_metric="contamination", metrics={"contamination": 0.5},
@@ -107,7 +108,7 @@ def test_what_changed_or_cannot_be_read_is_left_out(root):
 
 
 def test_without_training_pictures_there_are_no_pairs(root):
-    gallery, pairs = eval_examples.load(records(root), data(root), suite.Settings())
+    gallery, pairs = eval_examples.load(records(root), data(root), runner.Settings())
     assert len(gallery) == 3 and pairs == {}
 
 
@@ -122,10 +123,10 @@ def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
                    details={"search": some}) for k in (3, 9, 5)]  # fmt: skip
     made += [Record("retrieval", f"r{n}", "test", "paper", n=n, details={"search": some})
              for n in (10, 20)]  # fmt: skip
-    gallery, _ = eval_examples.load(made, [], suite.Settings())
+    gallery, _ = eval_examples.load(made, [], runner.Settings())
     assert [source for *_, source in gallery] == ["r20", "z9", "r10"] == opened
     made = [dataclasses.replace(r, details={}) if r.task == "retrieval" else r for r in made]
-    gallery, _ = eval_examples.load(made, [], suite.Settings())
+    gallery, _ = eval_examples.load(made, [], runner.Settings())
     assert [source for *_, source in gallery] == ["z9", "z5", "z3"]
 
 
@@ -146,7 +147,7 @@ def test_thumbnails_of_any_mode(mode):
 
 def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
     made = records(root)[:3]
-    monkeypatch.setattr(suite, "run", lambda *args, **options: made)
+    monkeypatch.setattr(runner, "run", lambda *args, **options: made)
     monkeypatch.setattr(evaluate.writers, "write_clip_benchmark", lambda *_: None)
     monkeypatch.setattr(evaluate.writers, "write_datacomp", lambda *_: None)
 

@@ -14,7 +14,10 @@ from clip_jax import evaluate
 from clip_jax.config import ConfigError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import registry
-from clip_jax.evals import embedder, openers, overlap, records, suite, suite_overlap, suite_tasks
+from clip_jax.evals import embedder, records, runner
+from clip_jax.evals.datasets import resolve
+from clip_jax.evals.metrics import overlap
+from clip_jax.evals.tasks.in_training import overlap_task, registry
 from clip_jax.runtime.mesh import create_mesh
 
 NAMES = ("blue", "green", "red")
@@ -71,16 +74,16 @@ def model(calls=None):
         probe_dim=SIZE * SIZE * 3,
     )  # fmt: skip
     tokens = lambda texts: np.array([[n in t for n in NAMES] for t in texts], np.int32)  # noqa: E731
-    return suite.Model("pixels", "0123", made, tokens, Preprocess(SIZE), mesh)
+    return runner.Model("pixels", "0123", made, tokens, Preprocess(SIZE), mesh)
 
 
 def settings(root, **changes):
-    return suite.Settings(**{"overlap_with": f"csv:{root}/training/pairs.jsonl"} | changes)
+    return runner.Settings(**{"overlap_with": f"csv:{root}/training/pairs.jsonl"} | changes)
 
 
 def run(root, changes=(), tasks=("overlap",), of=None, **options):
     how = settings(root, **dict(changes))
-    return suite.run(of or model(), [f"folder:{root}/pictures"], tasks, how, **options)
+    return runner.run(of or model(), [f"folder:{root}/pictures"], tasks, how, **options)
 
 
 def expected(root):
@@ -185,10 +188,10 @@ def _others(folder):
 
 def test_runs_unasked_only_with_training_pictures(root):
     data = [f"folder:{root}/pictures"]
-    assert "overlap" in [r.task for r in suite.run(model(), data, (), settings(root))]
-    assert "overlap" not in [r.task for r in suite.run(model(), data, ())]
+    assert "overlap" in [r.task for r in runner.run(model(), data, (), settings(root))]
+    assert "overlap" not in [r.task for r in runner.run(model(), data, ())]
     with pytest.raises(ConfigError, match="tasks: 'overlap' needs overlap_with"):
-        suite.run(model(), data, ["overlap"])
+        runner.run(model(), data, ["overlap"])
 
 
 def test_training_pictures_that_are_not_there_are_a_reason(root):
@@ -216,11 +219,11 @@ def test_only_its_own_settings_make_a_record_anew(root, tmp_path):
 
 
 def test_keys_of_other_tasks_do_not_know_of_overlap(root):
-    for name in suite_tasks.TASKS:
+    for name in registry.TASKS:
         keys = set()
-        for how in (suite.Settings(), settings(root), settings(root, overlap_by="hash")):
-            opener = openers.opener(f"folder:{root}/pictures", how)
-            keys.add(suite._key(name, model(), opener.open("test"), opener, how))
+        for how in (runner.Settings(), settings(root), settings(root, overlap_by="hash")):
+            opener = resolve.opener(f"folder:{root}/pictures", how)
+            keys.add(runner._key(name, model(), opener.open("test"), opener, how))
         assert len(keys) == (3 if name == "overlap" else 1), name
 
 
@@ -254,7 +257,7 @@ def test_a_record_is_the_same_when_it_was_read(root, tmp_path):
 )  # fmt: skip
 def test_illegal_settings_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
-        suite.Settings(**changes)
+        runner.Settings(**changes)
 
 
 def test_flags_of_the_command_line(tmp_path, monkeypatch):
@@ -271,9 +274,9 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch):
 
 def test_several_classes_a_picture_are_not_compared(root):
     data = registry.from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
-    assert not suite_tasks.TASKS["overlap"].unasked(data, settings(root))
+    assert not registry.TASKS["overlap"].unasked(data, settings(root))
     with pytest.raises(records.NotApplicable, match="one class"):
-        suite_overlap.overlap_record(None, None, data, None, settings(root))
+        overlap_task.overlap_record(None, None, data, None, settings(root))
     plain = dataclasses.replace(settings(root), overlap_with="")
     with pytest.raises(records.NotApplicable, match="overlap_with"):
-        suite_overlap.overlap_record(None, None, data, None, plain)
+        overlap_task.overlap_record(None, None, data, None, plain)

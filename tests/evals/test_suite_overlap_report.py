@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from clip_jax.evals import overlap
+from clip_jax.evals.metrics import overlap
 from clip_jax.evals.records import Record, read, write
 from clip_jax.report import eval_page
 

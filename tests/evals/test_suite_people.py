@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from clip_jax.evals import bias
 from clip_jax.evals import records as records_room
-from clip_jax.evals.intervals import wilson
+from clip_jax.evals.metrics import bias
+from clip_jax.evals.metrics.intervals import wilson
 from clip_jax.evals.records import Record
 from clip_jax.report import eval_page
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from clip_jax.evals import published, robustness
 from clip_jax.evals import records as records_room
-from clip_jax.evals.catalog import CATALOG
-from clip_jax.evals.intervals import wilson
+from clip_jax.evals.datasets import published
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.metrics import robustness
+from clip_jax.evals.metrics.intervals import wilson
 from clip_jax.evals.records import Record
 from clip_jax.report import eval_page
 

@@ -34,7 +34,7 @@ def model(devices=8, batch_size=16):
         lambda x: x.astype(jnp.float32).mean((1, 2)), mesh=mesh, batch_size=batch_size,
         image_size=SIZE, embed_dim=3, probe_dim=3,
     )  # fmt: skip
-    return suite.Model("numbers", "0123", made, tokenize, Preprocess(SIZE), mesh)
+    return runner.Model("numbers", "0123", made, tokenize, Preprocess(SIZE), mesh)
 
 
 def drawn(root, count, pictures, captions, seed=0):
@@ -78,7 +78,7 @@ def test_winoground_scores(tmp_path):
     rows, cosines = drawn(tmp_path, 40, 2, 2)
     names = ("image_0", "image_1", "caption_0", "caption_1")
     rows = [dict(zip(names, (*r["images"], *r["captions"]), strict=True)) for r in rows]
-    (record,) = suite.run(model(), [written(tmp_path, rows)])
+    (record,) = runner.run(model(), [written(tmp_path, rows)])
     text = [c[0][0] > c[0][1] and c[1][1] > c[1][0] for c in cosines]
     image = [c[0][0] > c[1][0] and c[1][1] > c[0][1] for c in cosines]
     hits = {
@@ -101,13 +101,13 @@ def test_sugar_crepe_has_one_score(tmp_path):
                      "negative_caption": r["captions"][1]}
         for i, r in enumerate(rows)
     }  # fmt: skip
-    (record,) = suite.run(model(1, 7), [written(tmp_path, rows, "add_att.json")])
+    (record,) = runner.run(model(1, 7), [written(tmp_path, rows, "add_att.json")])
     hits = sum(c[0][0] > c[0][1] for c in cosines)
     assert 0 < hits < 30
     assert record.metrics == {"text_score": hits / 30}
     assert (record.main_metric, record.n, len(record.intervals)) == ("text_score", 30, 1)
     assert record.intervals["text_score"] == pytest.approx(wilson(hits, 30))
-    shown = writers.clip_benchmark(record)
+    shown = exports.clip_benchmark(record)
     assert shown["task"] == "image_caption_selection"
     assert shown["metrics"] == {"text_acc": hits / 30, "acc": hits / 30}
 
@@ -115,7 +115,7 @@ def test_sugar_crepe_has_one_score(tmp_path):
 @pytest.mark.parametrize(("pictures", "captions"), [(3, 1), (2, 3), (3, 2)])
 def test_other_shapes(tmp_path, pictures, captions):
     rows, cosines = drawn(tmp_path, 20, pictures, captions, seed=1)
-    (record,) = suite.run(model(), [written(tmp_path, rows)])
+    (record,) = runner.run(model(), [written(tmp_path, rows)])
     own = range(min(pictures, captions))
     text = [all(c[i][i] >= max(c[i]) for i in own) for c in cosines]
     image = [all(c[i][i] >= max(row[i] for row in c) for i in own) for c in cosines]
@@ -126,7 +126,7 @@ def test_other_shapes(tmp_path, pictures, captions):
         want["group_score"] = np.mean(np.logical_and(text, image))
     assert record.metrics == pytest.approx(want) and 0 < record.value < 1
     assert record.main_metric == ("group_score" if both else "image_score")
-    acc = writers.clip_benchmark(record)["metrics"]["acc"]
+    acc = exports.clip_benchmark(record)["metrics"]["acc"]
     assert acc == record.value
 
 
@@ -136,32 +136,32 @@ def test_a_mix_has_what_all_instances_have(tmp_path):
     for rows, home in ((one, "one"), (two, "two")):
         for row in rows:
             row["images"] = [f"{home}/images/{name}" for name in row["images"]]
-    (record,) = suite.run(model(), [written(tmp_path, one + two)])
+    (record,) = runner.run(model(), [written(tmp_path, one + two)])
     right = [c[0][0] > c[0][1] and (len(c) == 1 or c[1][1] > c[1][0]) for c in a + b]
     assert record.metrics == {"text_score": sum(right) / 12}
     for row in two:
         row["captions"] = row["captions"][:1]
-    (record,) = suite.run(model(), [written(tmp_path, one + two)])
+    (record,) = runner.run(model(), [written(tmp_path, one + two)])
     assert "put each kind in a file of its own" in record.skipped
 
 
 def test_what_is_wrong_or_of_another_kind(tmp_path):
     spec = written(tmp_path, [{"images": ["a"], "captions": ["1 2 3", "3 2 1"]}])
-    (record,) = suite.run(model(), [spec])
+    (record,) = runner.run(model(), [spec])
     assert "x.jsonl:1: no picture a.png" in record.skipped
     Image.new("RGB", (8, 8), (9, 5, 1)).save(tmp_path / "a.png")
-    assert suite.run(model(), [spec], ["zero_shot", "retrieval"]) == []
-    (record,) = suite.run(model(), [spec], ["zero_shot", "caption_selection"])
+    assert runner.run(model(), [spec], ["zero_shot", "retrieval"]) == []
+    (record,) = runner.run(model(), [spec], ["zero_shot", "caption_selection"])
     assert record.metrics == {"text_score": 0.0}
 
 
 def test_the_report_shows_it(tmp_path):
     rows, _ = drawn(tmp_path, 40, 2, 2)
-    (record,) = suite.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records")
+    (record,) = runner.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records")
     page = eval_page.render([record])
     assert "Image-caption selection" in page and "group score, n\xa0=\xa040" in page
     assert f"<b>{100 * record.value:.1f}%</b>" in page
     said = []
-    (again,) = suite.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records",
+    (again,) = runner.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records",
                          say=said.append)  # fmt: skip
     assert again.metrics == record.metrics and any("(read)" in line for line in said)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from clip_jax.evals import robustness
+from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
 from clip_jax.report import eval_page
 from clip_jax.report.robustness_section import Compared

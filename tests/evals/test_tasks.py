@@ -11,7 +11,8 @@ from PIL import Image
 from clip_jax import config as config_lib
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, tasks
+from clip_jax.evals import embedder
+from clip_jax.evals.tasks.in_training import in_training
 from clip_jax.report import run_examples, run_page
 from clip_jax.runtime.mesh import create_mesh
 
@@ -68,14 +69,16 @@ def tokenize(texts):
 
 
 def zero_shot_task(n=20):
-    return tasks.ZeroShotTask(
+    return in_training.ZeroShotTask(
         "zero", images(n), np.arange(n) % 5, ["ant", "bear", "cat", "dog", "eel"], ("a {}",),
         baselines={"top1": 0.2},
     )  # fmt: skip
 
 
 def retrieval_task(n=12):
-    return tasks.RetrievalTask("pairs", images(n), [f"text {i}" for i in range(n)], np.arange(n))
+    return in_training.RetrievalTask(
+        "pairs", images(n), [f"text {i}" for i in range(n)], np.arange(n)
+    )
 
 
 def test_tasks_return_their_metrics():
@@ -125,7 +128,7 @@ def test_emoji_tasks(emoji_cache):
     c = config_lib.defaults()
     c.data.cache_dir = str(emoji_cache)
     c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
-    unseen, held, pairs = tasks.prepare(c, Preprocess(16))
+    unseen, held, pairs = in_training.prepare(c, Preprocess(16))
     assert unseen.images.shape == (1421, 16, 16, 3)
     assert len(unseen.class_names) == 1807
     assert held.images.shape[0] == 1064
@@ -154,7 +157,7 @@ def retrieval_config(tmp_path, **changes):
 
 
 def test_retrieval_reads_the_validation_pairs(tmp_path):
-    (task,) = tasks.prepare(retrieval_config(tmp_path), Preprocess(16))
+    (task,) = in_training.prepare(retrieval_config(tmp_path), Preprocess(16))
     assert task.texts == ["red number 0", "red number 1", "red number 2"]
     np.testing.assert_array_equal(task.images[:, 8, 8, 0], [0, 80, 160])
     assert task.images.shape == (3, 16, 16, 3)
@@ -169,7 +172,7 @@ def test_retrieval_reads_the_validation_pairs(tmp_path):
 )
 def test_retrieval_needs_pairs_of_its_own(tmp_path, changes, message):
     with pytest.raises(config_lib.ConfigError, match=message):
-        tasks.prepare(retrieval_config(tmp_path, **changes), Preprocess(16))
+        in_training.prepare(retrieval_config(tmp_path, **changes), Preprocess(16))
 
 
 def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
@@ -177,7 +180,7 @@ def test_retrieval_on_the_training_pairs_is_refused(tmp_path):
     c.data.path = c.data.validation_path
     trained_on = registry.build(c.data).fingerprint
     with pytest.raises(config_lib.ConfigError, match="gives the pairs that are trained on"):
-        tasks.prepare(c, Preprocess(16), trained_on)
+        in_training.prepare(c, Preprocess(16), trained_on)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "damaged"])
@@ -187,10 +190,10 @@ def test_a_bad_validation_picture_is_named(tmp_path, spoil):
     if spoil == "damaged":
         (tmp_path / "1.png").write_bytes(b"<html>")
     with pytest.raises(registry.DataError, match=r"validation pair .*1\.png: "):
-        tasks.prepare(c, Preprocess(16))
+        in_training.prepare(c, Preprocess(16))
 
 
 def test_unknown_tasks_are_named():
     c = types.SimpleNamespace(eval=types.SimpleNamespace(tasks=("imagenet",)))
     with pytest.raises(ValueError, match="eval.tasks has 'imagenet', which is not one of"):
-        tasks.prepare(c, Preprocess(16))
+        in_training.prepare(c, Preprocess(16))

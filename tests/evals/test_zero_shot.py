@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals import zero_shot
+from clip_jax.evals.metrics import zero_shot
 
 EMBED_DIM = 16
 

@@ -17,7 +17,7 @@ import numpy as np
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets import prompt_files
 from clip_jax.data.test_sets.registry import LabelledSet
-from clip_jax.evals.prompts import IMAGENETS, Prompts, load, prompts
+from clip_jax.evals.datasets.prompts import IMAGENETS, Prompts, load, prompts
 
 
 def with_prompts(

@@ -7,8 +7,8 @@ of an instance belongs to its i-th caption; what is left over on the longer side
 
 import numpy as np
 
-from clip_jax.evals.intervals import wilson_half_width
-from clip_jax.evals.ranking import exact_rows
+from clip_jax.evals.metrics.intervals import wilson_half_width
+from clip_jax.evals.metrics.ranking import exact_rows
 
 # CLIP_benchmark's names of these scores, in its task image_caption_selection.
 CLIP_BENCHMARK = {"text_acc": "text_score", "image_acc": "image_score", "acc": "group_score"}

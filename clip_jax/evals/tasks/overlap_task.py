@@ -13,9 +13,10 @@ import numpy as np
 from clip_jax.config import ConfigError
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import READERS, LabelledSet
-from clip_jax.evals import intervals, overlap, suite_zero_shot, zero_shot
+from clip_jax.evals.metrics import intervals, overlap, zero_shot
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.suite_zero_shot import prompts_of, weights_of
+from clip_jax.evals.tasks.in_training import zero_shot_task
+from clip_jax.evals.tasks.in_training.zero_shot_task import prompts_of, weights_of
 
 PAIRS = 24  # the most similar, for choosing a threshold
 AROUND = 6  # the last that were found, and as many that just were not
@@ -69,7 +70,7 @@ def facts(settings: Any, opener: Any) -> dict[str, Any]:
     except DataError:
         training = ""  # without training pictures there will be no record
     own = {"by": settings.overlap_by, "threshold": _threshold(settings), "training": training}
-    return own | suite_zero_shot.facts(settings, opener)
+    return own | zero_shot_task.facts(settings, opener)
 
 
 def _threshold(settings: Any) -> float:

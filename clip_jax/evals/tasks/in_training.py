@@ -11,8 +11,9 @@ from clip_jax.config import ConfigError
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import decode, evaluation_images
-from clip_jax.evals import retrieval, scheduled, zero_shot
 from clip_jax.evals.embedder import Embedder
+from clip_jax.evals.metrics import retrieval, zero_shot
+from clip_jax.evals.tasks.in_training import scheduled
 from clip_jax.runtime.mesh import create_mesh
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.intervals import wilson_half_width
-from clip_jax.evals.ranking import exact_rows, hit_share
+from clip_jax.evals.metrics.intervals import wilson_half_width
+from clip_jax.evals.metrics.ranking import exact_rows, hit_share
 
 _CHUNK = 4096
 _PER_CALL = 8192

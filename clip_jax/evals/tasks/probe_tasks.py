@@ -6,9 +6,11 @@ import numpy as np
 
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import LabelledSet, MissingData
-from clip_jax.evals import classification, few_shot, intervals, linear_probe, suite_zero_shot
+from clip_jax.evals.metrics import classification, intervals
+from clip_jax.evals.probes import few_shot, linear_probe
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.suite_zero_shot import classified
+from clip_jax.evals.tasks.in_training import zero_shot_task
+from clip_jax.evals.tasks.in_training.zero_shot_task import classified
 
 
 def splits(test: LabelledSet, opener: Any) -> dict[str, LabelledSet]:
@@ -70,7 +72,7 @@ def _features(model: Any, store: Any, sets: dict[str, LabelledSet]) -> tuple[Any
 def few_shot_facts(settings: Any, opener: Any) -> dict[str, Any]:
     """As ``facts``, of few-shot probes and the zero-shot classifier beside them."""
     drawn = {"shots": list(settings.shots), "seeds": settings.seeds}
-    return facts(settings, opener) | suite_zero_shot.facts(settings, opener) | drawn
+    return facts(settings, opener) | zero_shot_task.facts(settings, opener) | drawn
 
 
 def facts(settings: Any, opener: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clip_jax.evals.ranking import exact_rows, hit_share
+from clip_jax.evals.metrics.ranking import exact_rows, hit_share
 
 CLIP_BENCHMARK = {
     "image_to_text_r": "text_retrieval_recall",

@@ -8,9 +8,9 @@ from typing import Any
 
 from clip_jax.config import ConfigError
 from clip_jax.data.test_sets.registry import LabelledSet, Opened, open_set
-from clip_jax.evals import data_sets, prompts
-from clip_jax.evals.catalog import CATALOG
-from clip_jax.evals.prompts import matching
+from clip_jax.evals.datasets import locate, prompts
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.datasets.prompts import matching
 from clip_jax.evals.records import NotApplicable
 
 # Data sets that are called as their folder or file.
@@ -45,9 +45,9 @@ class Opener:
         if split not in self._opened:
             s = self.settings
             if self.name and not self.spec:
-                self.spec = data_sets.locate(self.name, s.root, s.options)
+                self.spec = locate.locate(self.name, s.root, s.options)
             self._opened[split] = (
-                data_sets.open_at(self.spec, self.name, split, s.options)
+                locate.open_at(self.spec, self.name, split, s.options)
                 if self.name
                 else open_set(self.spec, split, s.options)
             )
@@ -81,7 +81,7 @@ class Opener:
         elif s.templates != "all":
             test = dataclasses.replace(test, templates=prompts.of_any(s.templates), descriptions=())
         if s.class_file or s.template_file:
-            names = data_sets.aliases(self.name) if self.name else (self.title,)
+            names = locate.aliases(self.name) if self.name else (self.title,)
             test = matching.with_files(test, s.class_file, s.template_file, names)
         return test
 
@@ -119,9 +119,9 @@ def _named(text: str) -> tuple[str, str]:
     name, _, spec = text.partition("=") if "=" in text.partition(":")[0] else ("", "", text)
     try:
         if name:
-            return data_sets.find(name), spec
+            return locate.find(name), spec
         if ":" in spec or spec == "digits":
             return "", spec
-        return data_sets.find(spec), ""
+        return locate.find(spec), ""
     except ValueError as error:
         raise ConfigError(f"data: {error}") from None

@@ -1,6 +1,6 @@
 """Finds the catalog's data sets on this machine, or says how to get them.
 
-``python -m clip_jax.evals.data_sets > docs/data_sets.md`` writes the table of the documentation.
+``python -m clip_jax.evals.datasets.locate > docs/data_sets.md`` writes the table of the documentation.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from clip_jax.data.test_sets.registry import (
     Options,
     open_set,
 )
-from clip_jax.evals.catalog import CATALOG, Entry
+from clip_jax.evals.datasets.catalog import CATALOG, Entry
 
 # Results' keys -> what people call them.
 METRICS = {
@@ -176,7 +176,7 @@ def markdown() -> str:
     parts = [
         "# Data sets",
         "",
-        "Written by `python -m clip_jax.evals.data_sets`. Sizes and metrics are the paper's (Table",
+        "Written by `python -m clip_jax.evals.datasets.locate`. Sizes and metrics are the paper's (Table",
         "9); *train* counts the validation pictures too. A number belongs to a protocol: what",
         "CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
         "",

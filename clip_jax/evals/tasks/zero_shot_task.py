@@ -6,8 +6,9 @@ import numpy as np
 
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import LabelledSet, digest
-from clip_jax.evals import classification, writers, zero_shot
-from clip_jax.evals.prompts import PLAIN
+from clip_jax.evals import exports
+from clip_jax.evals.datasets.prompts import PLAIN
+from clip_jax.evals.metrics import classification, zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.report import search_section
 
@@ -18,7 +19,7 @@ def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
     if protocol == "paper" and opener.entry is not None and opener.entry.metric in found:
         return opener.entry.metric
     if protocol == "datacomp" and opener.entry is not None:
-        return writers.DATACOMP_MAIN.get(opener.entry.datacomp, "top1")
+        return exports.DATACOMP_MAIN.get(opener.entry.datacomp, "top1")
     return "top1"
 
 

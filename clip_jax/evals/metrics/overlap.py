@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_jax.data.preprocess import Picture, Preprocess
-from clip_jax.evals.intervals import binomial_p_value, bonferroni, clopper_pearson
-from clip_jax.evals.ranking import exact_rows
+from clip_jax.evals.metrics.intervals import binomial_p_value, bonferroni, clopper_pearson
+from clip_jax.evals.metrics.ranking import exact_rows
 
 _BLOCK = 4096
 CONFIDENCE = 0.995  # of the interval on Overlap, as in the paper

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clip_jax.evals import lbfgs, logistic_loss
-from clip_jax.evals.logistic_loss import dot
+from clip_jax.evals.probes import lbfgs, logistic_loss
+from clip_jax.evals.probes.logistic_loss import dot
 from clip_jax.runtime.mesh import BATCH_AXES, batch_sharding, batch_shards, create_mesh, replicated
 
 MAX_ITERATIONS = 1000

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.test_sets.registry import LabelledSet
-from clip_jax.evals import bias, intervals
-from clip_jax.evals.prompts import PLAIN
-from clip_jax.evals.ranking import exact_rows
+from clip_jax.evals.datasets.prompts import PLAIN
+from clip_jax.evals.metrics import bias, intervals
+from clip_jax.evals.metrics.ranking import exact_rows
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.suite_zero_shot import prompts_of, weights_of
+from clip_jax.evals.tasks.in_training.zero_shot_task import prompts_of, weights_of
 
 # An Embedder has no temperature: this is the greatest that training allows (paper section 2.5).
 LOGIT_SCALE = 100.0

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax.evals import classification, curve_areas, logistic, zero_shot
+from clip_jax.evals.metrics import average_precision, classification, zero_shot
+from clip_jax.evals.probes import logistic
 from clip_jax.runtime import distributed
 
 LAMBDAS = np.logspace(-6, 6, 97)  # scikit-learn's C is 1 / lambda
@@ -104,7 +105,9 @@ def probe(
     options = {"mesh": mesh, "max_iterations": max_iterations, "tolerance": tolerance}
     options["padded_rows"] = padded_rows
     several = splits["train"][1].ndim == 2
-    metric = metric or (curve_areas.mean_average_precision if several else classification.top1)
+    metric = metric or (
+        average_precision.mean_average_precision if several else classification.top1
+    )
     if val is None and lam is None:
         fitted, held_out = split(splits["train"][1], val_share, seed)
         splits["val"] = tuple(array[held_out] for array in splits["train"])
@@ -243,8 +246,8 @@ def _result(
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if labels.ndim == 2:
         return {
-            "mean_average_precision": curve_areas.mean_average_precision(scores, labels),
-            "mean_average_precision_step": curve_areas.mean_average_precision(
+            "mean_average_precision": average_precision.mean_average_precision(scores, labels),
+            "mean_average_precision_step": average_precision.mean_average_precision(
                 scores, labels, "step"
             ),
         }

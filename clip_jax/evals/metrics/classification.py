@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_jax.evals import curve_areas, intervals, zero_shot
+from clip_jax.evals.metrics import average_precision, intervals, zero_shot
 
 _CHUNK = 4096
 
@@ -69,8 +69,8 @@ def measure(
     if labels.ndim == 2:
         scores = zero_shot.scores(image_emb, class_emb)
         return {
-            "mean_average_precision": curve_areas.mean_average_precision(scores, labels),
-            "mean_average_precision_step": curve_areas.mean_average_precision(
+            "mean_average_precision": average_precision.mean_average_precision(scores, labels),
+            "mean_average_precision_step": average_precision.mean_average_precision(
                 scores, labels, "step"
             ),
             "n": len(labels),
@@ -146,12 +146,12 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"ROC AUC needs logits [n, 2], got {list(logits.shape)}")
-    return curve_areas.roc_auc(logits[:, 1] - logits[:, 0], labels)
+    return average_precision.roc_auc(logits[:, 1] - logits[:, 0], labels)
 
 
 def step_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean average precision of `curve_areas`, by steps."""
-    return curve_areas.mean_average_precision(scores, labels, "step")
+    return average_precision.mean_average_precision(scores, labels, "step")
 
 
 def resampled(
@@ -177,7 +177,7 @@ STEP_METRIC = PaperMetric("mean_average_precision_step", step_precision)
 PAPER_METRICS: dict[str, PaperMetric] = {
     "accuracy": PaperMetric("top1", top1),
     "mean per class": PaperMetric("mean_per_class_recall", zero_shot.mean_per_class_recall),
-    "11-point mAP": PaperMetric("mean_average_precision", curve_areas.mean_average_precision),
+    "11-point mAP": PaperMetric("mean_average_precision", average_precision.mean_average_precision),
     "ROC AUC": PaperMetric("roc_auc", roc_auc),
     "mean(top1, top5)": PaperMetric("mean_top1_top5", mean_top1_top5),
 }

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.test_sets.selection import SelectionSet
-from clip_jax.evals import caption_selection, intervals
+from clip_jax.evals.metrics import caption_selection, intervals
 from clip_jax.evals.records import NotApplicable
 
 

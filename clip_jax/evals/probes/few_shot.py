@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax.evals import classification, linear_probe, logistic
-from clip_jax.evals.linear_probe import Metric, Split
+from clip_jax.evals.metrics import classification
+from clip_jax.evals.probes import linear_probe, logistic
+from clip_jax.evals.probes.linear_probe import Metric, Split
 
 SHOTS = (1, 2, 4, 8, 16)
 # Where there is no validation split: C = 0.316, found by a sweep of OpenAI's (README of CLIP).

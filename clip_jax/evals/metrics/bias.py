@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_jax.evals.intervals import bonferroni, newcombe, wilson
+from clip_jax.evals.metrics.intervals import bonferroni, newcombe, wilson
 
 # FairFace's categories, and the classes that the paper adds to them (Tables 6 and 7).
 RACES = (

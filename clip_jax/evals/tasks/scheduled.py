@@ -10,10 +10,12 @@ from clip_jax.data.image_file import BadImage
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
-from clip_jax.evals import openers, suite, suite_probes, suite_tasks
+from clip_jax.evals import runner
+from clip_jax.evals.datasets import resolve
 from clip_jax.evals.embedder import Embedder
-from clip_jax.evals.features import Store
+from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import NotApplicable
+from clip_jax.evals.tasks.in_training import probe_tasks, registry
 from clip_jax.runtime import distributed
 
 
@@ -31,10 +33,10 @@ class SuiteTask:
     """
 
     name: str
-    kind: suite_tasks.Task
+    kind: registry.Task
     test: Any
-    opener: openers.Opener
-    settings: suite.Settings
+    opener: resolve.Opener
+    settings: runner.Settings
     preprocess: Preprocess
     mesh: Mesh
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -45,7 +47,7 @@ class SuiteTask:
         A picture that cannot be read, and whatever else is wrong with the data, is said, and the
         task has no values this time: a run of weeks must not end of it.
         """
-        model = suite.Model("", "", embedder, tokenize, self.preprocess, self.mesh)
+        model = runner.Model("", "", embedder, tokenize, self.preprocess, self.mesh)
         try:
             found = self.kind.run(model, Store(None, ""), self.test, self.opener, self.settings)
         except ValueError as error:
@@ -74,10 +76,10 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
       DataError: the data is missing or not in order.
     """
     task, _, data = name.partition("@")
-    kind = suite_tasks.TASKS.get(task)
+    kind = registry.TASKS.get(task)
     if kind is None:
-        raise ConfigError(f"eval.tasks has {name!r}: {task!r} is not one of {[*suite_tasks.TASKS]}")
-    settings = suite.Settings(
+        raise ConfigError(f"eval.tasks has {name!r}: {task!r} is not one of {[*registry.TASKS]}")
+    settings = runner.Settings(
         protocol=config.eval.protocol,
         root=config.eval.data_root,
         options=Options(
@@ -88,7 +90,7 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
         seed=config.seed,
     )
     try:
-        opener = openers.opener(data, settings)
+        opener = resolve.opener(data, settings)
         test = opener.open("test")
     except ConfigError as error:
         raise ConfigError(f"eval.tasks has {name!r}: {error}") from None
@@ -109,17 +111,17 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
     return SuiteTask(name, kind, test, opener, settings, preprocess, mesh)
 
 
-def _check(task: str, test: Any, opener: openers.Opener, settings: suite.Settings) -> None:
+def _check(task: str, test: Any, opener: resolve.Opener, settings: runner.Settings) -> None:
     """Asks for what the task will need, before a run has cost anything.
 
     Raises:
       NotApplicable, MissingData: it is not there.
     """
-    if not suite_tasks.TASKS[task].unasked(test, settings):
+    if not registry.TASKS[task].unasked(test, settings):
         raise NotApplicable(f"{task} needs what a training run does not know")
     if task == "linear_probe":
-        suite_probes.splits(test, opener)
+        probe_tasks.splits(test, opener)
     elif task == "few_shot":
-        suite_probes.shots(suite_probes.splits(test, opener)["train"], test, settings)
+        probe_tasks.shots(probe_tasks.splits(test, opener)["train"], test, settings)
     elif isinstance(test, LabelledSet):
         opener.prompted(test)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.test_sets.registry import CaptionedSet
-from clip_jax.evals import intervals, retrieval
-from clip_jax.evals.prompts import RETRIEVAL_PREFIX
+from clip_jax.evals.datasets.prompts import RETRIEVAL_PREFIX
+from clip_jax.evals.metrics import intervals, retrieval
 from clip_jax.report import search_section
 
 KS = (1, 5, 10)

@@ -22,11 +22,13 @@ from clip_jax.config import ConfigError
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets.registry import Opened, Options, open_set
-from clip_jax.evals import prompts, records, suite_overlap, suite_tasks
+from clip_jax.evals import records
+from clip_jax.evals.datasets import prompts
+from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.embedder import Embedder
-from clip_jax.evals.features import Store
-from clip_jax.evals.openers import Opener, openers
+from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import Record
+from clip_jax.evals.tasks.in_training import overlap_task, registry
 from clip_jax.runtime import distributed
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
@@ -100,7 +102,7 @@ class Settings:
         if self.seeds < 1 or not self.shots or min(self.shots) < 1:
             name = "seeds" if self.seeds < 1 else "shots"
             raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        suite_overlap.check(self)
+        overlap_task.check(self)
 
     def prompts(self) -> dict[str, str]:
         """What records say of the choice of prompts."""
@@ -152,8 +154,8 @@ def run(
     if not data:
         raise ConfigError(f"data: none are named; without any it would be {','.join(OFFLINE)}")
     for task in tasks:
-        if task not in suite_tasks.TASKS:
-            raise ConfigError(f"tasks: {task!r} is not one of {list(suite_tasks.TASKS)}")
+        if task not in registry.TASKS:
+            raise ConfigError(f"tasks: {task!r} is not one of {list(registry.TASKS)}")
     if "overlap" in tasks and not settings.overlap_with:
         raise ConfigError("tasks: 'overlap' needs overlap_with, where the training pictures are")
     wanted = openers(data, settings)
@@ -195,8 +197,8 @@ def _data_set(
         say(f"  skipped: {why}")
         return [Record(task=t, skipped=why, **common) for t in tasks or ("any",)]
     found = []
-    for task in tasks or suite_tasks.TASKS:
-        kind = suite_tasks.TASKS[task]
+    for task in tasks or registry.TASKS:
+        kind = registry.TASKS[task]
         if not isinstance(test, kind.takes):
             if tasks:
                 say(f"  {task}: not for {type(test).__name__}")
@@ -236,7 +238,7 @@ def _measured(
     """The record with its figures, or with the reason why there are none."""
     began = time.perf_counter()
     try:
-        task = suite_tasks.TASKS[record.task]
+        task = registry.TASKS[record.task]
         fields = task.run(model, store, test, opener, settings)
     except ValueError as error:  # MissingData, DataError, BadImage, NotApplicable: of the data
         if distributed.is_peer_loss(error):
@@ -247,7 +249,7 @@ def _measured(
 
 def _key(task: str, model: Model, test: Any, opener: Opener, settings: Settings) -> str:
     """Of what a record is the result: all that decides its numbers."""
-    kind = suite_tasks.TASKS[task]
+    kind = registry.TASKS[task]
     facts = {"name": opener.name, "protocol": settings.protocol, "seed": settings.seed}
     facts |= kind.facts(settings, opener)
     whole = [task, kind.version, model.fingerprint, test.fingerprint, facts]

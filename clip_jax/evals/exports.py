@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_jax.evals import caption_selection, retrieval
-from clip_jax.evals.catalog import CATALOG
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.metrics import caption_selection, retrieval
 from clip_jax.evals.records import Record
 from clip_jax.runtime.atomic import write_atomically
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet
 from clip_jax.data.test_sets.selection import SelectionSet
-from clip_jax.evals import suite_overlap, suite_probes, suite_zero_shot
-from clip_jax.evals.suite_bias import bias_record
-from clip_jax.evals.suite_overlap import overlap_record
-from clip_jax.evals.suite_probes import few_shot_record, linear_probe_record
-from clip_jax.evals.suite_retrieval import retrieval_record
-from clip_jax.evals.suite_selection import caption_selection_record
-from clip_jax.evals.suite_zero_shot import zero_shot_record
+from clip_jax.evals.tasks.in_training import overlap_task, probe_tasks, zero_shot_task
+from clip_jax.evals.tasks.in_training.bias_task import bias_record
+from clip_jax.evals.tasks.in_training.overlap_task import overlap_record
+from clip_jax.evals.tasks.in_training.probe_tasks import few_shot_record, linear_probe_record
+from clip_jax.evals.tasks.in_training.retrieval_task import retrieval_record
+from clip_jax.evals.tasks.in_training.selection_task import caption_selection_record
+from clip_jax.evals.tasks.in_training.zero_shot_task import zero_shot_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "zero_shot": Task(LabelledSet, zero_shot_record, version=2, facts=suite_zero_shot.facts),
+    "zero_shot": Task(LabelledSet, zero_shot_record, version=2, facts=zero_shot_task.facts),
     "retrieval": Task(CaptionedSet, retrieval_record, version=2),
-    "linear_probe": Task(LabelledSet, linear_probe_record, facts=suite_probes.facts),
-    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=suite_probes.few_shot_facts),
+    "linear_probe": Task(LabelledSet, linear_probe_record, facts=probe_tasks.facts),
+    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=probe_tasks.few_shot_facts),
     "overlap": Task(
         LabelledSet,
         overlap_record,
         unasked=lambda test, settings: bool(settings.overlap_with) and not test.multilabel,
-        facts=suite_overlap.facts,
+        facts=overlap_task.facts,
     ),
     "caption_selection": Task(SelectionSet, caption_selection_record),
     "bias": Task(
         LabelledSet,
         bias_record,
         unasked=lambda test, settings: bool(test.groups),
-        facts=suite_zero_shot.facts,
+        facts=zero_shot_task.facts,
     ),
 }
