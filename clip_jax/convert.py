@@ -12,7 +12,7 @@ import jax
 
 from clip_jax.interop import resize
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch_file import WeightFileError
+from clip_jax.interop.torch.torch_file import WeightFileError
 from clip_jax.interop.weights import LAYOUTS, Weights
 from clip_jax.interop.write import DTYPES, losses, write
 from clip_jax.pretrained import find

@@ -115,7 +115,7 @@ def exit_code(error: BaseException) -> int:
     from clip_jax.data.emoji.builder import builder
     from clip_jax.data.pairs import registry
     from clip_jax.interop.mapping import LayoutError
-    from clip_jax.interop.torch_file import WeightFileError
+    from clip_jax.interop.torch.torch_file import WeightFileError
     from clip_jax.training import checkpoint, trainer, workdir
 
     if isinstance(error, trainer.Preempted):

@@ -13,9 +13,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save_file
 
-from clip_jax.interop import npz_file, torch_file
+from clip_jax.interop import npz_file
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import Group, json_file, shown
+from clip_jax.interop.torch import torch_file
 from clip_jax.runtime.atomic import whole_file
 
 # What a folder of each layout holds: the file of its settings; those of its tensors, of which the

@@ -7,8 +7,8 @@ import numpy as np
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.preprocess_formats import from_hugging_face, from_open_clip
-from clip_jax.interop import big_vision, hugging_face, open_clip, openai
 from clip_jax.interop.files import PREPROCESSOR, Found
+from clip_jax.interop.formats import big_vision, hugging_face, open_clip, openai
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import Group, named
 from clip_jax.interop.sizes import checked

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.interop import big_vision, files, hugging_face, openai, readers, tree
+from clip_jax.interop import files, readers, tree
 from clip_jax.interop.files import Found
+from clip_jax.interop.formats import big_vision, hugging_face, openai
 from clip_jax.interop.mapping import Entry, LayoutError, import_tensors
 from clip_jax.interop.readers import Parts, Told
 from clip_jax.interop.settings import Group, named

@@ -11,8 +11,10 @@ import numpy as np
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.preprocess_formats import to_hugging_face, to_open_clip
-from clip_jax.interop import files, hugging_face, open_clip, torch_file
+from clip_jax.interop import files
+from clip_jax.interop.formats import hugging_face, open_clip
 from clip_jax.interop.mapping import LayoutError, export_tensors
+from clip_jax.interop.torch import torch_file
 from clip_jax.interop.weights import FORMAT, LAYOUTS, TOKENIZER_FILE, Weights
 from clip_jax.runtime.atomic import whole_file, write_atomically
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer

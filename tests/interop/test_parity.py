@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from clip_jax import config as config_lib
 from clip_jax import losses
-from clip_jax.interop import files, mapping, openai, tree, weights
+from clip_jax.interop import files, mapping, tree, weights
+from clip_jax.interop.formats import openai
 from clip_jax.losses import softmax_dense
 from clip_jax.models.clip import VARIANTS, Clip
 from clip_jax.training import optim, step

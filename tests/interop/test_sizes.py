@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clip_jax.interop import hugging_face, mapping, open_clip, openai, torch_file, tree, weights
+from clip_jax.interop import mapping, tree, weights
+from clip_jax.interop.formats import hugging_face, open_clip, openai
 from clip_jax.interop.mapping import LayoutError
+from clip_jax.interop.torch import torch_file
 from clip_jax.interop.write import write
 from clip_jax.models.clip import VARIANTS
 

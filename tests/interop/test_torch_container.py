@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop import torch_file
-from clip_jax.interop.torch_file import WeightFileError
+from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch.torch_file import WeightFileError
 
 GOLDENS = [
     "import_vit/openai_plain_fp32.pt",

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop import torch_file
-from clip_jax.interop.torch_file import WeightFileError
+from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch.torch_file import WeightFileError
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 DTYPES = [*map(np.dtype, DTYPES), np.dtype(ml_dtypes.bfloat16)]

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop import torch_file
+from clip_jax.interop.torch import torch_file
 
 torch = pytest.importorskip("torch")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,

@@ -13,9 +13,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clip_jax.interop import torch_file, torch_pickle
-from clip_jax.interop.torch_file import WeightFileError
-from clip_jax.interop.torch_objects import Record, Storage, Unreadable
+from clip_jax.interop.torch import torch_file, torch_pickle
+from clip_jax.interop.torch.torch_file import WeightFileError
+from clip_jax.interop.torch.torch_objects import Record, Storage, Unreadable
 
 
 def load(data):

@@ -12,7 +12,8 @@ from flax import linen as nn
 
 from clip_jax import config as config_lib
 from clip_jax import convert, pretrained
-from clip_jax.interop import hugging_face, tree
+from clip_jax.interop import tree
+from clip_jax.interop.formats import hugging_face
 from clip_jax.interop.mapping import export_tensors
 from clip_jax.interop.write import write
 from clip_jax.losses import softmax_dense

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clip_jax.interop import torch_file, weights
+from clip_jax.interop import weights
 from clip_jax.interop.mapping import LayoutError
+from clip_jax.interop.torch import torch_file
 from clip_jax.interop.write import losses, write
 from clip_jax.models.clip import VARIANTS, Clip
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clip_jax.interop import torch_pickle
-from clip_jax.interop.torch_objects import Storage, Unreadable
-from clip_jax.interop.torch_pickle import LARGEST_PICKLE
+from clip_jax.interop.torch import torch_pickle
+from clip_jax.interop.torch.torch_objects import Storage, Unreadable
+from clip_jax.interop.torch.torch_pickle import LARGEST_PICKLE
 
 _CHUNK = 2**22  # bytes: what reading needs beside the result
 _MAGIC = 0x1950A86A20F9469CFC6C

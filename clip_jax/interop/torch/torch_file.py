@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clip_jax.interop import torch_container
-from clip_jax.interop.torch_container import Container
-from clip_jax.interop.torch_objects import DTYPES, Record, Storage, Tensor, Unreadable
+from clip_jax.interop.torch import torch_container
+from clip_jax.interop.torch.torch_container import Container
+from clip_jax.interop.torch.torch_objects import DTYPES, Record, Storage, Tensor, Unreadable
 from clip_jax.runtime.atomic import whole_file
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries of training checkpoints

@@ -9,8 +9,8 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from clip_jax.interop import torch_objects
-from clip_jax.interop.torch_objects import Storage, Unreadable
+from clip_jax.interop.torch import torch_objects
+from clip_jax.interop.torch.torch_objects import Storage, Unreadable
 
 LARGEST_PICKLE = 64 * 2**20  # bytes; a thousand tensors with their optimizer state take one
 # Of what a call copies, which costs a few bytes for any length; and of opcodes, a single byte of
