@@ -48,8 +48,8 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["clip_jax", "clip_jax.*"]),
     package_data={
-        "clip_jax.data": ["*.gz", "*.LICENSE"],
-        "clip_jax.evals": ["*.csv"],
+        "clip_jax.data.emoji": ["*.gz", "*.LICENSE"],
+        "clip_jax.evals.datasets": ["*.csv"],
         "clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"],
         "clip_jax.tokenizers": ["*.gz", "*.LICENSE"],
     },

@@ -17,7 +17,7 @@ import numpy as np
 from clip_jax import aot
 from clip_jax import config as config_lib
 from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
-from clip_jax.data.emoji.builder import builder
+from clip_jax.data.emoji import builder
 from clip_jax.data.pairs import emoji, registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images

@@ -122,7 +122,7 @@ def defaults() -> ConfigDict:
     c.mesh.slices = 1  # TPU slices that the data axis goes across, over the data centre's network
 
     c.eval = ConfigDict()
-    c.eval.tasks = ()  # of clip_jax.evals.tasks.in_training.TASKS; or TASK@DATA of clip_jax.evaluate
+    c.eval.tasks = ()  # of clip_jax.evals.tasks.in_training.TASKS, or TASK@DATA
     c.eval.every_examples = 0  # 0: at the end only
     c.eval.batch_size = 256
     c.eval.limit = 0  # retrieval: pairs used; 0: all

@@ -23,7 +23,7 @@ from clip_jax.data.test_sets.registry import Options
 from clip_jax.evals import exports, records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.records import Record
-from clip_jax.evals.tasks.in_training import overlap_task, registry
+from clip_jax.evals.tasks import overlap_task, registry
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch.torch_file import WeightFileError
 from clip_jax.report import eval_examples, eval_page

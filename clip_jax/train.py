@@ -112,7 +112,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
 def exit_code(error: BaseException) -> int:
     """The exit code that an error means to whoever started the command."""
     from clip_jax.data import tar_index
-    from clip_jax.data.emoji.builder import builder
+    from clip_jax.data.emoji import builder
     from clip_jax.data.pairs import registry
     from clip_jax.interop.mapping import LayoutError
     from clip_jax.interop.torch.torch_file import WeightFileError

@@ -50,7 +50,7 @@ def compile_cache(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def emoji_cache(tmp_path_factory) -> pathlib.Path:
     """A cache folder with the emoji data set prepared in it."""
-    from clip_jax.data.emoji.builder import builder
+    from clip_jax.data.emoji import builder
 
     cache = tmp_path_factory.mktemp("cache")
     builder.prepare(cache)

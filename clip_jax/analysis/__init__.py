@@ -1,1 +1,1 @@
-"""TODO."""
+"""What compiled programs need, and what TPUs have."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measurements against other implementations, and of what recipes need."""

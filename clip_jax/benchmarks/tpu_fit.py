@@ -12,7 +12,7 @@ from typing import Any
 from clip_jax import aot
 from clip_jax import config as config_lib
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 # Every recipe of the paper at its batch of 32,768, on a slice that holds it.
 RECIPES: tuple[tuple[str, str], ...] = (

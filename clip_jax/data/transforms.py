@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from clip_jax.config import ConfigError
-from clip_jax.data.emoji.builder import augment
+from clip_jax.data.emoji import augment
 from clip_jax.data.image_file import errors_named, on_white, open_image, to_rgb_or_rgba
 from clip_jax.data.preprocess import Preprocess
 

@@ -28,7 +28,7 @@ from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import Record
-from clip_jax.evals.tasks.in_training import overlap_task, registry
+from clip_jax.evals.tasks import overlap_task, registry
 from clip_jax.runtime import distributed
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")

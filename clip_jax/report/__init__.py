@@ -1,1 +1,1 @@
-"""TODO."""
+"""HTML reports of training runs and evaluations."""

@@ -13,7 +13,7 @@ from PIL import Image
 from clip_jax.data.image_file import on_white, open_image
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Picture
-from clip_jax.evals import suite
+from clip_jax.evals import runner
 from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.records import Record
 from clip_jax.report.eval_page import Query

@@ -126,8 +126,8 @@ def _plots(records: Sequence[Record], titles: Titles, compared: robustness_secti
     rows = robustness_section.rows(records, titles, compared)
     right = plots.scatter(records, titles) + robustness_section.plot(rows, compared)
     stacks = "".join(f'<div class="stack">{part}</div>' for part in (left, right) if part)
-    plots = f'<div class="grid plots">{stacks}</div>' if stacks else ""
-    return plots + robustness_section.table(rows, compared)
+    drawn = f'<div class="grid plots">{stacks}</div>' if stacks else ""
+    return drawn + robustness_section.table(rows, compared)
 
 
 def _few_shot(records: Sequence[Record], titles: Titles) -> str:

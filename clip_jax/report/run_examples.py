@@ -6,7 +6,7 @@ import numpy as np
 
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.metrics import zero_shot
-from clip_jax.evals.tasks.in_training.in_training import RetrievalTask, Task, Tokenize, ZeroShotTask
+from clip_jax.evals.tasks.in_training import RetrievalTask, Task, Tokenize, ZeroShotTask
 from clip_jax.report import run_page
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.report import curves, figures
+from clip_jax.report import curves as curves_lib
+from clip_jax.report import figures
 from clip_jax.report.parts import (
     bar,
     clamped,
@@ -151,7 +152,7 @@ def _header(data: ReportData) -> str:
         for r in (Result(*row) for row in data.results[:4])
     )
     facts = "".join(
-        f"<span><b>{value}</b> {name}</span>" for name, value in curves.facts(data.curves)
+        f"<span><b>{value}</b> {name}</span>" for name, value in curves_lib.facts(data.curves)
     )
     return (
         f'<header><p class="eyebrow">clip_jax report</p><h1>{escaped(data.title)}</h1>'
@@ -189,11 +190,11 @@ def _result_bar(result: Result) -> str:
     return bar(result.value, low, high, result.baseline)
 
 
-def _training(curves: curves.Records) -> str:
-    charts = curves.charts(curves)
+def _training(curves: curves_lib.Records) -> str:
+    charts = curves_lib.charts(curves)
     if not charts:
         return ""
-    room = max(map(curves.legend_rows, charts))
+    room = max(map(curves_lib.legend_rows, charts))
     cards = []
     for chart in charts:
         light, dark = (
@@ -202,7 +203,7 @@ def _training(curves: curves.Records) -> str:
         ends = [
             f"{label} {value:.4g}".strip()
             for key, label in chart.lines
-            for value in curves.series(curves, chart.x, key)[1][-1:]
+            for value in curves_lib.series(curves, chart.x, key)[1][-1:]
         ]
         alt = escaped(f"{chart.title} by {chart.x}. Last values: {', '.join(ends)}")
         cards.append(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A process and its surroundings: devices, other processes, files and fingerprints."""

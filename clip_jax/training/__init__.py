@@ -1,1 +1,1 @@
-"""TODO."""
+"""A training run: state, step, loop, checkpoints and metrics."""

@@ -14,7 +14,7 @@ from clip_jax import pretrained, tokenizers  # fmt: skip
 from clip_jax.data import loader, transforms
 from clip_jax.data.pairs import registry
 from clip_jax.evals import embedder
-from clip_jax.evals.tasks.in_training import in_training
+from clip_jax.evals.tasks import in_training
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
 from clip_jax.training import metric_writer, program, state, step, workdir

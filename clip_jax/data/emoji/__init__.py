@@ -1,1 +1,1 @@
-"""TODO."""
+"""The embedded data set: emoji of several vendors with their names and keywords."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Random-access sources of image-text pairs for training."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from clip_jax.data.emoji.builder import builder
+from clip_jax.data.emoji import builder
 from clip_jax.data.pairs.registry import Example
 
 TEMPLATES = (

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Test sets: images with classes or captions."""

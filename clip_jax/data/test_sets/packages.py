@@ -42,7 +42,7 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
     Raises:
       MissingData: no such set or split, or the packages are not installed.
     """
-    from clip_jax.data.emoji.builder import builder
+    from clip_jax.data.emoji import builder
     from clip_jax.data.pairs import emoji  # TFDS takes half a second to import
 
     if name not in EMOJI_SETS:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The evaluation data sets of the paper: catalog, prompts and where they lie."""

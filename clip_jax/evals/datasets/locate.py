@@ -1,6 +1,6 @@
 """Finds the catalog's data sets on this machine, or says how to get them.
 
-``python -m clip_jax.evals.datasets.locate > docs/data_sets.md`` writes the table of the documentation.
+``python -m clip_jax.evals.datasets.locate > docs/data_sets.md`` writes the documentation's table.
 """
 
 import dataclasses
@@ -176,9 +176,9 @@ def markdown() -> str:
     parts = [
         "# Data sets",
         "",
-        "Written by `python -m clip_jax.evals.datasets.locate`. Sizes and metrics are the paper's (Table",
-        "9); *train* counts the validation pictures too. A number belongs to a protocol: what",
-        "CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
+        "Written by `python -m clip_jax.evals.datasets.locate`. Sizes and metrics are the paper's",
+        "(Table 9); *train* counts the validation pictures too. A number belongs to a protocol:",
+        "what CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
         "",
         "`hub` is a data set of the Hugging Face hub in CLIP_benchmark's format, to be had by",
         "`hf download NAME --repo-type=dataset --local-dir=DATA/FOLDER`, where FOLDER is NAME",

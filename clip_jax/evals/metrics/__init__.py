@@ -1,1 +1,1 @@
-"""TODO."""
+"""Metrics and their confidence intervals: arrays in, numbers out."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Probes of frozen features: logistic regression and few-shot classifiers."""

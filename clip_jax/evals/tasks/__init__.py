@@ -1,1 +1,1 @@
-"""TODO."""
+"""Evaluation tasks: what is measured on a data set."""

@@ -13,7 +13,7 @@ from clip_jax.evals.datasets.prompts import PLAIN
 from clip_jax.evals.metrics import bias, intervals
 from clip_jax.evals.metrics.ranking import exact_rows
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks.in_training.zero_shot_task import prompts_of, weights_of
+from clip_jax.evals.tasks.zero_shot_task import prompts_of, weights_of
 
 # An Embedder has no temperature: this is the greatest that training allows (paper section 2.5).
 LOGIT_SCALE = 100.0

@@ -13,7 +13,7 @@ from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import decode, evaluation_images
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.metrics import retrieval, zero_shot
-from clip_jax.evals.tasks.in_training import scheduled
+from clip_jax.evals.tasks import scheduled
 from clip_jax.runtime.mesh import create_mesh
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]

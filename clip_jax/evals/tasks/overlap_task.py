@@ -15,8 +15,8 @@ from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.test_sets.registry import READERS, LabelledSet
 from clip_jax.evals.metrics import intervals, overlap, zero_shot
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks.in_training import zero_shot_task
-from clip_jax.evals.tasks.in_training.zero_shot_task import prompts_of, weights_of
+from clip_jax.evals.tasks import zero_shot_task
+from clip_jax.evals.tasks.zero_shot_task import prompts_of, weights_of
 
 PAIRS = 24  # the most similar, for choosing a threshold
 AROUND = 6  # the last that were found, and as many that just were not

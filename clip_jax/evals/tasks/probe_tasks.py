@@ -9,8 +9,8 @@ from clip_jax.data.test_sets.registry import LabelledSet, MissingData
 from clip_jax.evals.metrics import classification, intervals
 from clip_jax.evals.probes import few_shot, linear_probe
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks.in_training import zero_shot_task
-from clip_jax.evals.tasks.in_training.zero_shot_task import classified
+from clip_jax.evals.tasks import zero_shot_task
+from clip_jax.evals.tasks.zero_shot_task import classified
 
 
 def splits(test: LabelledSet, opener: Any) -> dict[str, LabelledSet]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet
 from clip_jax.data.test_sets.selection import SelectionSet
-from clip_jax.evals.tasks.in_training import overlap_task, probe_tasks, zero_shot_task
-from clip_jax.evals.tasks.in_training.bias_task import bias_record
-from clip_jax.evals.tasks.in_training.overlap_task import overlap_record
-from clip_jax.evals.tasks.in_training.probe_tasks import few_shot_record, linear_probe_record
-from clip_jax.evals.tasks.in_training.retrieval_task import retrieval_record
-from clip_jax.evals.tasks.in_training.selection_task import caption_selection_record
-from clip_jax.evals.tasks.in_training.zero_shot_task import zero_shot_record
+from clip_jax.evals.tasks import overlap_task, probe_tasks, zero_shot_task
+from clip_jax.evals.tasks.bias_task import bias_record
+from clip_jax.evals.tasks.overlap_task import overlap_record
+from clip_jax.evals.tasks.probe_tasks import few_shot_record, linear_probe_record
+from clip_jax.evals.tasks.retrieval_task import retrieval_record
+from clip_jax.evals.tasks.selection_task import caption_selection_record
+from clip_jax.evals.tasks.zero_shot_task import zero_shot_record
 
 
 @dataclasses.dataclass(frozen=True)

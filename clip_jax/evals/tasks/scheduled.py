@@ -15,7 +15,7 @@ from clip_jax.evals.datasets import resolve
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks.in_training import probe_tasks, registry
+from clip_jax.evals.tasks import probe_tasks, registry
 from clip_jax.runtime import distributed
 
 

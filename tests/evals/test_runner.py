@@ -17,7 +17,8 @@ from clip_jax.data.test_sets import registry, selection
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import zero_shot
 from clip_jax.evals.probes import few_shot
-from clip_jax.evals.tasks.in_training import probe_tasks, registry
+from clip_jax.evals.tasks import probe_tasks
+from clip_jax.evals.tasks import registry as task_registry
 from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -289,7 +290,7 @@ def test_what_does_not_exist_is_named(folders, change, message):
 
 def test_every_task_has_a_kind_of_data():
     kinds = {registry.LabelledSet, registry.CaptionedSet, selection.SelectionSet}
-    assert {t.takes for t in registry.TASKS.values()} == kinds
+    assert {t.takes for t in task_registry.TASKS.values()} == kinds
 
 
 def test_records_name_pictures_that_texts_find(folders):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets import tfds
+from clip_jax.data.test_sets import tfds as tfds_reader
 from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
 
 SQUARE = Preprocess(4)
@@ -124,7 +124,7 @@ def test_captions(options, key):
 
 def test_labels_are_read_once(options, monkeypatch):
     first = open_set("tfds:tiny_labelled_set", "train", options)
-    monkeypatch.setattr(tfds, "_read_labels", lambda *a: pytest.fail("read again"))
+    monkeypatch.setattr(tfds_reader, "_read_labels", lambda *a: pytest.fail("read again"))
     again = open_set("tfds:tiny_labelled_set", "train", options)
     assert again.labels.tolist() == first.labels.tolist()
     assert again.fingerprint == first.fingerprint

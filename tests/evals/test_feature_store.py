@@ -6,7 +6,7 @@ import pytest
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import registry
-from clip_jax.evals import features
+from clip_jax.evals import feature_store
 
 PREPROCESS = Preprocess(8)
 

@@ -12,7 +12,7 @@ from clip_jax.config import ConfigError
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, runner
-from clip_jax.evals.tasks.in_training import in_training
+from clip_jax.evals.tasks import in_training
 from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data.emoji.builder import builder
+from clip_jax.data.emoji import builder
 from clip_jax.data.pairs import registry, table
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,8 @@ from clip_jax.data.test_sets import registry
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.metrics import overlap
-from clip_jax.evals.tasks.in_training import overlap_task, registry
+from clip_jax.evals.tasks import overlap_task
+from clip_jax.evals.tasks import registry as task_registry
 from clip_jax.runtime.mesh import create_mesh
 
 NAMES = ("blue", "green", "red")
@@ -219,7 +220,7 @@ def test_only_its_own_settings_make_a_record_anew(root, tmp_path):
 
 
 def test_keys_of_other_tasks_do_not_know_of_overlap(root):
-    for name in registry.TASKS:
+    for name in task_registry.TASKS:
         keys = set()
         for how in (runner.Settings(), settings(root), settings(root, overlap_by="hash")):
             opener = resolve.opener(f"folder:{root}/pictures", how)
@@ -274,7 +275,7 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch):
 
 def test_several_classes_a_picture_are_not_compared(root):
     data = registry.from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
-    assert not registry.TASKS["overlap"].unasked(data, settings(root))
+    assert not task_registry.TASKS["overlap"].unasked(data, settings(root))
     with pytest.raises(records.NotApplicable, match="one class"):
         overlap_task.overlap_record(None, None, data, None, settings(root))
     plain = dataclasses.replace(settings(root), overlap_with="")

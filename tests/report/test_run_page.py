@@ -14,7 +14,8 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from clip_jax.report import curves, run_page
+from clip_jax.report import curves as curves_lib
+from clip_jax.report import run_page
 from clip_jax.report.run_page import (
     ImageQuery,
     Prediction,
@@ -182,7 +183,7 @@ def test_any_curves_can_be_drawn(tmp_path, curves):
     html_path, png_path = write_report(tmp_path, ReportData("t", curves=curves))
     page = Page(html_path.read_text("utf-8"))
     drawn = [image for image in page.all("img") if "svg" in image["src"]]
-    assert len(drawn) == len(curves.charts(curves))
+    assert len(drawn) == len(curves_lib.charts(curves))
     assert html_path.stat().st_size < 600_000
     Image.open(png_path).verify()
 
@@ -258,7 +259,7 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             write_report(tmp_path, data)
     with monkeypatch.context() as patch:
-        patch.setattr(run_page.report_figures, "summary_png", lambda *_: 1 / 0)
+        patch.setattr(run_page.figures, "summary_png", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_report(tmp_path, data)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -267,9 +268,9 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
 def test_imports_are_lazy_and_never_include_pyplot_or_jax(tmp_path):
     code = """
 import sys
-from clip_jax.evals import report
+from clip_jax.report import run_page
 print({"matplotlib", "PIL", "jax"} & set(sys.modules))
-report.write_report(sys.argv[1], report.ReportData("t", curves=[{"examples": 1, "loss": 2}]))
+run_page.write_report(sys.argv[1], run_page.ReportData("t", curves=[{"examples": 1, "loss": 2}]))
 print({"matplotlib.pyplot", "jax"} & set(sys.modules))
 """
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -16,7 +16,7 @@ from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets.registry import Options
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import bias
-from clip_jax.evals.tasks.in_training import registry
+from clip_jax.evals.tasks import registry
 from clip_jax.runtime.mesh import create_mesh
 
 N, SIZE, WIDTH = 120, 6, 12

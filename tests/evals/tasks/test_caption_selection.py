@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, suite, writers
+from clip_jax.evals import embedder, exports, runner
 from clip_jax.report import eval_page
 from clip_jax.runtime.mesh import create_mesh
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.emoji.builder import augment
+from clip_jax.data.emoji import augment
 
 
 @pytest.fixture

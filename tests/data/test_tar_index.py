@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from clip_jax.data import tar
+from clip_jax.data import tar_index
 
 
 def write_shard(path, samples=5, endings=("jpg", "txt")):

@@ -12,7 +12,7 @@ from clip_jax import config as config_lib
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder
-from clip_jax.evals.tasks.in_training import in_training
+from clip_jax.evals.tasks import in_training
 from clip_jax.report import run_examples, run_page
 from clip_jax.runtime.mesh import create_mesh
 

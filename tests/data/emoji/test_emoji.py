@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from clip_jax.data.emoji.builder import builder
+from clip_jax.data.emoji import builder
 from clip_jax.data.pairs import emoji
 from clip_jax.data.transforms import decode
 
@@ -141,8 +141,8 @@ def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
 
 def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
     code = (
-        "import sys, pathlib; from clip_jax.data import emoji; "
-        "emoji.prepare(pathlib.Path(sys.argv[1]))"
+        "import sys, pathlib; from clip_jax.data.emoji import builder; "
+        "builder.prepare(pathlib.Path(sys.argv[1]))"
     )
     final = builder.folder(tmp_path, "all")
     partial = final.with_name(f".{final.name}.incomplete")
@@ -156,8 +156,8 @@ def test_a_killed_preparation_leaves_nothing_half_made(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not final.exists()
-    builder = builder.prepare(tmp_path)
-    assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
+    prepared = builder.prepare(tmp_path)
+    assert {k: v.num_examples for k, v in prepared.info.splits.items()} == {
         "train": 16_916, "unseen_vendor": 1421, "held_out": 1064,
     }  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "emoji").iterdir()) == [

@@ -12,7 +12,7 @@ import math
 
 import pytest
 
-from clip_jax.evals import writers
+from clip_jax.evals import exports
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.records import Record
 

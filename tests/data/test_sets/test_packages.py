@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from clip_jax.data.emoji.builder import builder
+from clip_jax.data.emoji import builder
 from clip_jax.data.pairs import emoji
 from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
