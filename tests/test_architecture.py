@@ -1,4 +1,4 @@
-"""The layout's rules that a machine can check: who may import whom, and what must never be there."""
+"""Rules of the layout that a machine can check: who imports whom, and what must never be there."""
 
 import ast
 import collections
