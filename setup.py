@@ -21,6 +21,7 @@ CORE = [
     "pillow>=11.0",
     "regex>=2022.10.31",
     "safetensors>=0.5",
+    "scipy>=1.13",  # jax brings it anyway
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.9",

@@ -10,41 +10,22 @@ from collections.abc import Callable
 import numpy as np
 
 
-def average_precision(scores: np.ndarray, targets: np.ndarray, kind: str = "11-point") -> float:
-    """Returns the average precision of one class.
-
-    Args:
-      scores: float[n], larger where the class is more likely to be there; only their order counts.
-      targets: bool[n] or 0 and 1, whether it is there.
-      kind: how precision is averaged over recall, a key of `KINDS`: "11-point" is PASCAL VOC's
-        before 2010, what the CLIP paper reports for VOC2007 (Table 9); "step" is scikit-learn's
-        and CLIP_benchmark's; "area" is PASCAL VOC's from 2010 on.
-
-    Returns:
-      A number from 0 to 1.
-
-    Raises:
-      ValueError: no such kind, shapes that do not fit, targets other than 0 and 1, a score that is
-        not finite, or no positive at all.
-    """
-    scores, targets = _checked(scores, targets, 1)
-    if not targets.any():
-        raise ValueError("average precision needs at least one positive among the targets")
-    return _kind(kind)(*_counts(scores, targets))
-
-
 def average_precisions(
     scores: np.ndarray, targets: np.ndarray, kind: str = "11-point"
 ) -> np.ndarray:
     """Returns the average precision of every class: float64[K], NaN for one without positives.
 
     Args:
-      scores: float[n, K]; a class's scores are compared with each other only.
-      targets: bool[n, K] or 0 and 1; a picture may have any number of classes.
-      kind: as in `average_precision`.
+      scores: float[n, K], larger where the class is more likely to be there; only their order
+        within a class counts.
+      targets: bool[n, K] or 0 and 1; an image may have any number of classes.
+      kind: how precision is averaged over recall, a key of ``KINDS``: "11-point" is PASCAL VOC's
+        before 2010, what the CLIP paper reports for VOC2007 (Table 9); "step" is scikit-learn's
+        and CLIP_benchmark's; "area" is PASCAL VOC's from 2010 on.
 
     Raises:
-      ValueError: as `average_precision`, but for classes without positives.
+      ValueError: no such kind, shapes that do not fit, targets other than 0 and 1, or a score that
+        is not finite.
     """
     scores, targets = _checked(scores, targets, 2)
     area = _kind(kind)

@@ -5,7 +5,7 @@ average precision where it may have several. `PAPER_METRICS` says by which of th
 a data set (Table 9).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -183,26 +183,6 @@ PAPER_METRICS: dict[str, PaperMetric] = {
 }
 
 
-def predicted_classes(logits: Sequence[np.ndarray], *, chunk: int = _CHUNK) -> np.ndarray:
-    """Returns the best class of every picture: int32[n]. Of tied ones the first listed.
-
-    Args:
-      logits: float[n, K], or anything with `len()` and slices of that kind, such as a memory map.
-        From embeddings, `zero_shot.predict` with k=1 gives the same.
-      chunk: pictures looked at once.
-
-    Raises:
-      ValueError: a logit is NaN.
-    """
-    best = np.empty(len(logits), np.int32)
-    for start in range(0, len(logits), chunk):
-        part = np.asarray(logits[start : start + chunk])
-        if np.isnan(part).any():
-            raise ValueError("logits hold NaN; the model has diverged")
-        best[start : start + chunk] = part.argmax(axis=1)
-    return best
-
-
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Counts how often a picture of one class (row) is taken for another (column).
 
@@ -210,7 +190,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
     to `measure`'s top-1, which shares them.
 
     Args:
-      predicted: int[n], of `predicted_classes` or ``zero_shot.predict(..., k=1)[0][:, 0]``.
+      predicted: int[n], such as ``zero_shot.predict(..., k=1)[0][:, 0]``.
       labels: int[n].
       classes: K.
 
@@ -254,15 +234,6 @@ def per_class(confusion: np.ndarray) -> list[ClassRow]:
         )
         for k in range(len(confusion))
     ]  # fmt: skip
-
-
-def worst_classes(rows: Sequence[ClassRow], count: int = 10) -> list[ClassRow]:
-    """Returns the classes of least recall, worst first; those without a picture are left out.
-
-    Of equal ones the larger class comes first: it says more.
-    """
-    seen = [row for row in rows if row.n]
-    return sorted(seen, key=lambda row: (row.recall, -row.n, row.index))[:count]
 
 
 def _has_roc(class_emb: np.ndarray, labels: np.ndarray) -> bool:

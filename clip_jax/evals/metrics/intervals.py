@@ -2,7 +2,7 @@
 
 A share (top-1 accuracy, recall@k) has closed forms; whatever else is measured over rows (mean per
 class recall, mean average precision, an area under a curve) is resampled. Intervals are
-(low, high), 95% unless told otherwise. Only numpy and the standard library are used.
+(low, high), 95% by default.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
+import scipy
 
 _Z95 = 1.959963984540054
 
@@ -72,8 +73,9 @@ def newcombe(
 ) -> tuple[float, float]:
     """Returns the interval of ``share - other_share``, seen in independent trials.
 
-    Newcombe's hybrid score interval (1998, method 10), made of two Wilson intervals. For two
-    models on the same pictures, which are not independent, use `paired_bootstrap`.
+    Newcombe's hybrid score interval (1998, method 10), made of two Wilson intervals. Two models on
+    the same images are not independent: use ``bootstrap`` with both models' values as columns and
+    the difference as the statistic.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -104,8 +106,9 @@ def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
     _check_hits(hits, n)
     _check_share(hits / n, n, confidence)
     tail = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else _beta_quantile(tail, hits, n - hits + 1)
-    high = 1.0 if hits == n else 1.0 - _beta_quantile(tail, n - hits, hits + 1)
+    quantile = scipy.special.betaincinv
+    low = 0.0 if hits == 0 else float(quantile(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else 1.0 - float(quantile(n - hits, hits + 1, tail))
     return low, high
 
 
@@ -117,34 +120,18 @@ def binomial_p_value(hits: int, n: int, share: float, alternative: str = "two-si
       n: trials, at least 1.
       share: the null hypothesis, from 0 to 1.
       alternative: "greater": this many hits or more; "less": this many or fewer; "two-sided": all
-        numbers of hits that are no more probable than this one (as R's `binom.test` and SciPy's
-        `binomtest` count them).
+        numbers of hits that are no more probable than this one (``scipy.stats.binomtest``).
 
     Raises:
       ValueError: an argument is out of its range.
     """
     _check_hits(hits, n)
     _check_share(share, n, 0.95)
-    if alternative == "greater":
-        return _at_least(hits, n, share)
-    if alternative == "less":
-        return _at_most(hits, n, share)
-    if alternative != "two-sided":
+    if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(
             f"alternative={alternative!r} is not one of 'two-sided', 'greater', 'less'"
         )
-    if hits == n * share:
-        return 1.0
-    # Probabilities fall on both sides of the mode, so each tail is found by halving. The margin
-    # is SciPy's: a number as probable as this one must not be lost to rounding.
-    limit = _log_probability(hits, n, share) + 1e-7
-    if hits < n * share:
-        far = _first(math.ceil(n * share), n + 1, n, share, limit, rising=True)
-        total = _at_most(hits, n, share) + (_at_least(far, n, share) if far <= n else 0.0)
-    else:
-        far = _first(-1, math.floor(n * share), n, share, limit, rising=False)
-        total = _at_least(hits, n, share) + (_at_most(far, n, share) if far >= 0 else 0.0)
-    return min(1.0, total)
+    return float(scipy.stats.binomtest(int(hits), int(n), share, alternative).pvalue)
 
 
 def bonferroni(p_values: Sequence[float]) -> np.ndarray:
@@ -195,40 +182,6 @@ def bootstrap(
     return float(low), float(high)
 
 
-def paired_bootstrap(
-    statistic: Callable[..., float],
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    *,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """Returns the interval of ``statistic(*first) - statistic(*second)`` over the same rows.
-
-    What two models have in common, pictures that are easy or hard for both, cancels; the interval
-    is much narrower than the two separate ones suggest.
-
-    Args:
-      statistic: columns -> a number.
-      first: the columns of one model, n rows each.
-      second: the columns of the other, in the same order of rows.
-      samples, confidence, seed, strata: as in `bootstrap`.
-
-    Raises:
-      ValueError: as `bootstrap`.
-    """
-
-    def difference(*columns: np.ndarray) -> float:
-        return statistic(*columns[: len(first)]) - statistic(*columns[len(first) :])
-
-    return bootstrap(
-        difference, *first, *second, samples=samples, confidence=confidence, seed=seed,
-        strata=strata,
-    )  # fmt: skip
-
-
 def _resamples(n: int, samples: int, seed: int, strata: np.ndarray | None) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     strata = np.zeros(n, int) if strata is None else np.asarray(strata)
@@ -266,65 +219,3 @@ def _check_share(share: float, n: float, confidence: float) -> None:
 def _check_hits(hits: int, n: int) -> None:
     if hits != int(hits) or n != int(n) or not 0 <= hits <= n or n < 1:
         raise ValueError(f"hits must be a whole number from 0 to n, at least 1, got {hits} of {n}")
-
-
-def _at_least(hits: int, n: int, share: float) -> float:
-    return 1.0 if hits == 0 else _beta_cdf(share, hits, n - hits + 1)
-
-
-def _at_most(hits: int, n: int, share: float) -> float:
-    return 1.0 if hits == n else _beta_cdf(1 - share, n - hits, hits + 1)
-
-
-def _log_probability(hits: int, n: int, share: float) -> float:
-    if share in (0.0, 1.0):
-        return 0.0 if hits == n * share else -math.inf
-    ways = math.lgamma(n + 1) - math.lgamma(hits + 1) - math.lgamma(n - hits + 1)
-    return ways + hits * math.log(share) + (n - hits) * math.log1p(-share)
-
-
-def _first(low: int, high: int, n: int, share: float, limit: float, *, rising: bool) -> int:
-    """The number of hits nearest to the mode, on one side of it, that is within the limit."""
-    while low < high:
-        middle = (low + high) // 2 if rising else (low + high + 1) // 2
-        within = _log_probability(middle, n, share) <= limit
-        if rising:
-            low, high = (low, middle) if within else (middle + 1, high)
-        else:
-            low, high = (middle, high) if within else (low, middle - 1)
-    return low
-
-
-def _beta_quantile(probability: float, a: float, b: float) -> float:
-    """The x at which `_beta_cdf` reaches a probability, by halving until floats run out."""
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        if _beta_cdf(middle, a, b) < probability:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _beta_cdf(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # where the fraction of the other end converges faster
-        return 1.0 - _beta_cdf(1 - x, b, a)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    front += a * math.log(x) + b * math.log1p(-x)
-    # Lentz's method: the value is the product of the steps.
-    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1))
-    value, step, m = d, 0.0, 0
-    while abs(step - 1) > 1e-15 and m < 1_000_000:
-        m += 1
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        step = 1.0
-        for term in (even, odd):
-            d = 1.0 / (1.0 + term * d)
-            c = 1.0 + term / c
-            step *= c * d
-        value *= step
-    return math.exp(front) * value / a

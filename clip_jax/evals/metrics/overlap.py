@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 
 from clip_jax.data.preprocess import Picture, Preprocess
 from clip_jax.evals.metrics.intervals import binomial_p_value, bonferroni, clopper_pearson
@@ -24,7 +25,6 @@ _BLOCK = 4096
 CONFIDENCE = 0.995  # of the interval on Overlap, as in the paper
 # The whole picture, so that other cropping does not hide it; grey levels are enough.
 HASH_INPUT = Preprocess(32, resize="squash", interpolation="bilinear", transparency="white")
-_FREQUENCIES = np.cos(np.pi / 64 * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1))
 
 
 class OverlapRow(NamedTuple):
@@ -120,8 +120,8 @@ def picture_hash(picture: Picture) -> int:
       OSError, BadImage, TypeError: as `Preprocess`.
     """
     grey = HASH_INPUT(picture) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
-    # Rounded, lest the noise of a picture without contrast become bits.
-    coefficients = np.round(_FREQUENCIES @ grey @ _FREQUENCIES.T).ravel()
+    # Rounded, so that rounding errors of an image without contrast do not become bits.
+    coefficients = np.round(scipy.fft.dctn(grey)[1:9, 1:9] / 4).ravel()
     bits = coefficients > np.median(coefficients)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

@@ -98,27 +98,18 @@ def test_confusion_counts_by_class():
     logits = np.array([[3.0, 2, 1], [1, 3, 2], [1, 3, 2], [2, 2, 1], [0, 0, 1], [5, 1, 1]])
     labels = np.array([0, 0, 0, 1, 2, 0])
     for chunk in (1, 4, 100):
-        predicted = classification.predicted_classes(logits, chunk=chunk)
+        predicted = zero_shot.predict(*embedded(logits), k=1, chunk=chunk)[0][:, 0]
         np.testing.assert_array_equal(predicted, [0, 1, 1, 0, 2, 0])
     matrix = classification.confusion_matrix(predicted, labels, 4)
     want = [[2, 2, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(matrix, want)
     assert matrix.dtype == np.int64
-    np.testing.assert_array_equal(zero_shot.predict(*embedded(logits), k=1)[0][:, 0], predicted)
 
     rows = classification.per_class(matrix)
     assert rows[0] == (0, 4, 0.5, 2 / 3, 1, 2)
     assert rows[1] == (1, 1, 0.0, 0.0, 0, 1)
     assert rows[2] == (2, 1, 1.0, 1.0, -1, 0)
     assert rows[3].n == 0 and np.isnan(rows[3].recall) and np.isnan(rows[3].precision)
-    worst = classification.worst_classes(rows, 2)
-    assert [row.index for row in worst] == [1, 0]
-    assert [row.index for row in classification.worst_classes(rows)] == [1, 0, 2]
-
-
-def test_of_equally_bad_classes_the_larger_comes_first():
-    rows = classification.per_class(np.array([[0, 1, 0], [3, 0, 0], [0, 0, 2]]))
-    assert [row.index for row in classification.worst_classes(rows)] == [1, 0, 2]
 
 
 def test_equals_scikit_learn():
@@ -148,5 +139,5 @@ def test_confusion_refuses(predicted, labels, message):
 
 
 def test_predictions_refuse_nan():
-    with pytest.raises(ValueError, match="logits hold NaN"):
-        classification.predicted_classes(np.array([[1.0, np.nan]]))
+    with pytest.raises(ValueError, match="holds NaN"):
+        zero_shot.predict(np.array([[1.0, np.nan]]), np.eye(2), k=1)

@@ -193,7 +193,7 @@ def test_memory_grows_with_the_chunk_and_not_with_the_pairs(measure):
 
 COCO_SIZED = """
 import numpy as np
-from clip_jax.evals import retrieval
+from clip_jax.evals.metrics import retrieval
 
 rng = np.random.default_rng(0)
 owner = np.repeat(np.arange(5000), 5)
