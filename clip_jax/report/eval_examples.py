@@ -16,9 +16,8 @@ from clip_jax.data.preprocess import Picture
 from clip_jax.evals import runner
 from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.records import Record
-from clip_jax.report.eval_page import Query
-from clip_jax.report.overlap_section import Pairs
 from clip_jax.report.titles import Titles
+from clip_jax.report.types import Pairs, Query
 
 SIZE = 160  # of the longer side, in pixels
 DATA_SETS = 3  # whose pictures are shown, lest the page grow too large

@@ -8,20 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_jax.evals.records import Record
 from clip_jax.report import bias_section, overlap_section, plots, result_tables, robustness_section
 from clip_jax.report.curves import duration
 from clip_jax.report.parts import escaped, finite, found_pictures, page, percent, recipe
 from clip_jax.report.style import SUITE
 from clip_jax.report.titles import Titles, metric, task
+from clip_jax.report.types import Pairs, Query
 from clip_jax.runtime.atomic import write_atomically
-
-# A text, and the pictures uint8[H, W, 3] that it finds, best first: each alone, or with whether it
-# is right (as ``report.TextQuery`` has them). A third entry says where they are from.
-Answers = Sequence[np.ndarray | tuple[np.ndarray, bool | None]]
-Query = tuple[str, Answers] | tuple[str, Answers, str]
 
 _TILES = 4
 _PREPROCESS = {"mean": "pixel mean", "std": "pixel deviation"}
@@ -31,7 +25,7 @@ def write(
     path: Path,
     records: Sequence[Record],
     gallery: Sequence[Query] = (),
-    pairs: overlap_section.Pairs | None = None,
+    pairs: Pairs | None = None,
     shifts: robustness_section.Compared | None = None,
 ) -> Path:
     """Writes the report, whole or not at all.
@@ -56,7 +50,7 @@ def write(
 def render(
     records: Sequence[Record],
     gallery: Sequence[Query] = (),
-    pairs: overlap_section.Pairs | None = None,
+    pairs: Pairs | None = None,
     shifts: robustness_section.Compared | None = None,
 ) -> str:
     """The page as one string. Takes and raises what ``write`` does."""

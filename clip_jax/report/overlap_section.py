@@ -12,9 +12,7 @@ from clip_jax.evals.records import Record
 from clip_jax.report.parts import escaped, finite, percent, picture, right_class
 from clip_jax.report.tables import folding, points, valued
 from clip_jax.report.titles import Titles
-
-# By a record's file name: pairs of its details with both pictures, uint8[H, W, 3].
-Pairs = Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]]
+from clip_jax.report.types import Pairs
 
 _LEAD = (
     "Test pictures whose most similar training picture passes a threshold are Overlap, the others "

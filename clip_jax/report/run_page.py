@@ -4,11 +4,9 @@ The page needs no network, no JavaScript and no other file; it can be mailed, at
 or opened years later. Everything it shows is handed in: the report computes no metric.
 """
 
-import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,73 +29,15 @@ from clip_jax.report.parts import (
     svg_source,
 )
 from clip_jax.report.style import DARK, LIGHT, shade
+from clip_jax.report.types import (
+    ImageQuery,
+    Prediction,
+    ReportData,
+    Result,
+    Similarity,
+    TextQuery,
+)
 from clip_jax.runtime.atomic import write_atomically
-
-
-class Result(NamedTuple):
-    """One number: value, interval half-width `ci` and `baseline` are fractions from 0 to 1."""
-
-    task: str
-    metric: str
-    value: float
-    n: int
-    ci: float | None = None
-    baseline: float | None = None
-
-
-class Similarity(NamedTuple):
-    """Pictures uint8[k, H, W, 3], their captions, and cosines float[caption, picture]."""
-
-    images: Sequence[np.ndarray]
-    captions: Sequence[str]
-    matrix: np.ndarray
-
-
-class Prediction(NamedTuple):
-    """A picture uint8[H, W, 3], its true caption, (caption, probability) guesses, best first."""
-
-    image: np.ndarray
-    caption: str
-    guesses: Sequence[tuple[str, float]]
-
-
-class TextQuery(NamedTuple):
-    """A text and (picture uint8[H, W, 3], is it right) answers, best first."""
-
-    text: str
-    answers: Sequence[tuple[np.ndarray, bool]]
-
-
-class ImageQuery(NamedTuple):
-    """A picture uint8[H, W, 3] and (caption, is it right) answers, best first."""
-
-    image: np.ndarray
-    answers: Sequence[tuple[str, bool]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportData:
-    """What a report shows. Parts left empty are left out of the page.
-
-    Attributes:
-      title: headline of the page.
-      config_summary: (name, value) pairs, shown as they print.
-      curves: the objects of `metrics.jsonl`, training and evaluation records mixed.
-      results: final numbers; the first four become the tiles at the top.
-      similarity: matching pictures and captions and the matrix of their cosines.
-      predictions: example pictures with the model's best guesses.
-      text_to_image: example texts with the pictures found for them.
-      image_to_text: example pictures with the captions found for them.
-    """
-
-    title: str
-    config_summary: Sequence[tuple[str, Any]] = ()
-    curves: Sequence[Mapping[str, Any]] = ()
-    results: Sequence[Result] = ()
-    similarity: Similarity | None = None
-    predictions: Sequence[Prediction] = ()
-    text_to_image: Sequence[TextQuery] = ()
-    image_to_text: Sequence[ImageQuery] = ()
 
 
 def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Path, Path]:

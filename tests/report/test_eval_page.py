@@ -479,7 +479,7 @@ def test_broken_unicode_in_a_name_is_no_reason_to_fail(tmp_path):
 
 def test_needs_neither_jax_nor_matplotlib():
     code = (
-        "import sys; from clip_jax.evals import suite_report; suite_report.render([]);"
+        "import sys; from clip_jax.report import eval_page; eval_page.render([]);"
         "print({'jax', 'matplotlib', 'flax'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import numpy as np
 from clip_jax.data.test_sets.registry import CaptionedSet
 from clip_jax.evals.datasets.prompts import RETRIEVAL_PREFIX
 from clip_jax.evals.metrics import intervals, retrieval
-from clip_jax.report import search_section
+from clip_jax.evals.tasks import search
 
 KS = (1, 5, 10)
 
@@ -37,6 +37,6 @@ def retrieval_record(
         "details": {
             "pictures": len(images),
             "captions": len(texts),
-            "search": search_section.of_captions(images, texts, test.captions, test.image_of_text),
+            "search": search.of_captions(images, texts, test.captions, test.image_of_text),
         },
     }

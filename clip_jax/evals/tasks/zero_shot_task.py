@@ -10,7 +10,7 @@ from clip_jax.evals import exports
 from clip_jax.evals.datasets.prompts import PLAIN
 from clip_jax.evals.metrics import classification, zero_shot
 from clip_jax.evals.records import NotApplicable
-from clip_jax.report import search_section
+from clip_jax.evals.tasks import search
 
 
 def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
@@ -36,7 +36,7 @@ def zero_shot_record(
         details["plain"] = _shares(classification.measure(images, plain, test.labels))
     if not test.multilabel:
         details["per_class"] = _per_class(images, weights, test)
-        details["search"] = search_section.of_classes(
+        details["search"] = search.of_classes(
             images, weights, test.labels, (names, templates), details["per_class"]
         )
     return {

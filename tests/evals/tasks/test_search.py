@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clip_jax.report import search_section
+from clip_jax.evals.tasks import search
 
 
 def plain(images, query):
@@ -24,7 +24,7 @@ def classes(recalls, templates=("a {}", "the {}")):
     images, weights = rng.normal(size=(40, 8)), rng.normal(size=(k, 8))
     names = [f"class {i}" if i % 2 else (f"class {i}", "synonym") for i in range(k)]
     labels = rng.integers(0, k, 40)
-    found = search_section.of_classes(images, weights, labels, (names, templates), rows(recalls))
+    found = search.of_classes(images, weights, labels, (names, templates), rows(recalls))
     return images, weights, labels, found
 
 
@@ -54,17 +54,17 @@ def test_captions_are_spread_over_all():
     images, texts = rng.normal(size=(30, 8)), rng.normal(size=(60, 8))
     owner = np.arange(60) // 2
     captions = [f"caption {i}" for i in range(60)]
-    found = search_section.of_captions(images, texts, captions, owner)
+    found = search.of_captions(images, texts, captions, owner)
     assert [q["text"] for q in found] == [f"caption {i}" for i in (5, 15, 25, 35, 45, 55)]
     for query, m in zip(found, (5, 15, 25, 35, 45, 55), strict=True):
         assert query["found"] == plain(images, texts[m])
         assert query["right"] == [i == owner[m] for i in query["found"]]
     assert json.loads(json.dumps(found)) == found
-    one = search_section.of_captions(images[:3], texts[:1], captions[:1], owner[:1])
+    one = search.of_captions(images[:3], texts[:1], captions[:1], owner[:1])
     assert [len(q["found"]) for q in one] == [3]
 
 
 def test_blocks_change_nothing(monkeypatch):
     want = classes([0.5, 0.1])[-1]
-    monkeypatch.setattr(search_section, "_BLOCK", 7)
+    monkeypatch.setattr(search, "_BLOCK", 7)
     assert classes([0.5, 0.1])[-1] == want

@@ -1,6 +1,6 @@
-"""Texts and the pictures that they find, for the gallery of the suite's report: kept in records.
+"""Example searches, kept in records: a few texts and the images retrieved for them.
 
-A few texts, spread over all, always the same ones; of the pictures their numbers in the test set.
+The texts are spread over all, always the same ones; images are their indices in the test set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_jax.evals.metrics.ranking import exact_rows
 
-TEXTS, PICTURES = 6, 5
+TEXTS, IMAGES = 6, 5
 _BLOCK = 4096
 
 
@@ -21,7 +21,7 @@ def of_classes(
     prompts: tuple[Sequence[Any], Sequence[str]],
     per_class: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Classes from the one of best recall to the one of worst, each with the pictures it finds.
+    """Classes from best to worst recall, each with the images retrieved for it.
 
     Args:
       images: float[n, E].
@@ -31,7 +31,7 @@ def of_classes(
       per_class: rows with "index", "n" and "recall".
 
     Returns:
-      {"text", "recall", "found": numbers of pictures, best first, "right": one bool each}, at most
+      {"text", "recall", "found": indices of images, best first, "right": one bool each}, at most
       ``TEXTS``. The text is the class's first name; where there is one template, in it.
     """
     names, templates = prompts
@@ -48,7 +48,7 @@ def of_classes(
 def of_captions(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Captions evenly spread over all, each with the pictures it finds: as ``of_classes``.
+    """Captions evenly spread over all, each with the images retrieved for it: as ``of_classes``.
 
     Args:
       images: float[n, E].
@@ -76,7 +76,7 @@ def _found(
     cosines = np.concatenate(
         [exact_rows(images[at : at + _BLOCK], "pictures", at) @ columns for at in parts]
     )
-    best = np.argsort(-cosines, axis=0, kind="stable")[:PICTURES].T.tolist()
+    best = np.argsort(-cosines, axis=0, kind="stable")[:IMAGES].T.tolist()
     return [
         {"text": text, "found": found, "right": [bool(right(q, i)) for i in found]}
         for q, (text, found) in enumerate(zip(texts, best, strict=True))
