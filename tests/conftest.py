@@ -32,13 +32,47 @@ def root() -> pathlib.Path:
     return ROOT
 
 
+def _fail_instead_of_skipping(report):
+    """Turns a skipped test into a failed one, unless what it needs is optional everywhere."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if report.skipped and "set CLIP_JAX_" not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which counts as a failure where CI is set. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if os.environ.get("CI"):
+        _fail_instead_of_skipping(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    # Files that need the extra "reference" are left out as a whole where it is not installed.
+    if os.environ.get("CI") and "not reference" not in collector.config.option.markexpr:
+        _fail_instead_of_skipping(report)
+    return report
+
+
 @pytest.fixture(scope="session")
 def goldens() -> pathlib.Path:
-    """Outputs of independent implementations; they are not part of the project."""
-    folder = ROOT.parent / "shared" / "goldens"
+    """Outputs of other implementations; their README tells which."""
+    folder = ROOT / "tests" / "goldens"
     if not folder.is_dir():
-        pytest.skip(f"golden files are not here: {folder}")
+        pytest.skip("the folder tests/goldens is missing")
     return folder
+
+
+@pytest.fixture(scope="session")
+def large_goldens() -> pathlib.Path:
+    """The goldens that are too large for the repository."""
+    folder = os.environ.get("CLIP_JAX_GOLDENS")
+    if not folder:
+        pytest.skip("set CLIP_JAX_GOLDENS to the folder of the large goldens")
+    return pathlib.Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def test_features_are_like_clips():
         assert centres[0] @ centres[1] > 0.93 * np.linalg.norm(centres[0]) ** 2
 
 
+@pytest.mark.reference
 def test_compares_with_scikit_learn(capsys):
     pytest.importorskip("sklearn", reason="needs pip install '.[benchmark]'")
     first, again, tight, loose, same = linear_probe.compare(400, 24, 4, 1000)

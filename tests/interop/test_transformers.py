@@ -24,6 +24,7 @@ from clip_jax.training import optim
 
 torch = pytest.importorskip("torch", reason="needs pip install '.[reference]'")
 transformers = pytest.importorskip("transformers", reason="needs pip install '.[reference]'")
+pytestmark = pytest.mark.reference
 
 
 def inputs(config, n=5):

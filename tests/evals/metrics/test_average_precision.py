@@ -91,8 +91,9 @@ def test_equals_the_definition_with_ties(data):
         assert average_precision.roc_auc(*shuffled) == pytest.approx(float(sum(pairs) / len(pairs)))
 
 
+@pytest.mark.reference
 def test_equals_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs pip install '.[reference]'")
     rng = np.random.default_rng(0)
     targets = rng.random((400, 6)) < 0.2
     scores = (rng.normal(size=(400, 6)) + targets).round(1)  # with ties

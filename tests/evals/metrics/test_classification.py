@@ -112,8 +112,9 @@ def test_confusion_counts_by_class():
     assert rows[3].n == 0 and np.isnan(rows[3].recall) and np.isnan(rows[3].precision)
 
 
+@pytest.mark.reference
 def test_equals_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs pip install '.[reference]'")
     rng = np.random.default_rng(2)
     labels, predicted = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
     matrix = classification.confusion_matrix(predicted, labels, 5)

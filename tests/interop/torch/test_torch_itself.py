@@ -8,7 +8,8 @@ import pytest
 
 from clip_jax.interop.torch import torch_file
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs pip install '.[reference]'")
+pytestmark = pytest.mark.reference
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
           torch.int16, torch.int8, torch.uint8, torch.bool]  # fmt: skip
 
