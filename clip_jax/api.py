@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import pretrained
-from clip_jax.data.preprocess import Picture
+from clip_jax.data.preprocess import ImageInput
 from clip_jax.evals import embedder, runner
 from clip_jax.evals.metrics import zero_shot
 from clip_jax.interop import weights as interop
@@ -27,7 +27,7 @@ from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import step
 
-Pictures = Picture | Iterable[Picture]
+Pictures = ImageInput | Iterable[ImageInput]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)  # paper section 3.1.4
 BATCH_SIZE = 64
 

@@ -17,8 +17,9 @@ import numpy as np
 from clip_jax import aot
 from clip_jax import config as config_lib
 from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
-from clip_jax.data.emoji import builder
-from clip_jax.data.pairs import emoji, registry
+from clip_jax.data import paths
+from clip_jax.data.emoji import drawings
+from clip_jax.data.pairs import emoji
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
 from clip_jax.evals.metrics import zero_shot
@@ -29,9 +30,9 @@ PREPROCESS = Preprocess(72, transparency="white")
 
 def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     """Prints and returns what nearest neighbour and kernel ridge regression reach, by task."""
-    cache = registry.cache_dir(cache_dir)
+    cache = paths.cache_dir(cache_dir)
     source = emoji.EmojiSource(cache, "all", "train", "plain")
-    plain = [r for r in source.records if not set(r["emoji"]) & builder.TONES]
+    plain = [r for r in source.records if not set(r["emoji"]) & drawings.TONES]
     pictures = evaluation_images([r["image"] for r in plain], PREPROCESS)
     found = {}
     for split in ("unseen_vendor", "held_out"):

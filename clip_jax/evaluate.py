@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from clip_jax import api
 from clip_jax.config import ConfigError
+from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import Options
+from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import exports, records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.records import Record

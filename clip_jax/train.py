@@ -112,8 +112,8 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
 def exit_code(error: BaseException) -> int:
     """The exit code that an error means to whoever started the command."""
     from clip_jax.data import tar_index
-    from clip_jax.data.emoji import builder
-    from clip_jax.data.pairs import registry
+    from clip_jax.data.emoji import drawings
+    from clip_jax.data.errors import DataError
     from clip_jax.interop.mapping import LayoutError
     from clip_jax.interop.torch.torch_file import WeightFileError
     from clip_jax.training import checkpoint, trainer, workdir
@@ -125,9 +125,9 @@ def exit_code(error: BaseException) -> int:
         workdir.WorkdirInUse: distributed.IN_USE,
         workdir.Mismatch: distributed.MISMATCH,
         checkpoint.CheckpointError: distributed.BAD_DATA,
-        registry.DataError: distributed.BAD_DATA,
+        DataError: distributed.BAD_DATA,
         tar_index.ShardError: distributed.BAD_DATA,
-        builder.EmojiError: distributed.BAD_DATA,
+        drawings.EmojiError: distributed.BAD_DATA,
         LayoutError: distributed.MISMATCH,
         WeightFileError: distributed.BAD_DATA,
         trainer.TrainingError: 1,

@@ -19,7 +19,7 @@ LAYERS = [
 # Packages that work without arrays on devices. (The loader is not among them: Grain imports jax.)
 WITHOUT_JAX = [
     "config", "runtime.cluster", "runtime.distributed", "tokenizers", "data.pairs.registry",
-    "data.pairs.table", "data.pairs.emoji", "data.tar_index", "data.transforms",
+    "data.emoji.drawings", "data.table_rows", "data.tar_index", "data.transforms",
     "data.emoji.builder", "data.preprocess_formats", "data.tfds_split", "data.test_sets.registry",
     "data.test_sets.webdataset", "data.test_sets.tfds", "data.test_sets.packages",
     "data.test_sets.prompt_files", "data.test_sets.selection", "training.metric_writer",

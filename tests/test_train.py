@@ -15,7 +15,7 @@ from PIL import Image
 import clip_jax.training.optim
 import clip_jax.training.trainer
 from clip_jax import train
-from clip_jax.data.pairs import registry
+from clip_jax.data.errors import DataError
 from clip_jax.training import metric_writer
 
 # 120 steps, a checkpoint every 20, every step's loss on record.
@@ -305,7 +305,7 @@ def librarys():
 
 
 def bad_data():
-    raise registry.DataError("x.tar is damaged")
+    raise DataError("x.tar is damaged")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ import grain
 import numpy as np
 from PIL import Image
 
-from clip_jax.data.pairs.registry import DataError, Source
+from clip_jax.data.errors import DataError
+from clip_jax.data.pairs.base import Source
 from clip_jax.data.transforms import augmentation, decode
 
 PROBES = 8  # other records tried in place of an unreadable one

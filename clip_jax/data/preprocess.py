@@ -25,7 +25,7 @@ RESIZES = ("shortest", "squash", "longest")
 MAX_SIDE = math.isqrt(MAX_PIXELS)
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-Picture = Image.Image | str | os.PathLike | bytes | np.ndarray
+ImageInput = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Preprocess:
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive: pixels are divided by it")
 
-    def __call__(self, image: Picture) -> np.ndarray:
+    def __call__(self, image: ImageInput) -> np.ndarray:
         """Resizes and crops one picture: uint8[n, n, 3].
 
         Args:
@@ -172,7 +172,7 @@ class Preprocess:
         return cls(**fields)
 
 
-def _opened(image: Picture) -> tuple[Image.Image, str]:
+def _opened(image: ImageInput) -> tuple[Image.Image, str]:
     """A picture in its own mode, and its name for errors."""
     if isinstance(image, Image.Image):
         return image, getattr(image, "filename", "") or "image"

@@ -11,14 +11,17 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from clip_jax.data.errors import DataError
+from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import write_atomically
 
 
-class ShardError(ValueError):
+class ShardError(DataError):
     """A shard that is not a whole tar file; the message names it and the place."""
 
 
@@ -43,6 +46,52 @@ class TarIndex:
         return len(self.keys)
 
 
+class TarShards(Sequence):
+    """The samples of several indexed shards under consecutive numbers: ``shards[i]`` is the encoded
+    image of sample i.
+    """
+
+    def __init__(self, indices: Sequence[TarIndex]):
+        self.indices = indices
+        self.starts = np.cumsum([0] + [len(index) for index in indices])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def _find(self, sample: int) -> tuple[TarIndex, int]:
+        """The shard of a sample, and its row there."""
+        if not -len(self) <= sample < len(self):
+            raise IndexError(sample)
+        sample %= len(self)
+        shard = int(np.searchsorted(self.starts, sample, "right")) - 1
+        return self.indices[shard], sample - int(self.starts[shard])
+
+    def _read(self, sample: int, column: int) -> bytes:
+        index, row = self._find(sample)
+        offset, size = index.spans[row, column : column + 2].tolist()
+        with open(index.path, "rb") as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def __getitem__(self, sample: int) -> bytes:
+        return self._read(sample, 0)
+
+    def text(self, sample: int) -> bytes:
+        """The caption or label file of a sample."""
+        return self._read(sample, 2)
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """The location and the caption or label file of every sample; each shard is opened once."""
+        for index in self.indices:
+            with open(index.path, "rb") as file:
+                for key, (at, size) in zip(index.keys, index.spans[:, 2:].tolist(), strict=True):
+                    yield f"{index.path}: {key}", os.pread(file.fileno(), size, at)
+
+    def describe(self, sample: int) -> str:
+        """Where a sample lies, for messages."""
+        index, row = self._find(sample)
+        return f"{index.path}: {index.keys[row]}"
+
+
 def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> Path:
     """Where a shard's index is kept: beside it if that folder is writable, else in the cache."""
     kinds = f"{image_key}-{caption_key}".replace(";", "+")
@@ -65,6 +114,7 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
       NoPairs: no sample has both files.
       ShardError: the shard is truncated or damaged.
     """
+    distributed.beat(f"indexing {shard}")
     path = index_path(shard, image_key, caption_key, cache_dir)
     stat = shard.stat()
     stamp = np.array([stat.st_size, stat.st_mtime_ns])

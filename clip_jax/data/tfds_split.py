@@ -1,4 +1,4 @@
-"""One split of a prepared TFDS data set, by record number and without TensorFlow."""
+"""One split of a prepared TFDS dataset, by record number and without TensorFlow."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,14 @@ from typing import Any
 def open_split(
     name: str, split: str, image_key: str, data_dir: str
 ) -> tuple[Any, Sequence[Mapping[str, Any]]]:
-    """A TFDS builder and a split of it as records by number, pictures left encoded.
+    """A TFDS builder and a split of it as records by number, images left encoded.
 
-    Neither needs TensorFlow, where the data set is prepared in ArrayRecord (or another
+    Neither needs TensorFlow, where the dataset is prepared in ArrayRecord (or another
     random-access) format. ``name`` may also be the folder of a prepared version, for which the
-    builder's code is not needed. It raises whatever TFDS does.
+    builder's code is not needed.
+
+    Raises:
+      Exception: whatever TFDS raises.
     """
     import tensorflow_datasets as tfds  # half a second: only when used
 
@@ -23,7 +26,7 @@ def open_split(
     return builder, builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
 
 
-def facts(builder: Any, split: str, data: Sequence[Any]) -> list[Any]:
-    """What identifies a split of a prepared TFDS data set: its version and all files' sizes."""
+def identity(builder: Any, split: str, data: Sequence[Any]) -> list[Any]:
+    """What identifies a split of a prepared TFDS dataset: its version and all files' sizes."""
     files = {k: [v.num_bytes, list(v.shard_lengths)] for k, v in builder.info.splits.items()}
     return [builder.info.full_name, split, len(data), files]

@@ -110,7 +110,7 @@ class Store:
         Args:
           kind: "images" or "features", the Embedder's function.
           embed: that function.
-          data: a ``LabelledSet`` or ``CaptionedSet``.
+          data: a ``ClassificationDataset`` or ``RetrievalDataset``.
           preprocess: the way to the model's input.
 
         Returns:

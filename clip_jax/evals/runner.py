@@ -19,9 +19,10 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets.registry import Opened, Options, open_set
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import ImageDataset, Options
 from clip_jax.evals import records
 from clip_jax.evals.datasets import prompts
 from clip_jax.evals.datasets.resolve import Opener, openers
@@ -71,7 +72,7 @@ class Settings:
       options: how sets are read.
       shots, seeds: of few-shot probes.
       seed: of whatever is drawn at random.
-      overlap_with: spec of ``labelled.open_set``: training pictures to be looked for in test sets.
+      overlap_with: spec of ``open_dataset``: training pictures to be looked for in test sets.
       overlap_by: a way of ``suite_overlap.MEASURES``.
       overlap_threshold: from where pictures count as the same; None: the way's own.
 
@@ -109,14 +110,14 @@ class Settings:
         return {k: getattr(self, k) for k in ("templates", "class_file", "template_file")}
 
     @functools.cached_property
-    def training(self) -> Opened:
+    def training(self) -> ImageDataset:
         """The pictures that ``overlap_with`` names, opened once.
 
         Raises:
           MissingData, DataError: they are not here, or not in order.
         """
         own = dataclasses.replace(self.options, class_names=(), group_keys=())
-        return open_set(self.overlap_with, "train", own)
+        return open_dataset(self.overlap_with, "train", own)
 
 
 def run(
@@ -133,7 +134,7 @@ def run(
 
     Args:
       model: see ``Model``.
-      data: data sets: names of the catalog, specs of ``labelled.open_set`` ("wds:PATH",
+      data: data sets: names of the catalog, specs of ``open_dataset`` ("wds:PATH",
         "tfds:NAME", "folder:PATH", "csv:PATH", "emoji:held_out", "digits"), or "NAME=SPEC", which
         has the prompts and the metric of NAME.
       tasks: names in ``suite_tasks.TASKS``; () for all that a data set allows.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import on_white, open_image
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.preprocess import Picture
+from clip_jax.data.preprocess import ImageInput
 from clip_jax.evals import runner
 from clip_jax.evals.datasets.resolve import Opener, openers
 from clip_jax.evals.records import Record
@@ -78,10 +78,10 @@ def _opened(record: Record, openers: Mapping[str, Opener]) -> Any:
     return _same(lambda: openers[record.dataset].open(record.split), record.data_fingerprint)
 
 
-def _same(open_set: Callable[[], Any], fingerprint: str) -> Any:
+def _same(open_dataset: Callable[[], Any], fingerprint: str) -> Any:
     """The set, if it is there and still has this fingerprint."""
     try:
-        found = open_set()
+        found = open_dataset()
     except (DataError, OSError):
         return None
     return found if found.fingerprint == fingerprint else None
@@ -123,7 +123,7 @@ def _pairs(
 
 
 def thumbnail(data: Any, index: int, size: int = SIZE) -> np.ndarray | None:
-    """Picture ``index`` of a set, whole, as uint8[H, W, 3] of at most ``size`` pixels a side; None
+    """Image ``index`` of a set, whole, as uint8[H, W, 3] of at most ``size`` pixels a side; None
     if it cannot be read.
     """
     try:
@@ -134,7 +134,7 @@ def thumbnail(data: Any, index: int, size: int = SIZE) -> np.ndarray | None:
     return np.array(image)
 
 
-def _image(picture: Picture) -> Image.Image:
+def _image(picture: ImageInput) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture)
     return picture if isinstance(picture, Image.Image) else open_image(picture)

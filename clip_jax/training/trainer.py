@@ -12,7 +12,9 @@ import numpy as np
 from clip_jax import config as config_lib
 from clip_jax import pretrained, tokenizers  # fmt: skip
 from clip_jax.data import loader, transforms
+from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
+from clip_jax.data.pairs.base import Source
 from clip_jax.evals import embedder
 from clip_jax.evals.tasks import in_training
 from clip_jax.models import clip
@@ -35,7 +37,7 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def build_tokenizer(config: Any, folder: Path, source: registry.Source) -> Any:
+def build_tokenizer(config: Any, folder: Path, source: Source) -> Any:
     """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
     c = config.tokenizer
     if c.name != "sentencepiece" or c.model:
@@ -231,7 +233,7 @@ class Run:
         self.bad += bad
         seen = self.step * self.config.train.batch_size
         if self.bad > self.config.data.max_bad_fraction * max(seen, 1000):
-            raise registry.DataError(
+            raise DataError(
                 f"{self.bad} of {seen} records could not be read, more than "
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
                 "name the first of them. The last checkpoint is intact"

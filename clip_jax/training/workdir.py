@@ -15,6 +15,7 @@ import jax
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
 from clip_jax.data.pairs import registry
+from clip_jax.data.pairs.base import Source
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import write_atomically
@@ -117,7 +118,7 @@ def model_facts(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> dict
     }
 
 
-def train_tokenizer(workdir: Path, config: Any, source: registry.Source) -> Path:
+def train_tokenizer(workdir: Path, config: Any, source: Source) -> Path:
     """The SentencePiece model of a run, trained on its captions where that has not been done.
 
     It is kept in the workdir: the run depends on nothing that can change outside it. What it was

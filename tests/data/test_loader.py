@@ -11,7 +11,8 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.data import loader
-from clip_jax.data.pairs import registry
+from clip_jax.data.errors import DataError
+from clip_jax.data.pairs.synthetic import SyntheticSource
 
 
 class Tokens:
@@ -28,7 +29,7 @@ class Broken:
     fingerprint = "broken"
 
     def __init__(self, bad, size=100):
-        self.bad, self.inner = set(bad), registry.SyntheticSource(size)
+        self.bad, self.inner = set(bad), SyntheticSource(size)
 
     def __len__(self):
         return len(self.inner)
@@ -45,7 +46,7 @@ class Broken:
 def reader(source=None, seed=0, **changes):
     data = config_lib.defaults().data
     data.update(changes)
-    source = registry.SyntheticSource(200) if source is None else source
+    source = SyntheticSource(200) if source is None else source
     return loader.RowReader(source, Tokens(), data, 8, seed)
 
 
@@ -93,7 +94,7 @@ def test_buffers_do_not_matter(whole, prefetch):
     assert_same(batches(reader(), prefetch=prefetch, threads=3), whole)
 
 
-class Counted(registry.SyntheticSource):
+class Counted(SyntheticSource):
     """Knows how many pictures have been read, and how many threads are reading at once."""
 
     def __init__(self):
@@ -127,7 +128,7 @@ def test_no_more_batches_than_asked_for_are_in_memory(threads, prefetch):
 
 
 def test_a_thread_hands_over_its_error():
-    with pytest.raises(registry.DataError, match="9 records in a row"):
+    with pytest.raises(DataError, match="9 records in a row"):
         batches(reader(Broken(range(100))), threads=4)
 
 
@@ -154,7 +155,7 @@ def test_processes_read_their_rows_of_the_same_batch(whole, split):
 
 
 def test_every_pass_sees_every_record_once_in_a_new_order():
-    r = reader(registry.SyntheticSource(64))
+    r = reader(SyntheticSource(64))
     indices = [int(r(i)["index"]) for i in range(128)]
     assert sorted(indices[:64]) == sorted(indices[64:]) == list(range(64))
     assert indices[:64] != indices[64:]
@@ -166,7 +167,7 @@ def test_the_seed_decides_order_and_augmentation(whole):
 
 
 def test_grouped_sampling_draws_every_group_once_a_pass():
-    source = registry.SyntheticSource(200)  # 56 groups
+    source = SyntheticSource(200)  # 56 groups
     r = reader(source, sampling="grouped")
     rows = [r(i) for i in range(112)]
     groups = [int(x["groups"]) for x in rows]
@@ -176,7 +177,7 @@ def test_grouped_sampling_draws_every_group_once_a_pass():
 
 
 def test_weights_decide_how_often_a_member_is_drawn():
-    source = registry.SyntheticSource(112)  # 56 groups of two
+    source = SyntheticSource(112)  # 56 groups of two
     source.weights = np.where(np.arange(112) < 56, 3.0, 1.0)
     r = loader.Order(source, "grouped", 0)
     first = sum(r(i) < 56 for i in range(56 * 40))
@@ -184,7 +185,7 @@ def test_weights_decide_how_often_a_member_is_drawn():
 
 
 def test_grouped_sampling_needs_groups():
-    with pytest.raises(registry.DataError, match="data.sampling='grouped' needs a source"):
+    with pytest.raises(DataError, match="data.sampling='grouped' needs a source"):
         reader(Broken([]), sampling="grouped")
 
 
@@ -204,12 +205,12 @@ def test_unreadable_records_are_replaced_and_counted_and_shift_nothing(caplog):
 
 
 def test_nothing_readable_is_an_error_that_names_a_record():
-    with pytest.raises(registry.DataError, match=r"9 records in a row.*record \d+: disk on fire"):
+    with pytest.raises(DataError, match=r"9 records in a row.*record \d+: disk on fire"):
         reader(Broken(range(100)))(0)
 
 
 def test_an_empty_source_is_an_error():
-    with pytest.raises(registry.DataError, match="no records"):
+    with pytest.raises(DataError, match="no records"):
         reader(Broken([], size=0))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.types import ClassificationDataset, from_arrays
 from clip_jax.evals import feature_store
 
 PREPROCESS = Preprocess(8)
@@ -13,7 +13,7 @@ PREPROCESS = Preprocess(8)
 
 def data(n=10, seed=0):
     images = np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), np.uint8)
-    return registry.from_arrays("noise", "test", images, np.arange(n) % 3)
+    return from_arrays("noise", "test", images, np.arange(n) % 3)
 
 
 class Embed:
@@ -116,7 +116,7 @@ def test_progress_and_memory(tmp_path):
 
 
 def test_an_unreadable_picture_is_named():
-    broken = registry.LabelledSet(
+    broken = ClassificationDataset(
         "mine", "test", [b"no picture"], np.zeros(1, int), ("a",), fingerprint="x"
     )
     with pytest.raises(BadImage, match="mine test: picture 0"):

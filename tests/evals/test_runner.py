@@ -12,8 +12,15 @@ import pytest
 from PIL import Image
 
 from clip_jax.config import ConfigError
+from clip_jax.data.errors import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets import registry, selection
+from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.types import (
+    ClassificationDataset,
+    CompositionalityDataset,
+    Options,
+    RetrievalDataset,
+)
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import zero_shot
 from clip_jax.evals.probes import few_shot
@@ -92,7 +99,7 @@ def test_every_task_that_fits_gives_a_record(folders):
 
 def test_zero_shot_is_what_its_parts_give(folders):
     (record,) = run(folders, ["zero_shot"])
-    data = registry.open_set(f"folder:{folders}", "test", registry.Options())
+    data = registry.open_dataset(f"folder:{folders}", "test", Options())
     pixels = np.stack([data.load(i, Preprocess(6)) for i in range(len(data))])
     names = sorted(COLOURS)
     weights = np.array([[n == c for c in COLOURS] for n in names], float) + 0.1
@@ -197,7 +204,7 @@ def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path)
 
 def test_processes_that_see_other_data_are_told(folders, monkeypatch):
     monkeypatch.setattr(runner.distributed, "same", lambda fact: False)
-    with pytest.raises(registry.DataError, match="the processes do not see the same data"):
+    with pytest.raises(DataError, match="the processes do not see the same data"):
         run(folders)
 
 
@@ -289,7 +296,7 @@ def test_what_does_not_exist_is_named(folders, change, message):
 
 
 def test_every_task_has_a_kind_of_data():
-    kinds = {registry.LabelledSet, registry.CaptionedSet, selection.SelectionSet}
+    kinds = {ClassificationDataset, RetrievalDataset, CompositionalityDataset}
     assert {t.takes for t in task_registry.TASKS.values()} == kinds
 
 
@@ -297,7 +304,7 @@ def test_records_name_pictures_that_texts_find(folders):
     data = [f"folder:{folders}", f"csv:{folders}/captions.csv"]
     found = {r.task: r for r in run(folders, ["zero_shot", "retrieval"], data)}
     for task, spec, queries in (("zero_shot", data[0], 3), ("retrieval", data[1], 6)):
-        pictures = registry.open_set(spec)
+        pictures = registry.open_dataset(spec)
         rows = np.stack([pictures.load(i, Preprocess(6)) for i in range(len(pictures))])
         rows = rows.astype(float).mean((1, 2))
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)

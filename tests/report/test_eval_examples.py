@@ -9,6 +9,7 @@ from PIL import Image
 
 from clip_jax import evaluate
 from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.records import Record
@@ -50,7 +51,7 @@ def numbers(test):
 
 def records(root):
     """Records as the suite makes them, of queries that are told by hand."""
-    how, (folder, table) = settings(root), [registry.open_set(spec) for spec in data(root)]
+    how, (folder, table) = settings(root), [registry.open_dataset(spec) for spec in data(root)]
     place = numbers(folder)
     common = {"split": "test", "protocol": "paper", "n": 12}
     search = [{"text": "class 1", "recall": 0.25, "found": [place[3], place[0]],
@@ -93,7 +94,7 @@ def test_pictures_are_those_that_the_records_name(root):
 
 def test_what_changed_or_cannot_be_read_is_left_out(root):
     made, how = records(root), settings(root)
-    place = numbers(registry.open_set(data(root)[0]))
+    place = numbers(registry.open_dataset(data(root)[0]))
     damaged = root / "set" / "test" / "class 1" / "03.png"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     gallery, pairs = eval_examples.load(made, data(root), how)
@@ -135,7 +136,7 @@ def test_thumbnails_of_any_mode(mode):
     image = Image.fromarray(np.full((300, 90), 200, np.uint8))
     image = Image.fromarray(np.full((300, 90), 51400, np.uint16)) if mode == "I;16" else image
     image = image if mode == "I;16" else image.convert(mode)
-    data = registry.from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
+    data = from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
     for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
         small = eval_examples.thumbnail(dataclasses.replace(data, pictures=[picture]), 0)
         assert small.shape == (160, 48, 3) and small.dtype == np.uint8

@@ -9,7 +9,7 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
-from clip_jax.data.pairs import registry
+from clip_jax.data.pairs.synthetic import SyntheticSource
 from clip_jax.training import trainer, workdir
 
 
@@ -54,7 +54,7 @@ def tokenizer_of(tmp_path):
         config = config_lib.load("configs/tiny.py")
         with config.unlocked():
             config.update_from_flattened_dict(changes)
-        tokenizer = trainer.build_tokenizer(config, tmp_path, registry.SyntheticSource(size))
+        tokenizer = trainer.build_tokenizer(config, tmp_path, SyntheticSource(size))
         return tokenizer.vocab_size, (tmp_path / "tokenizer.model").stat().st_mtime_ns
 
     return build

@@ -8,14 +8,16 @@ are not drawn.)
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from clip_jax.data.emoji import builder
-from clip_jax.data.pairs.registry import Example
+from clip_jax.config import ConfigError
+from clip_jax.data.emoji import drawings
+from clip_jax.data.pairs.base import Example, Source
+from clip_jax.data.paths import cache_dir
 
 TEMPLATES = (
     "{}",
@@ -27,20 +29,10 @@ TEMPLATES = (
 )
 
 
-def _text(value: Any) -> Any:
-    """TFDS gives bytes for texts and arrays of bytes for lists of them."""
-    return value.decode() if isinstance(value, bytes) else [v.decode() for v in value]
-
-
 def _records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
-    """All records of a split as plain Python values."""
-    data = builder.prepare(cache_dir, preset).as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
-    return [
-        {k: v if k == "image" else _text(v) for k, v in record.items()}
-        for record in data.__getitems__(range(len(data)))
-    ]
+    from clip_jax.data.emoji import builder  # it imports TFDS, which takes half a second
+
+    return builder.records(cache_dir, preset, split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +58,18 @@ class ZeroShotSet:
     vendors: list[str]
 
 
-def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
+def zero_shot_set(folder: Path, preset: str, split: str) -> ZeroShotSet:
     """The pictures of a split with their classes.
 
     ``unseen_vendor`` is classified among all tone-free concepts of the data set (1,807 in preset
     "all"), ``held_out`` among the held-out ones (181). ``train`` has the classes of
     ``unseen_vendor``, and drawings in skin tones are of the class without.
     """
-    records = _records(cache_dir, preset, split)
+    records = _records(folder, preset, split)
     classes: dict[str, dict[str, Any]] = {}
     for other in ("held_out",) if split == "held_out" else ("unseen_vendor", "train", "held_out"):
-        for r in records if other == split else _records(cache_dir, preset, other):
-            if not set(r["emoji"]) & builder.TONES:
+        for r in records if other == split else _records(folder, preset, other):
+            if not set(r["emoji"]) & drawings.TONES:
                 classes.setdefault(r["concept"], r)
     if split == "train":  # without swatches of skin tones, and couples in two of them
         records = [r for r in records if r["concept"] in classes]
@@ -90,15 +82,15 @@ def zero_shot_set(cache_dir: Path, preset: str, split: str) -> ZeroShotSet:
         [descriptions(classes[c]) for c in concepts],
         [document(classes[c]) for c in concepts],
         [classes[c]["group"] for c in concepts],
-        [builder.VENDORS[r["vendor"]] for r in records],
+        [drawings.VENDORS[r["vendor"]] for r in records],
     )
 
 
-class EmojiSource:
-    """The training split in memory (50 MB): a Source, its groups being the concepts."""
+class EmojiSource(Source):
+    """The training split in memory (50 MB); its groups are the concepts."""
 
-    def __init__(self, cache_dir: Path, preset: str, split: str, style: str):
-        self.records = _records(cache_dir, preset, split)
+    def __init__(self, folder: Path, preset: str, split: str, style: str):
+        self.records = _records(folder, preset, split)
         self.style = {"plain": plain_caption, "rich": rich_caption}[style]
         number: dict[str, int] = {}
         self.groups = np.array(
@@ -106,13 +98,25 @@ class EmojiSource:
         )
         # Five skin tones of a drawing make up a third of what is drawn of a person, not five
         # sixths: the tone-free names are what the evaluations ask for.
-        toned = [bool(set(r["emoji"]) & builder.TONES) for r in self.records]
+        toned = [bool(set(r["emoji"]) & drawings.TONES) for r in self.records]
         self.weights = np.where(toned, 0.1, 1.0)
         digest = hashlib.sha256(style.encode())
         for r in self.records:
             digest.update(r["image"])
             digest.update(json.dumps({k: v for k, v in r.items() if k != "image"}).encode())
         self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        return cls(cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"])
+
+    @classmethod
+    def validation(cls, data: Mapping[str, Any]) -> NoReturn:
+        del data
+        raise ConfigError(
+            "eval.tasks has 'retrieval', for which data.source='emoji' has no pairs; its own tasks "
+            "are unseen_vendor, held_out and held_out_retrieval"
+        )
 
     def __len__(self) -> int:
         return len(self.records)

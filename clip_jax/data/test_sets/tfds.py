@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data import tfds_split
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import write_atomically
 
@@ -32,7 +33,7 @@ class RecordPictures(Sequence):
         return f"{self.name}: record {index}"
 
 
-def open_tfds(name: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+def open_tfds(name: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
     """Opens a split of a prepared TFDS data set, by name or by the folder of a prepared version.
 
     Labels and captions are read through once and kept in the cache folder, since they lie in the
@@ -52,13 +53,13 @@ def open_tfds(name: str, split: str, options: Options) -> LabelledSet | Captione
             f"{sorted(features)}. Set image_key, label_key or caption_key"
         )
     pictures = RecordPictures(data, picture, f"TFDS {builder.info.full_name} {split_there}")
-    facts = tfds_split.facts(builder, split_there, data)
+    facts = tfds_split.identity(builder, split_there, data)
     title = builder.info.name
     if label not in features:
         kept = _kept(options, [*facts, caption], lambda: _read_captions(pictures, caption))
         captions, owners = kept["captions"].tobytes().decode().split("\n"), kept["owners"]
         fingerprint = digest(*facts, captions, owners)
-        return CaptionedSet(title, split, pictures, captions, owners, fingerprint)
+        return RetrievalDataset(title, split, pictures, captions, owners, fingerprint)
     names = options.names() or _names(features[label])
     several, size = hasattr(features[label], "feature"), len(names)
     labels = _kept(
@@ -66,7 +67,7 @@ def open_tfds(name: str, split: str, options: Options) -> LabelledSet | Captione
         lambda: {"labels": _read_labels(pictures, label, several, size)},
     )["labels"]  # fmt: skip
     fingerprint = digest(*facts, label, names, labels)
-    return LabelledSet(title, split, pictures, labels, names, fingerprint=fingerprint)
+    return ClassificationDataset(title, split, pictures, labels, names, fingerprint=fingerprint)
 
 
 def _opened(

@@ -7,58 +7,24 @@ In the root lie ``classnames.txt`` and ``zeroshot_classification_templates.txt``
 """
 
 import io
-import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, load_index
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, TarShards, load_index
 from clip_jax.data.test_sets import prompt_files
-from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet, MissingData, Options, digest
-from clip_jax.runtime import distributed
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
 PICTURES = "webp;png;jpg;jpeg"
 LABELS = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
 
 
-class TarPictures(Sequence):
-    """The pictures of indexed shards, as encoded bytes."""
-
-    def __init__(self, shards: Sequence[TarIndex]):
-        self.shards = shards
-        self.starts = np.cumsum([0] + [len(s) for s in shards])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def _find(self, index: int) -> tuple[TarIndex, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        shard = int(np.searchsorted(self.starts, index, "right")) - 1
-        return self.shards[shard], index - int(self.starts[shard])
-
-    def __getitem__(self, index: int) -> bytes:
-        shard, row = self._find(index)
-        with open(shard.path, "rb") as file:
-            return os.pread(file.fileno(), int(shard.spans[row, 1]), int(shard.spans[row, 0]))
-
-    def describe(self, index: int) -> str:
-        shard, row = self._find(index)
-        return f"{shard.path}: {shard.keys[row]}"
-
-    def labels(self) -> Iterator[tuple[str, bytes]]:
-        """Where each sample lies, and its label's bytes."""
-        for shard in self.shards:
-            with open(shard.path, "rb") as file:
-                for key, (at, size) in zip(shard.keys, shard.spans[:, 2:].tolist(), strict=True):
-                    yield f"{shard.path}: {key}", os.pread(file.fileno(), size, at)
-
-
-def open_webdataset(path: str, split: str, options: Options) -> LabelledSet | CaptionedSet:
+def open_webdataset(
+    path: str, split: str, options: Options
+) -> ClassificationDataset | RetrievalDataset:
     """Opens a folder of CLIP_benchmark's. Its shards are indexed when they are seen first.
 
     Raises:
@@ -69,17 +35,17 @@ def open_webdataset(path: str, split: str, options: Options) -> LabelledSet | Ca
     shard_paths = _shards(root, split)
     kind = _kind(root)
     shards = [_index(path, LABELS[kind], options) for path in shard_paths]
-    pictures = TarPictures(shards)
+    pictures = TarShards(shards)
     name = root.name.removeprefix("wds_").removesuffix("_test")
     sizes = [[s.path.name, s.path.stat().st_size, len(s)] for s in shards]
     facts = ["webdataset", kind, sizes, *(s.spans for s in shards)]
     if kind == "retrieval":
         captions, owners = _captions(pictures)
         fingerprint = digest(*facts, captions, owners)
-        return CaptionedSet(name, split, pictures, captions, owners, fingerprint)
+        return RetrievalDataset(name, split, pictures, captions, owners, fingerprint)
     names, templates = _prompts(root, options)
     labels = (_classes if kind == "classification" else _several)(pictures, len(names))
-    return LabelledSet(
+    return ClassificationDataset(
         name, split, pictures, labels, names, templates, fingerprint=digest(*facts, names, labels)
     )
 
@@ -122,7 +88,6 @@ def _kind(root: Path) -> str:
 
 
 def _index(path: Path, label: str, options: Options) -> TarIndex:
-    distributed.beat(f"indexing {path}")
     try:
         index = load_index(path, PICTURES, label, options.cache())
     except NoPairs:
@@ -154,9 +119,9 @@ def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, 
     return names, templates
 
 
-def _classes(pictures: TarPictures, classes: int) -> np.ndarray:
+def _classes(pictures: TarShards, classes: int) -> np.ndarray:
     labels = np.empty(len(pictures), np.int32)
-    for i, (place, data) in enumerate(pictures.labels()):
+    for i, (place, data) in enumerate(pictures.texts()):
         text = data.decode("ascii", "replace").strip()
         if not text.isdigit() or len(text) > 9:
             raise DataError(f"{place}: .cls is {text[:40]!r}, not a class number")
@@ -166,10 +131,10 @@ def _classes(pictures: TarPictures, classes: int) -> np.ndarray:
     return labels
 
 
-def _several(pictures: TarPictures, classes: int) -> np.ndarray:
-    rows = [_flags(place, data) for place, data in pictures.labels()]
+def _several(pictures: TarShards, classes: int) -> np.ndarray:
+    rows = [_flags(place, data) for place, data in pictures.texts()]
     classes = classes or len(rows[0])
-    for row, (place, _) in zip(rows, pictures.labels(), strict=True):
+    for row, (place, _) in zip(rows, pictures.texts(), strict=True):
         if len(row) != classes:
             raise DataError(
                 f"{place}: .npy has {len(row)} numbers, but there are {classes} classes"
@@ -187,10 +152,10 @@ def _flags(place: str, data: bytes) -> np.ndarray:
     return values.astype(bool)
 
 
-def _captions(pictures: TarPictures) -> tuple[list[str], np.ndarray]:
+def _captions(pictures: TarShards) -> tuple[list[str], np.ndarray]:
     captions: list[str] = []
     owners: list[int] = []
-    for i, (place, data) in enumerate(pictures.labels()):
+    for i, (place, data) in enumerate(pictures.texts()):
         try:
             lines = [line.strip() for line in data.decode("utf-8").split("\n")]
         except UnicodeDecodeError as error:
@@ -199,5 +164,5 @@ def _captions(pictures: TarPictures) -> tuple[list[str], np.ndarray]:
         captions += kept
         owners += [i] * len(kept)
     if not captions:
-        raise DataError(f"{pictures.shards[0].path.parent}: no picture has a caption")
+        raise DataError(f"{pictures.indices[0].path.parent}: no picture has a caption")
     return captions, np.array(owners, np.int32)

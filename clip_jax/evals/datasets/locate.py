@@ -8,13 +8,9 @@ import difflib
 import os
 from pathlib import Path
 
-from clip_jax.data.test_sets.registry import (
-    CaptionedSet,
-    LabelledSet,
-    MissingData,
-    Options,
-    open_set,
-)
+from clip_jax.data.errors import MissingData
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 from clip_jax.evals.datasets.catalog import CATALOG, Entry
 
 # Results' keys -> what people call them.
@@ -84,7 +80,7 @@ def _repositories(entry: Entry) -> list[str]:
 
 
 def specs(name: str, root: str | os.PathLike = "") -> list[str]:
-    """Where ``locate`` looks, in this order: what ``labelled.open_set`` takes."""
+    """Where ``locate`` looks, in this order: what ``open_dataset`` takes."""
     entry, found = CATALOG[name], []
     if root:
         home = Path(root).expanduser()
@@ -94,7 +90,7 @@ def specs(name: str, root: str | os.PathLike = "") -> list[str]:
 
 
 def locate(name: str, root: str | os.PathLike = "", options: Options | None = None) -> str:
-    """Where the test split of a data set of the catalog is here, as ``labelled.open_set`` has it:
+    """Where the test split of a data set of the catalog is here, as ``open_dataset`` has it:
     a webdataset folder as the hub has it, a folder ``<root>/<name>`` with a folder for each class,
     or a prepared TFDS data set.
 
@@ -122,11 +118,11 @@ def locate(name: str, root: str | os.PathLike = "", options: Options | None = No
 
 def open_at(
     spec: str, name: str, split: str = "test", options: Options | None = None
-) -> LabelledSet | CaptionedSet:
+) -> ClassificationDataset | RetrievalDataset:
     """Opens a data set of the catalog where it is said to lie.
 
     Args:
-      spec: as ``labelled.open_set`` has it.
+      spec: as ``open_dataset`` has it.
       name: see ``find``.
       split: "train", "val" or "test", in the catalog's sense: ImageNet's "test" is what its
         authors call the validation split, and then it has no "val".
@@ -141,7 +137,7 @@ def open_at(
     if split == "val" and not entry.val and kind in ("tfds", "folder"):
         # What is called so there is what is scored.
         raise MissingData(f"{name} has no validation split besides the one that is scored")
-    found = open_set(spec, _split_there(spec, name, split), _of(entry, spec, options))
+    found = open_dataset(spec, _split_there(spec, name, split), _of(entry, spec, options))
     return dataclasses.replace(found, name=name, split=split)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.config import ConfigError
-from clip_jax.data.test_sets.registry import LabelledSet, Opened, open_set
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import ClassificationDataset, ImageDataset
 from clip_jax.evals.datasets import locate, prompts
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import matching
@@ -22,7 +23,7 @@ class Opener:
 
     Attributes:
       name: in the catalog, or "".
-      spec: where it lies, as ``labelled.open_set`` has it, or "" to be looked for.
+      spec: where it lies, as ``open_dataset`` has it, or "" to be looked for.
       title: what its records call it.
       entry: of the catalog, or None.
     """
@@ -34,9 +35,9 @@ class Opener:
         called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
         self.title = name or called or spec
         self.entry = CATALOG.get(name)
-        self._opened: dict[str, Opened] = {}
+        self._opened: dict[str, ImageDataset] = {}
 
-    def open(self, split: str) -> Opened:
+    def open(self, split: str) -> ImageDataset:
         """A split as it is. All splits are of one source: another may number its classes otherwise.
 
         Raises:
@@ -49,7 +50,7 @@ class Opener:
             self._opened[split] = (
                 locate.open_at(self.spec, self.name, split, s.options)
                 if self.name
-                else open_set(self.spec, split, s.options)
+                else open_dataset(self.spec, split, s.options)
             )
         return self._opened[split]
 
@@ -57,7 +58,7 @@ class Opener:
         """Frees what was opened."""
         self._opened.clear()
 
-    def prompted(self, test: LabelledSet) -> LabelledSet:
+    def prompted(self, test: ClassificationDataset) -> ClassificationDataset:
         """A test set with the prompts that its classifier is made of, labels in their order.
 
         Raises:
@@ -71,7 +72,7 @@ class Opener:
             raise NotApplicable(f"{self.title} has no class names: give a file with them")
         return found
 
-    def _prompted(self, test: LabelledSet) -> LabelledSet:
+    def _prompted(self, test: ClassificationDataset) -> ClassificationDataset:
         s, known = self.settings, self.name in prompts.names()
         if known and not s.class_file:
             test = matching.with_prompts(test, self.name, s.protocol, templates=s.templates)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from clip_jax.data.preprocess import Picture, Preprocess
+from clip_jax.data.preprocess import ImageInput, Preprocess
 from clip_jax.evals.metrics.intervals import binomial_p_value, bonferroni, clopper_pearson
 from clip_jax.evals.metrics.ranking import exact_rows
 
@@ -106,7 +106,7 @@ def nearest(
     return index, similarity
 
 
-def picture_hash(picture: Picture) -> int:
+def picture_hash(picture: ImageInput) -> int:
     """Returns 64 bits that stay nearly the same under scaling, recompression and small changes.
 
     The signs of the 8 x 8 lowest frequencies (discrete cosine transform, the constant ones left

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.test_sets.registry import LabelledSet
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.datasets.prompts import PLAIN
 from clip_jax.evals.metrics import bias, intervals
 from clip_jax.evals.metrics.ranking import exact_rows
@@ -23,7 +23,7 @@ _LABELS = 20  # shown of each threshold
 
 
 def bias_record(
-    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """How often each group is given each category of class, and its own class.
 
@@ -79,7 +79,7 @@ def _class_sets(model: Any, images: np.ndarray) -> dict[str, tuple[np.ndarray, t
     return found
 
 
-def _named(opener: Any, test: LabelledSet) -> LabelledSet | None:
+def _named(opener: Any, test: ClassificationDataset) -> ClassificationDataset | None:
     """The set with the names of its classes, or the user's; None where there are none."""
     try:
         return opener.prompted(test)
@@ -116,7 +116,7 @@ def _disparity(rates: Sequence[bias.Rate]) -> dict[str, Any] | None:
 
 
 def _agreement(
-    cosines: np.ndarray, named: LabelledSet
+    cosines: np.ndarray, named: ClassificationDataset
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, tuple[float, float]]]:
     """Of every attribute the agreement by group; and what of it are metrics, with intervals."""
     found, metrics, bounds = [], {}, {}

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
+from clip_jax.data import paths
+from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import decode, evaluation_images
@@ -103,7 +105,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
         from clip_jax.data.pairs import emoji
 
         preset = config.data.emoji_preset
-        data = emoji.zero_shot_set(registry.cache_dir(config.data.cache_dir), preset, split)
+        data = emoji.zero_shot_set(paths.cache_dir(config.data.cache_dir), preset, split)
         return ZeroShotTask(
             split,
             evaluation_images(data.pictures, preprocess),
@@ -123,7 +125,7 @@ def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Ta
     from clip_jax.data.pairs import emoji
 
     data = emoji.zero_shot_set(
-        registry.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
+        paths.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
     )
     rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
     return RetrievalTask(
@@ -151,7 +153,7 @@ def _retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Task:
             pair = source.read(i, rng)
             images[i] = preprocess(decode(pair.image))
         except Exception as error:  # whatever the data did
-            raise registry.DataError(
+            raise DataError(
                 f"validation pair {source.describe(i)}: {error}; mend it or take it out"
             ) from error
         texts.append(pair.caption)

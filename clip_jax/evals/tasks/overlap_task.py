@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.config import ConfigError
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import READERS, LabelledSet
+from clip_jax.data.errors import DataError
+from clip_jax.data.test_sets.registry import READERS
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.metrics import intervals, overlap, zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.tasks import zero_shot_task
@@ -79,7 +80,7 @@ def _threshold(settings: Any) -> float:
 
 
 def overlap_record(
-    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper section 5: how much of zero-shot accuracy may be memory."""
     if not settings.overlap_with:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import LabelledSet, MissingData
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.metrics import classification, intervals
 from clip_jax.evals.probes import few_shot, linear_probe
 from clip_jax.evals.records import NotApplicable
@@ -13,7 +13,7 @@ from clip_jax.evals.tasks import zero_shot_task
 from clip_jax.evals.tasks.zero_shot_task import classified
 
 
-def splits(test: LabelledSet, opener: Any) -> dict[str, LabelledSet]:
+def splits(test: ClassificationDataset, opener: Any) -> dict[str, ClassificationDataset]:
     """The sets "train", "val" (where there is one) and "test".
 
     Raises:
@@ -41,7 +41,7 @@ def splits(test: LabelledSet, opener: Any) -> dict[str, LabelledSet]:
     return sets
 
 
-def shots(train: LabelledSet, test: LabelledSet, settings: Any) -> list[int]:
+def shots(train: ClassificationDataset, test: ClassificationDataset, settings: Any) -> list[int]:
     """The numbers of shots that every class of train has pictures for.
 
     Raises:
@@ -59,7 +59,9 @@ def shots(train: LabelledSet, test: LabelledSet, settings: Any) -> list[int]:
     return found
 
 
-def _features(model: Any, store: Any, sets: dict[str, LabelledSet]) -> tuple[Any, Any, Any]:
+def _features(
+    model: Any, store: Any, sets: dict[str, ClassificationDataset]
+) -> tuple[Any, Any, Any]:
     """Features and labels of train, val (None where there is none) and test."""
     return tuple(
         (store.get("features", model.embedder.features, s, model.preprocess), s.labels)
@@ -100,7 +102,7 @@ def _metric(opener: Any, protocol: str, labels: np.ndarray) -> Any:
 
 
 def linear_probe_record(
-    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper appendix A.3."""
     train, val, test_rows = _features(model, store, splits(test, opener))
@@ -141,7 +143,7 @@ def _probe_intervals(
 
 
 def few_shot_record(
-    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper section 3.1.5, Figures 6 to 8."""
     sets = splits(test, opener)

@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax.data.test_sets.registry import CaptionedSet, LabelledSet
-from clip_jax.data.test_sets.selection import SelectionSet
+from clip_jax.data.test_sets.types import (
+    ClassificationDataset,
+    CompositionalityDataset,
+    RetrievalDataset,
+)
 from clip_jax.evals.tasks import overlap_task, probe_tasks, zero_shot_task
 from clip_jax.evals.tasks.bias_task import bias_record
 from clip_jax.evals.tasks.overlap_task import overlap_record
@@ -36,19 +39,23 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "zero_shot": Task(LabelledSet, zero_shot_record, version=2, facts=zero_shot_task.facts),
-    "retrieval": Task(CaptionedSet, retrieval_record, version=2),
-    "linear_probe": Task(LabelledSet, linear_probe_record, facts=probe_tasks.facts),
-    "few_shot": Task(LabelledSet, few_shot_record, version=2, facts=probe_tasks.few_shot_facts),
+    "zero_shot": Task(
+        ClassificationDataset, zero_shot_record, version=2, facts=zero_shot_task.facts
+    ),
+    "retrieval": Task(RetrievalDataset, retrieval_record, version=2),
+    "linear_probe": Task(ClassificationDataset, linear_probe_record, facts=probe_tasks.facts),
+    "few_shot": Task(
+        ClassificationDataset, few_shot_record, version=2, facts=probe_tasks.few_shot_facts
+    ),
     "overlap": Task(
-        LabelledSet,
+        ClassificationDataset,
         overlap_record,
         unasked=lambda test, settings: bool(settings.overlap_with) and not test.multilabel,
         facts=overlap_task.facts,
     ),
-    "caption_selection": Task(SelectionSet, caption_selection_record),
+    "caption_selection": Task(CompositionalityDataset, caption_selection_record),
     "bias": Task(
-        LabelledSet,
+        ClassificationDataset,
         bias_record,
         unasked=lambda test, settings: bool(test.groups),
         facts=zero_shot_task.facts,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.test_sets.registry import CaptionedSet
+from clip_jax.data.test_sets.types import RetrievalDataset
 from clip_jax.evals.datasets.prompts import RETRIEVAL_PREFIX
 from clip_jax.evals.metrics import intervals, retrieval
 from clip_jax.evals.tasks import search
@@ -13,7 +13,7 @@ KS = (1, 5, 10)
 
 
 def retrieval_record(
-    model: Any, store: Any, test: CaptionedSet, opener: Any, settings: Any
+    model: Any, store: Any, test: RetrievalDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper Table 13. Its prefix for captions belongs to its protocol and its data sets."""
     prefix = RETRIEVAL_PREFIX if settings.protocol == "paper" and opener.entry else ""

@@ -6,10 +6,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from clip_jax.config import ConfigError
+from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
+from clip_jax.data.test_sets.types import ClassificationDataset, Options
 from clip_jax.evals import runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.embedder import Embedder
@@ -123,5 +123,5 @@ def _check(task: str, test: Any, opener: resolve.Opener, settings: runner.Settin
         probe_tasks.splits(test, opener)
     elif task == "few_shot":
         probe_tasks.shots(probe_tasks.splits(test, opener)["train"], test, settings)
-    elif isinstance(test, LabelledSet):
+    elif isinstance(test, ClassificationDataset):
         opener.prompted(test)

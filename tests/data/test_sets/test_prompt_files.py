@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 from clip_jax.data.test_sets import prompt_files
 
 

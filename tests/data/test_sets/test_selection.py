@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import registry
-from clip_jax.data.test_sets.registry import MissingData, Options, open_set
-from clip_jax.data.test_sets.selection import SelectionSet
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import CompositionalityDataset, Options
 
 
 def picture(path, colour=0):
@@ -70,8 +70,8 @@ def sugar_crepe(root):
 
 
 def test_winoground(tmp_path):
-    data = open_set(winoground(tmp_path))
-    assert isinstance(data, SelectionSet)
+    data = open_dataset(winoground(tmp_path))
+    assert isinstance(data, CompositionalityDataset)
     assert told(data) == [
         ([f"ex_{i}_img_0.png", f"ex_{i}_img_1.png"],
          [f"{i}: an old person kisses a young person", f"{i}: a young person kisses an old person"])
@@ -88,7 +88,7 @@ def test_sugar_crepe(tmp_path, folder):
     for name in ("000000252219", "000000085329"):
         picture(tmp_path / folder / f"{name}.jpg")
     root = tmp_path / folder if "coco" in folder else ""
-    data = open_set(spec, options=Options(image_root=root))
+    data = open_dataset(spec, options=Options(image_root=root))
     assert told(data) == [
         (["000000252219.jpg"], ["City dwellers walk by.", "Disabled city dwellers walk by."]),
         (["000000085329.jpg"], ["A drawing.", "A tattooed drawing."]),
@@ -107,36 +107,38 @@ def test_the_general_form(tmp_path):
     ]
     want = [(["a.png", "b.png"], ["eins", "zwei", "三"]), (["c.webp"], ["vier", "fünf"])]
     for name, content in (("x.jsonl", lines(*rows)), ("x.json", rows), ("X.JSONL", lines(*rows))):
-        assert told(open_set(write(tmp_path / name, content))) == want
-    assert told(open_set(write(tmp_path / "y.json", dict(zip("pq", rows, strict=True))))) == want
+        assert told(open_dataset(write(tmp_path / name, content))) == want
+    assert (
+        told(open_dataset(write(tmp_path / "y.json", dict(zip("pq", rows, strict=True))))) == want
+    )
 
 
 def test_the_users_folder_comes_first(tmp_path):
     spec = winoground(tmp_path)
     picture(tmp_path / "other" / "ex_1_img_1.png", 77)
-    data = open_set(spec, options=Options(image_root=tmp_path / "other"))
+    data = open_dataset(spec, options=Options(image_root=tmp_path / "other"))
     assert [p.parent.name for p in data.pictures] == ["images"] * 3 + ["other"]
 
 
 def test_a_fingerprint_sees_captions_and_pictures(tmp_path):
     spec = winoground(tmp_path)
-    first = open_set(spec).fingerprint
-    assert open_set(spec).fingerprint == first
+    first = open_dataset(spec).fingerprint
+    assert open_dataset(spec).fingerprint == first
     content = (tmp_path / "examples.jsonl").read_text()
     write(tmp_path / "examples.jsonl", content.replace("kisses", "hugs"))
-    second = open_set(spec).fingerprint
+    second = open_dataset(spec).fingerprint
     Image.new("RGB", (99, 98)).save(tmp_path / "images" / "ex_1_img_1.png")
-    assert len({first, second, open_set(spec).fingerprint}) == 3
+    assert len({first, second, open_dataset(spec).fingerprint}) == 3
 
 
 def test_what_is_not_here_is_missing(tmp_path):
     with pytest.raises(MissingData, match=r"none.jsonl: no such file; it should be .jsonl or"):
-        open_set(f"selection:{tmp_path}/none.jsonl")
+        open_dataset(f"selection:{tmp_path}/none.jsonl")
     spec = sugar_crepe(tmp_path)
     picture(tmp_path / "val2017" / "000000252219.jpg")
     message = r"add_att.json, entry '7': no picture 000000085329.jpg in .*val2017; .*--image-root"
     with pytest.raises(MissingData, match=message):
-        open_set(spec)
+        open_dataset(spec)
 
 
 GOOD = {"images": ["a.png"], "captions": ["one", "two"]}
@@ -163,11 +165,11 @@ GROUND = {"image_0": "a", "image_1": "a", "caption_0": "one", "caption_1": "two"
 def test_a_row_that_is_wrong_is_named(tmp_path, row, message):
     picture(tmp_path / "a.png")
     with pytest.raises(DataError, match=f"x.jsonl:2: {message}"):
-        open_set(write(tmp_path / "x.jsonl", lines(GOOD, row)))
+        open_dataset(write(tmp_path / "x.jsonl", lines(GOOD, row)))
     with pytest.raises(DataError, match=f"x.json, entry 'k': {message}"):
-        open_set(write(tmp_path / "x.json", {"g": CREPE, "k": row}))
+        open_dataset(write(tmp_path / "x.json", {"g": CREPE, "k": row}))
     with pytest.raises(DataError, match=f"y.json, entry 1: {message}"):
-        open_set(write(tmp_path / "y.json", [GROUND, row]))
+        open_dataset(write(tmp_path / "y.json", [GROUND, row]))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_a_row_that_is_wrong_is_named(tmp_path, row, message):
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
-        open_set(write(tmp_path / name, content))
+        open_dataset(write(tmp_path / name, content))
 
 
 @pytest.mark.parametrize(
@@ -198,12 +200,14 @@ def test_a_file_that_is_wrong_is_named(tmp_path, name, content, message):
 )
 def test_instances_that_do_not_fit_are_refused(images, texts, message):
     with pytest.raises(DataError, match=f"mine test: {message}"):
-        SelectionSet("mine", "test", [b"", b""], ["a", "b"], np.array(images), np.array(texts), "x")
+        CompositionalityDataset(
+            "mine", "test", [b"", b""], ["a", "b"], np.array(images), np.array(texts), "x"
+        )
     with pytest.raises(DataError, match="mine test: there are no instances"):
-        SelectionSet("mine", "test", [], [], np.zeros(0, int), np.zeros(0, int), "x")
+        CompositionalityDataset("mine", "test", [], [], np.zeros(0, int), np.zeros(0, int), "x")
 
 
 def test_every_reader_is_known():
     assert "selection" in registry.READERS
     with pytest.raises(DataError, match="'selections' is not one of .*'selection'"):
-        open_set("selections:x")
+        open_dataset("selections:x")

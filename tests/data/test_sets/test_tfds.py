@@ -9,10 +9,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import tfds as tfds_reader
-from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import Options, RetrievalDataset
 
 SQUARE = Preprocess(4)
 ROWS = {"train": 5, "validation": 3, "test": 4}
@@ -73,7 +74,7 @@ def reds(data):
 
 
 def test_labels_and_names(options):
-    data = open_set("tfds:tiny_labelled_set", "test", options)
+    data = open_dataset("tfds:tiny_labelled_set", "test", options)
     assert (data.name, data.split, data.class_names) == (
         "tiny_labelled_set", "test", ("cat", "hund", "猫"),
     )  # fmt: skip
@@ -86,22 +87,22 @@ def test_labels_and_names(options):
 
 
 def test_val_is_what_tfds_calls_validation(options):
-    assert len(open_set("tfds:tiny_labelled_set", "val", options)) == 3
-    assert len(open_set("tfds:tiny_labelled_set", "train[:40%]", options)) == 2
+    assert len(open_dataset("tfds:tiny_labelled_set", "val", options)) == 3
+    assert len(open_dataset("tfds:tiny_labelled_set", "train[:40%]", options)) == 2
 
 
 def test_a_prepared_folder_needs_no_builder(options, home):
     folder = home / "tiny_labelled_set" / "1.2.0"
-    data = open_set(f"tfds:{folder}", "test", Options(cache_dir=options.cache_dir))
-    named = open_set("tfds:tiny_labelled_set", "test", options)
+    data = open_dataset(f"tfds:{folder}", "test", Options(cache_dir=options.cache_dir))
+    named = open_dataset("tfds:tiny_labelled_set", "test", options)
     assert data.fingerprint == named.fingerprint
     assert reds(data) == reds(named)
 
 
 def test_several_labels(options):
-    open_set("tfds:tiny_labelled_set", "test", options)  # other labels in the same cache
+    open_dataset("tfds:tiny_labelled_set", "test", options)  # other labels in the same cache
     wanted = Options(options.data_dir, options.cache_dir, label_key="tags")
-    data = open_set("tfds:tiny_labelled_set", "test", wanted)
+    data = open_dataset("tfds:tiny_labelled_set", "test", wanted)
     assert data.labels.tolist() == [[k < r % 3 for k in range(3)] for r in reds(data)]
     assert data.class_names == ("cat", "hund", "猫")
 
@@ -110,8 +111,8 @@ def test_several_labels(options):
 def test_captions(options, key):
     wanted = Options(options.data_dir, options.cache_dir, label_key="", caption_key=key)
     for _ in range(2):  # read, then from the cache
-        data = open_set("tfds:tiny_labelled_set", "train", wanted)
-        assert isinstance(data, CaptionedSet)
+        data = open_dataset("tfds:tiny_labelled_set", "train", wanted)
+        assert isinstance(data, RetrievalDataset)
         got = [[] for _ in range(5)]
         for text, owner in zip(data.captions, data.image_of_text, strict=True):
             got[owner].append(text)
@@ -123,21 +124,21 @@ def test_captions(options, key):
 
 
 def test_labels_are_read_once(options, monkeypatch):
-    first = open_set("tfds:tiny_labelled_set", "train", options)
+    first = open_dataset("tfds:tiny_labelled_set", "train", options)
     monkeypatch.setattr(tfds_reader, "_read_labels", lambda *a: pytest.fail("read again"))
-    again = open_set("tfds:tiny_labelled_set", "train", options)
+    again = open_dataset("tfds:tiny_labelled_set", "train", options)
     assert again.labels.tolist() == first.labels.tolist()
     assert again.fingerprint == first.fingerprint
     monkeypatch.undo()
     for kept in (options.cache() / "labels").iterdir():
         kept.write_bytes(b"damaged")
-    assert open_set("tfds:tiny_labelled_set", "train", options).fingerprint == first.fingerprint
+    assert open_dataset("tfds:tiny_labelled_set", "train", options).fingerprint == first.fingerprint
 
 
 def test_splits_and_labels_have_their_own_fingerprints(options):
     tags = Options(options.data_dir, options.cache_dir, label_key="tags")
     sets = [("train", options), ("test", options), ("test", tags)]
-    prints = {open_set("tfds:tiny_labelled_set", *which).fingerprint for which in sets}
+    prints = {open_dataset("tfds:tiny_labelled_set", *which).fingerprint for which in sets}
     assert len(prints) == 3
 
 
@@ -145,12 +146,12 @@ def test_what_cannot_be_opened_says_how_to_get_it(options):
     with pytest.raises(
         MissingData, match="'no_such_set'.*tfds build no_such_set --file_format=arra"
     ):
-        open_set("tfds:no_such_set", "test", options)
+        open_dataset("tfds:no_such_set", "test", options)
     with pytest.raises(MissingData, match=r"split 'dev', in .*tfds build tiny_labelled_set"):
-        open_set("tfds:tiny_labelled_set", "dev", options)
+        open_dataset("tfds:tiny_labelled_set", "dev", options)
     empty = Options(options.cache_dir, options.cache_dir)
     with pytest.raises(MissingData, match=r"split 'val'.*--data_dir="):
-        open_set("tfds:tiny_labelled_set", "val", empty)
+        open_dataset("tfds:tiny_labelled_set", "val", empty)
 
 
 def test_features_that_are_not_there_are_named(options):
@@ -158,25 +159,25 @@ def test_features_that_are_not_there_are_named(options):
     with pytest.raises(
         DataError, match=r"no features 'image' and 'klass' or 'words'; it has \['ca"
     ):
-        open_set("tfds:tiny_labelled_set", "test", wrong)
+        open_dataset("tfds:tiny_labelled_set", "test", wrong)
     wrong = Options(options.data_dir, options.cache_dir, label_key="", caption_key="captions/word")
     with pytest.raises(
         DataError, match=r"record 0: no 'captions/word' \(there is \['id', 'text'\]"
     ):
-        open_set("tfds:tiny_labelled_set", "test", wrong)
+        open_dataset("tfds:tiny_labelled_set", "test", wrong)
 
 
 def test_a_label_that_is_no_class_is_named(options):
     number = Options(options.data_dir, options.cache_dir, label_key="number")
     with pytest.raises(DataError, match=r"record \d: 'number' is -\d, not of 0 classes"):
-        open_set("tfds:tiny_labelled_set", "test", number)
+        open_dataset("tfds:tiny_labelled_set", "test", number)
     few = Options(options.data_dir, options.cache_dir, class_names=("a", "b"))
     with pytest.raises(DataError, match=r"record \d: 'label' is 2, not of 2 classes"):
-        open_set("tfds:tiny_labelled_set", "test", few)
+        open_dataset("tfds:tiny_labelled_set", "test", few)
 
 
 def test_threads_may_read(options):
-    data = open_set("tfds:tiny_labelled_set", "train", options)
+    data = open_dataset("tfds:tiny_labelled_set", "train", options)
     want = reds(data)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda i: int(data.load(i % 5, SQUARE)[0, 0, 0]), range(40)))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.pairs.registry import DataError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets.registry import CaptionedSet, MissingData, Options, open_set
+from clip_jax.data.test_sets.registry import open_dataset
+from clip_jax.data.test_sets.types import Options, RetrievalDataset
 
 SQUARE = Preprocess(4)
 
@@ -59,7 +60,7 @@ def test_classes(tmp_path):
     root = webdataset(tmp_path / "wds_vtab-tiny_test", [b"1", b"0\n", b"2", b"1"])
     (root / "classnames.txt").write_text("Katze\nchien\n犬\n", encoding="utf-8")
     (root / "zeroshot_classification_templates.txt").write_text("a {c}.\n{c}: a photo\n")
-    data = open_set(f"wds:{root}")
+    data = open_dataset(f"wds:{root}")
     assert (data.name, data.split, len(data)) == ("vtab-tiny", "test", 4)
     assert [(red(data, i), int(data.labels[i])) for i in range(4)] == [
         (0, 1),
@@ -70,19 +71,19 @@ def test_classes(tmp_path):
     assert data.class_names == ("Katze", "chien", "犬")
     assert data.templates == ("a {}.", "{}: a photo")
     assert data.describe(2).endswith("test/1.tar: s0000001")
-    assert open_set(f"wds:{root}").fingerprint == data.fingerprint
-    plain = open_set(f"wds:{root}", options=Options(class_names=("x", "y", "z")))
+    assert open_dataset(f"wds:{root}").fingerprint == data.fingerprint
+    plain = open_dataset(f"wds:{root}", options=Options(class_names=("x", "y", "z")))
     assert plain.class_names == ("x", "y", "z")
 
 
 def test_without_names_there_are_none(tmp_path):
-    data = open_set(f"wds:{webdataset(tmp_path, [b'1', b'0', b'4'])}")
+    data = open_dataset(f"wds:{webdataset(tmp_path, [b'1', b'0', b'4'])}")
     assert (data.class_names, data.templates, data.classes) == ((), (), 5)
 
 
 def test_kinds_of_pictures_may_be_mixed(tmp_path):
     root = webdataset(tmp_path, [b"0"] * 4, shards=1, kinds=("PNG", "WEBP", "PNG"))
-    data = open_set(f"wds:{root}")
+    data = open_dataset(f"wds:{root}")
     assert [red(data, i) for i in range(4)] == [0, 1, 2, 3]
 
 
@@ -90,20 +91,20 @@ def test_several_classes(tmp_path):
     labels = [npy(1, 0, 1), npy(0.0, 0.0, 0.0), npy(False, True, False)]
     root = webdataset(tmp_path, labels, "npy", shards=1)
     (root / "dataset_type.txt").write_text("multilabel\n")
-    data = open_set(f"wds:{root}")
+    data = open_dataset(f"wds:{root}")
     assert data.multilabel
     assert data.labels.tolist() == [[True, False, True], [False] * 3, [False, True, False]]
     (root / "classnames.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match="s0000000: .npy has 3 numbers, but there are 2 classes"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
 
 
 def test_captions(tmp_path):
     labels = [b"ein Hund\n\nun chien \r\n", "猫\u2028x".encode(), b"", b"a\nb\nc"]
     root = webdataset(tmp_path, labels, "txt", shards=1)
     (root / "dataset_type.txt").write_text("retrieval")
-    data = open_set(f"wds:{root}")
-    assert isinstance(data, CaptionedSet)
+    data = open_dataset(f"wds:{root}")
+    assert isinstance(data, RetrievalDataset)
     assert data.captions == ["ein Hund", "un chien", "猫\u2028x", "a", "b", "c"]
     assert data.image_of_text.tolist() == [0, 0, 1, 3, 3, 3]
     assert len(data) == 4
@@ -114,25 +115,25 @@ def test_a_fingerprint_sees_labels_and_names(tmp_path):
     for i, (labels, names) in enumerate([(b"01", "a\nb"), (b"10", "a\nb"), (b"01", "a\nc")]):
         root = webdataset(tmp_path / str(i), [bytes([c]) for c in labels])
         (root / "classnames.txt").write_text(names)
-        prints.add(open_set(f"wds:{root}").fingerprint)
+        prints.add(open_dataset(f"wds:{root}").fingerprint)
     assert len(prints) == 3
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(MissingData, match="nowhere: no such folder; it should have test/nshards.t"):
-        open_set(f"wds:{tmp_path}/nowhere")
+        open_dataset(f"wds:{tmp_path}/nowhere")
     root = webdataset(tmp_path / "data", [b"0", b"1"])
     with pytest.raises(MissingData, match=r"train/nshards.txt is missing; .* splits \['test'\]"):
-        open_set(f"wds:{root}", "train")
+        open_dataset(f"wds:{root}", "train")
     (root / "test" / "1.tar").unlink()
     with pytest.raises(MissingData, match=r"test/1.tar is missing.*0 more of the 2 shards"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     (root / "test" / "nshards.txt").unlink()
     with pytest.raises(MissingData, match=r"nshards.txt is missing; there are 1 .tar files: write"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     (tmp_path / "other").mkdir()
     with pytest.raises(MissingData, match="is it a webdataset at all"):
-        open_set(f"wds:{tmp_path}/other")
+        open_dataset(f"wds:{tmp_path}/other")
 
 
 @pytest.mark.parametrize("text", ["", "two", "-1", "0", "1.0", "²"])
@@ -140,7 +141,7 @@ def test_a_number_of_shards_that_is_none(tmp_path, text):
     root = webdataset(tmp_path, [b"0"], shards=1)
     (root / "test" / "nshards.txt").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="nshards.txt: .* is not a number of shards"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_label_that_is_no_class_is_named(tmp_path, label, message):
     root = webdataset(tmp_path, [b"0", label], shards=1)
     (root / "classnames.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match=message):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
 
 
 @pytest.mark.parametrize("label", [b"1 0", npy(1, 2), npy([1, 0], [0, 1]), npy("a"), b""])
@@ -165,27 +166,27 @@ def test_flags_that_are_none_are_named(tmp_path, label):
     root = webdataset(tmp_path, [npy(1, 0), label], "npy", shards=1)
     (root / "dataset_type.txt").write_text("multilabel")
     with pytest.raises(DataError, match="0.tar: s0000001: .npy "):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
 
 
 def test_other_mistakes(tmp_path):
     root = webdataset(tmp_path / "a", [b"0"], shards=1)
     (root / "dataset_type.txt").write_text("video")
     with pytest.raises(DataError, match="dataset_type.txt: 'video' is not one of"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     (root / "dataset_type.txt").write_text("retrieval")
     with pytest.raises(
         DataError, match=r"0.tar: no sample has a picture \(.webp.* and a .txt file"
     ):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     root = webdataset(tmp_path / "b", [b""], "txt", shards=1)
     (root / "dataset_type.txt").write_text("retrieval")
     with pytest.raises(DataError, match="b/test: no picture has a caption"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     root = webdataset(tmp_path / "c", [b"caf\xe9"], "txt", shards=1)
     (root / "dataset_type.txt").write_text("retrieval")
     with pytest.raises(DataError, match="s0000000: .txt is not UTF-8"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
 
 
 def test_no_sample_is_left_out_without_a_word(tmp_path):
@@ -193,9 +194,9 @@ def test_no_sample_is_left_out_without_a_word(tmp_path):
     shard(tmp_path / "test" / "0.tar", [("1.png", b""), ("1.cls", b"0"), ("2.png", b"")])
     (tmp_path / "test" / "nshards.txt").write_text("1")
     with pytest.raises(DataError, match="0.tar: 1 samples have .* the first is 2"):
-        open_set(f"wds:{tmp_path}")
+        open_dataset(f"wds:{tmp_path}")
     with pytest.raises(DataError, match="0.tar: 1 samples"):  # from the kept index too
-        open_set(f"wds:{tmp_path}")
+        open_dataset(f"wds:{tmp_path}")
 
 
 def test_a_truncated_shard_and_a_damaged_picture(tmp_path):
@@ -204,9 +205,9 @@ def test_a_truncated_shard_and_a_damaged_picture(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:2000])
     with pytest.raises(DataError, match="0.tar: (damaged|truncated).*download the shard again"):
-        open_set(f"wds:{root}")
+        open_dataset(f"wds:{root}")
     path.write_bytes(whole.replace(b"RIFF", b"riff", 1))
-    data = open_set(f"wds:{root}")
+    data = open_dataset(f"wds:{root}")
     with pytest.raises(BadImage, match="0.tar: s0000000: .*cannot identify"):
         data.load(0, SQUARE)
     assert red(data, 1) == 1
@@ -214,14 +215,14 @@ def test_a_truncated_shard_and_a_damaged_picture(tmp_path):
 
 def test_an_index_is_kept_where_it_may_be_written(tmp_path):
     root = webdataset(tmp_path / "a", [b"0"], shards=1)
-    open_set(f"wds:{root}", options=Options(cache_dir=tmp_path / "cache"))
+    open_dataset(f"wds:{root}", options=Options(cache_dir=tmp_path / "cache"))
     assert [p.name for p in (root / "test").glob("*.npz")] == [
         "0.tar.webp+png+jpg+jpeg-cls.index.npz"
     ]
 
 
 def test_threads_may_read(tmp_path):
-    data = open_set(f"wds:{webdataset(tmp_path, [b'0'] * 10)}")
+    data = open_dataset(f"wds:{webdataset(tmp_path, [b'0'] * 10)}")
     want = [red(data, i) for i in range(10)]
     assert sorted(want) == list(range(10))
     with ThreadPoolExecutor(8) as pool:

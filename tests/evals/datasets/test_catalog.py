@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.test_sets.registry import LabelledSet, MissingData, Options
+from clip_jax.data.errors import MissingData
+from clip_jax.data.test_sets.types import ClassificationDataset, Options
 from clip_jax.evals.datasets import locate, published
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import names, prompts
@@ -95,7 +96,7 @@ def test_what_is_here_is_opened(tmp_path):
     assert locate.find("oxford_iiit_pet") == "OxfordPets"
     spec = locate.locate("OxfordPets", tmp_path, options)
     data = locate.open_at(spec, "OxfordPets", "test", options)
-    assert isinstance(data, LabelledSet)
+    assert isinstance(data, ClassificationDataset)
     assert (data.name, data.split) == ("OxfordPets", "test")
     dressed = with_prompts(data, data.name)
     assert [dressed.class_names[k] for k in dressed.labels] == [
@@ -134,9 +135,9 @@ def test_tfds_is_asked_for_what_it_calls_things(monkeypatch, name, spec, asked, 
 
     def opened(where, split, options):
         calls.append((where, split, options.image_key, options.label_key))
-        return LabelledSet("x", split, [], np.zeros(0, np.int32), fingerprint="f")
+        return ClassificationDataset("x", split, [], np.zeros(0, np.int32), fingerprint="f")
 
-    monkeypatch.setattr(locate, "open_set", opened)
+    monkeypatch.setattr(locate, "open_dataset", opened)
     locate.open_at(spec, name, "test", Options(label_key="kind"))
     assert calls == [(spec, asked, *keys)]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax.data.test_sets import registry
-from clip_jax.data.test_sets.registry import LabelledSet
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.datasets import prompts as prompts_lib
 from clip_jax.evals.datasets.prompts import matching, prompts
 from clip_jax.evals.datasets.prompts.matching import with_files, with_prompts
@@ -138,7 +138,9 @@ def test_sources_and_licences_go_with_the_lists(root):
 
 def data_set(names, labels=None):
     labels = np.arange(len(names)) if labels is None else np.asarray(labels)
-    return LabelledSet("mine", "test", [b""] * len(labels), labels, names, fingerprint="f")
+    return ClassificationDataset(
+        "mine", "test", [b""] * len(labels), labels, names, fingerprint="f"
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,9 @@ def test_too_many_numbers_and_twins_are_refused():
 
 def test_several_labels_follow_their_names():
     labels = np.array([[True, False, True], [False, True, False]])
-    data = LabelledSet("v", "test", [b"", b""], labels, ["tvmonitor", "cow", "dog"], fingerprint="")
+    data = ClassificationDataset(
+        "v", "test", [b"", b""], labels, ["tvmonitor", "cow", "dog"], fingerprint=""
+    )
     found = with_prompts(data, "PascalVOC2007")
     names = prompts("PascalVOC2007").class_names
     got = [{names[k] for k in np.flatnonzero(row)} for row in found.labels]
@@ -243,7 +247,9 @@ def test_any_order_and_case_of_the_names_gives_the_same_classes(order, case):
 
 
 def test_other_protocols_take_the_datas_own_prompts():
-    own = LabelledSet("d", "test", [b""], np.zeros(1, int), ["X"], ["a {}"], fingerprint="")
+    own = ClassificationDataset(
+        "d", "test", [b""], np.zeros(1, int), ["X"], ["a {}"], fingerprint=""
+    )
     for protocol in ("clip_benchmark", "datacomp"):
         assert with_prompts(own, "RESISC45", protocol) is own
     plain = data_set(["runway", "beach"])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets.registry import Options
+from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import bias
 from clip_jax.evals.tasks import registry

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from clip_jax import config as config_lib
+from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder
@@ -189,7 +190,7 @@ def test_a_bad_validation_picture_is_named(tmp_path, spoil):
     (tmp_path / "1.png").unlink()
     if spoil == "damaged":
         (tmp_path / "1.png").write_bytes(b"<html>")
-    with pytest.raises(registry.DataError, match=r"validation pair .*1\.png: "):
+    with pytest.raises(DataError, match=r"validation pair .*1\.png: "):
         in_training.prepare(c, Preprocess(16))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from clip_jax import evaluate
 from clip_jax.config import ConfigError
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets import registry
+from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.metrics import overlap
@@ -274,7 +274,7 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch):
 
 
 def test_several_classes_a_picture_are_not_compared(root):
-    data = registry.from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
+    data = from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
     assert not task_registry.TASKS["overlap"].unasked(data, settings(root))
     with pytest.raises(records.NotApplicable, match="one class"):
         overlap_task.overlap_record(None, None, data, None, settings(root))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clip_jax import config as config_lib
 from clip_jax.config import ConfigError
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, runner
 from clip_jax.evals.tasks import in_training
@@ -95,8 +95,12 @@ def test_the_protocol_is_the_configs(data):
         ("zero-shot@digits", ConfigError, "'zero-shot' is not one of"),
         ("zero_shot@ImageNett", ConfigError, "eval.tasks has 'zero_shot@ImageNett': .*ImageNett"),
         ("zero_shot@folder:/nowhere", DataError, "eval.tasks has 'zero_shot@folder:/nowhere'"),
-        ("zero_shot@csv:{}/captions.csv", ConfigError, "takes a LabelledSet, but .*CaptionedSet"),
-        ("retrieval@folder:{}", ConfigError, "takes a CaptionedSet"),
+        (
+            "zero_shot@csv:{}/captions.csv",
+            ConfigError,
+            "takes a ClassificationDataset, but .*RetrievalDataset",
+        ),
+        ("retrieval@folder:{}", ConfigError, "takes a RetrievalDataset"),
         ("zero_shot@csv:{}/numbers.csv", ConfigError, "has no class names"),
         ("linear_probe@csv:{}/split.csv", ConfigError, "no row of split 'train'"),
         ("linear_probe@csv:{}/flat.csv", ConfigError, "train has pictures of test"),

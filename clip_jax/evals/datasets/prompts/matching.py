@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.data.pairs.registry import DataError
+from clip_jax.data.errors import DataError
 from clip_jax.data.test_sets import prompt_files
-from clip_jax.data.test_sets.registry import LabelledSet
+from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.datasets.prompts import IMAGENETS, Prompts, load, prompts
 
 
 def with_prompts(
-    data: LabelledSet, name: str, protocol: str = "paper", *, templates: str = "all"
-) -> LabelledSet:
+    data: ClassificationDataset, name: str, protocol: str = "paper", *, templates: str = "all"
+) -> ClassificationDataset:
     """A data set with the class names and templates of a protocol, and labels in their order.
 
     Under ``clip_benchmark`` and ``datacomp`` the prompts that come with the data go first, as
@@ -63,11 +63,11 @@ def with_prompts(
 
 
 def with_files(
-    data: LabelledSet,
+    data: ClassificationDataset,
     class_names: str | os.PathLike = "",
     templates: str | os.PathLike = "",
     data_set: Sequence[str] = (),
-) -> LabelledSet:
+) -> ClassificationDataset:
     """A data set with the class names or templates of a user's files, in any language.
 
     Class names are in the order of ``data.labels``; where they are the data's own in another order
@@ -99,7 +99,7 @@ def with_files(
     return dataclasses.replace(data, descriptions=whole)
 
 
-def _in_order(found: Sequence[Any], data: LabelledSet, place: str) -> tuple[Any, ...]:
+def _in_order(found: Sequence[Any], data: ClassificationDataset, place: str) -> tuple[Any, ...]:
     """Names of a file, those that the data has too in the data's order.
 
     Raises:
@@ -118,7 +118,7 @@ def _in_order(found: Sequence[Any], data: LabelledSet, place: str) -> tuple[Any,
     return tuple(found)
 
 
-def match(data: LabelledSet, wanted: Prompts, name: str) -> dict[int, int]:
+def match(data: ClassificationDataset, wanted: Prompts, name: str) -> dict[int, int]:
     """For every class of the data that has a picture, its number among the wanted ones.
 
     Names count as equal without regard to case and to what is between their words. A data set
@@ -155,7 +155,7 @@ def _numbered_as_the_data(name: str) -> bool:
     return whole and ("ImageNet" if name in IMAGENETS else name) in known
 
 
-def _used(data: LabelledSet) -> np.ndarray:
+def _used(data: ClassificationDataset) -> np.ndarray:
     if data.multilabel:
         return data.labels.any(axis=0)
     return np.bincount(data.labels, minlength=data.classes) > 0
@@ -197,7 +197,7 @@ def _keys(wanted: Prompts, name: str) -> Mapping[str, int | None]:
 
 
 def _check(
-    found: dict[int, int], used: list[int], own: list[tuple[str, ...]], data: LabelledSet,
+    found: dict[int, int], used: list[int], own: list[tuple[str, ...]], data: ClassificationDataset,
     name: str, classes: int,
 ) -> None:  # fmt: skip
     fix = (

@@ -1,0 +1,9 @@
+"""The errors of data that is missing or cannot be used."""
+
+
+class DataError(ValueError):
+    """Data that is missing or cannot be used; the message names the file or key and the fix."""
+
+
+class MissingData(DataError):
+    """A dataset that is not here; the message says what is missing and how to get it."""

@@ -1,0 +1,97 @@
+"""What every source of image-text pairs has in common."""
+
+import abc
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from clip_jax.config import ConfigError
+from clip_jax.data.errors import DataError
+
+MAX_CAPTION_BYTES = 4096
+
+
+class Example(NamedTuple):
+    """One pair: an encoded image (or uint8[H, W, 3 or 4] pixels), a caption, its group."""
+
+    image: bytes | np.ndarray
+    caption: str
+    group: int
+
+
+class Source(abc.ABC):
+    """Pairs by number. Must be picklable, so that decoding processes can have a copy.
+
+    Attributes:
+      fingerprint: sha256 over what decides the pairs and their order.
+      groups: int32[n], or None where they are not known before reading. Pairs of one group show
+        the same thing and are not negatives of each other under ``loss.mask_groups``.
+      weights: float[n], how often a pair is drawn in comparison with others of its group under
+        ``data.sampling="grouped"``; None: equally often.
+      needs_path: whether ``data.path`` must be given.
+    """
+
+    fingerprint: str
+    groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    needs_path: bool = False
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        """The source that ``config.data`` describes.
+
+        Raises:
+          DataError: missing files, or data that cannot be read.
+        """
+
+    @classmethod
+    def validation(cls, data: Mapping[str, Any]) -> "Source":
+        """The pairs that ``config.data`` keeps from training: those of ``data.validation_path``.
+
+        Raises:
+          ConfigError: no such pairs are configured, or the source cannot have any.
+          DataError: as ``from_config``.
+        """
+        if not data["validation_path"]:
+            raise ConfigError(
+                "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
+                "are not trained on, in the format of data.source"
+            )
+        return cls.from_config(dict(data) | {"path": data["validation_path"]})
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        """Pair ``index``; ``rng`` picks among several captions. Raises where it is unreadable."""
+
+    @abc.abstractmethod
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        """The caption that ``read`` gives with an ``rng`` like this, without reading the image."""
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Where pair ``index`` lies, for messages."""
+
+
+def caption_group(caption: str) -> int:
+    """A group number for sources without groups: equal captions share it."""
+    return zlib.crc32(caption.encode("utf-8", "replace")) & 0x7FFFFFFF
+
+
+def clean_caption(text: str | bytes) -> str:
+    """UTF-8 text without control characters, at most 4 KiB.
+
+    Raises:
+      DataError: nothing is left.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() else " " for c in text[:MAX_CAPTION_BYTES]).strip()
+    if not text:
+        raise DataError("empty caption")
+    return text

@@ -1,0 +1,54 @@
+"""Pairs in tar shards, as img2dataset and webdataset write them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from clip_jax.data import paths
+from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
+from clip_jax.data.tar_index import TarShards, load_index
+
+
+class TarSource(Source):
+    """Pairs in tar shards; see ``clip_jax.data.tar_index``."""
+
+    needs_path = True
+
+    def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
+        self.shards = TarShards(
+            [
+                load_index(path, image_key, caption_key, cache_dir)
+                for path in paths.matching_files(pattern)
+            ]
+        )
+        digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
+        for shard in self.shards.indices:
+            keys = "\0".join(shard.keys.tolist()).encode("utf-8", "surrogateescape")
+            sizes = [shard.path.name, shard.path.stat().st_size, len(shard), len(keys)]
+            digest.update(json.dumps(sizes).encode() + keys)
+            digest.update(np.ascontiguousarray(shard.spans, "<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            data["path"], data["image_key"], data["caption_key"], paths.cache_dir(data["cache_dir"])
+        )
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        caption = self.caption(index, rng)
+        return Example(self.shards[index], caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        del rng
+        return clean_caption(self.shards.text(index))
+
+    def describe(self, index: int) -> str:
+        return self.shards.describe(index)

@@ -1,0 +1,60 @@
+"""Pairs in a prepared TFDS dataset."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from clip_jax.data import tfds_split
+from clip_jax.data.digests import json_digest
+from clip_jax.data.errors import DataError
+from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
+
+
+class TfdsSource(Source):
+    """A TFDS dataset in ArrayRecord (or another random-access) format, already prepared."""
+
+    needs_path = True
+
+    def __init__(self, name: str, split: str, image_key: str, caption_key: str, data_dir: str):
+        try:
+            builder, self.data = tfds_split.open_split(name, split, image_key, data_dir)
+        except Exception as error:  # it raises a dozen kinds
+            raise DataError(
+                f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
+            ) from error
+        self.name, self.image_key, self.caption_key = name, image_key, caption_key
+        identity = tfds_split.identity(builder, split, self.data)
+        self.fingerprint = json_digest(*identity, image_key, caption_key)
+
+    @classmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            data["path"], data["split"], data["image_key"], data["caption_key"], data["cache_dir"]
+        )
+
+    @classmethod
+    def validation(cls, data: Mapping[str, Any]) -> Self:
+        """The pairs of ``data.validation_split``, of ``data.validation_path`` or ``data.path``."""
+        path = data["validation_path"] or data["path"]
+        return cls.from_config(dict(data) | {"path": path, "split": data["validation_split"]})
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, index: int, rng: np.random.Generator) -> Example:
+        record = self.data[index]
+        caption = self._caption(record, rng)
+        return Example(record[self.image_key], caption, caption_group(caption))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        return self._caption(self.data[index], rng)
+
+    def _caption(self, record: Mapping[str, Any], rng: np.random.Generator) -> str:
+        text = record[self.caption_key]
+        if isinstance(text, list | np.ndarray):
+            text = text[int(rng.integers(len(text)))]
+        return clean_caption(text)
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}: record {index}"

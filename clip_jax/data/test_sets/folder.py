@@ -1,0 +1,106 @@
+"""Test sets in folders: one for each class."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.files import ENDINGS, SPLITS, FilePictures, content, spellings
+from clip_jax.data.test_sets.types import ClassificationDataset, Options
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of splits in ``root``. (A class may be called "train": its has no folders.)"""
+    known = {name for names in SPLITS.values() for name in names}
+    found = (p for p in sorted(root.iterdir()) if p.name in known and p.is_dir())
+    return {p.name: p for p in found if any(_class_folders(p))}
+
+
+def open_folder(path: str, split: str, options: Options) -> ClassificationDataset:
+    """Opens ``<path>/<split>/<class>/**/picture``, or ``<path>/<class>/...`` without splits.
+
+    Classes are the folders' names in the order of their characters (or, if all are numbers, of
+    these), over all splits, so that their
+    numbers are the same in each (torchvision's ImageFolder counts within one). Class names are the
+    folders' unless ``options.class_names``, ``classnames.txt`` or ``classnames.json`` in ``path``
+    (a list in that order, or an object {folder: name or names}) says otherwise. A class without
+    pictures keeps its number.
+
+    Raises:
+      MissingData: the folder or the split is not there.
+      DataError: there are no classes or pictures, or the names do not fit.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise MissingData(f"{root}: no such folder; it should have a folder for each class")
+    splits = _split_folders(root)
+    homes = [splits[s] for s in spellings(split) if s in splits]
+    if splits and not homes:
+        raise MissingData(f"{root}: no split {split!r}; it has {sorted(splits)}")
+    home = homes[0] if homes else root
+    folders = {p.name for s in (home, *splits.values()) for p in _class_folders(s)}
+    # Folders that are numbers are the classes' numbers (ImageNet-V2 has 0 to 999).
+    classes = sorted(folders, key=int if all(map(str.isdecimal, folders)) else str)
+    files = [(k, f) for k, name in enumerate(classes) for f in _pictures_in(home / name)]
+    if not files:
+        raise DataError(f"{home}: no pictures; it should have a folder for each class")
+    if not splits and len(classes) > 1 and len({k for k, _ in files}) == 1:
+        raise DataError(
+            f"{home}: of its folders {classes[0]} to {classes[-1]} only {classes[files[0][0]]} has "
+            "pictures; give a folder that has one for each class"
+        )
+    names = _folder_names(root, classes, options)
+    labels = np.array([k for k, _ in files], np.int32)
+    facts = [[str(f.relative_to(home)), *content(f)] for _, f in files]
+    return ClassificationDataset(
+        root.name, split, FilePictures([f for _, f in files]), labels, names, _templates(root),
+        fingerprint=digest("folder", facts, classes, names),
+    )  # fmt: skip
+
+
+def _class_folders(folder: Path) -> Iterator[Path]:
+    return (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return sorted(p for p in found if not p.name.startswith("."))
+
+
+def _folder_names(root: Path, classes: list[str], options: Options) -> tuple[Any, ...]:
+    found, place = options.names(), "class_names"
+    for file in (root / "classnames.txt", root / "classnames.json"):
+        if not found and file.is_file():
+            found, place = _names_file(file, classes), str(file)
+    if found and len(found) != len(classes):
+        raise DataError(
+            f"{place}: {len(found)} class names, but {root} has {len(classes)} class folders, "
+            f"{classes[0]} to {classes[-1]}"
+        )
+    # A list in another order than the folders' would exchange classes.
+    if found and set(found) == set(classes):
+        return tuple(classes)
+    for i, entry in enumerate(found):
+        if entry in classes and classes.index(entry) != i:
+            raise DataError(
+                f"{place}: name {i} is {entry!r}, which is the folder of class "
+                f"{classes.index(entry)}; names must be in the order {classes[:3]}..."
+            )
+    return found or tuple(classes)
+
+
+def _names_file(file: Path, classes: list[str]) -> tuple[Any, ...]:
+    if file.suffix == ".json":
+        return prompt_files.read_names_of(file, classes)
+    return prompt_files.read_class_names(file)
+
+
+def _templates(root: Path) -> tuple[str, ...]:
+    file = root / "zeroshot_classification_templates.txt"
+    return prompt_files.read_templates(file) if file.is_file() else ()

@@ -1,0 +1,310 @@
+"""What a test set is: images with classes, with captions, or in instances to choose from."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.data import paths
+from clip_jax.data.digests import digest
+from clip_jax.data.errors import DataError
+from clip_jax.data.image_file import BadImage
+from clip_jax.data.preprocess import ImageInput, Preprocess
+from clip_jax.data.test_sets import groups as grouping
+from clip_jax.data.test_sets import prompt_files
+
+Names = Sequence[str | Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """What sets of pictures have in common."""
+
+    name: str
+    split: str
+    pictures: Sequence[ImageInput]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def describe(self, index: int) -> str:
+        """Where picture ``index`` lies, for messages."""
+        describe = getattr(self.pictures, "describe", None)
+        return describe(index) if describe else f"{self.name} {self.split}: picture {index}"
+
+    def load(self, index: int, preprocess: Preprocess) -> np.ndarray:
+        """Reads picture ``index`` and prepares it: uint8[n, n, 3]. Any thread may.
+
+        Raises:
+          BadImage: it cannot be read; the message says where it lies.
+        """
+        try:
+            return preprocess(self.pictures[index])
+        except Exception as error:  # whatever the data did
+            place, said = self.describe(index), str(error)
+            why = said if isinstance(error, BadImage) else f"{type(error).__name__}: {said}"
+            raise BadImage(why if place in why else f"{place}: {why}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassificationDataset(ImageDataset):
+    """The pictures of one split, with their classes.
+
+    Attributes:
+      name: as in the catalog, or the user's own.
+      split: "train", "val" or "test".
+      pictures: ``pictures[i]`` is what ``Preprocess`` takes; it is read then, not before.
+      labels: int32[n], 0 to K - 1; or bool[n, K], where a picture may have several classes.
+      class_names: K classes, each one name or several; () where the data has no names.
+      templates: the data's own prompts, with ``{}`` for the name, if it has any.
+      descriptions: whole texts of each class, to be used instead of its name in the templates.
+      fingerprint: sha256 over what identifies the data: names, sizes and labels of the pictures.
+      groups: attribute ("age") -> the group of each picture, where the data names any.
+
+    Raises:
+      DataError: the labels or the groups do not fit the pictures or the names.
+    """
+
+    labels: np.ndarray
+    class_names: Names = ()
+    templates: Sequence[str] = ()
+    descriptions: Sequence[Sequence[str]] = ()
+    fingerprint: str = dataclasses.field(kw_only=True)
+    groups: grouping.Groups = dataclasses.field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self):
+        labels, n = np.asarray(self.labels), len(self.pictures)
+        several = labels.dtype == bool and labels.ndim == 2
+        if len(labels) != n or not (several or (labels.ndim == 1 and labels.dtype.kind in "iu")):
+            raise DataError(
+                f"{self.name} {self.split}: labels are {labels.dtype}{list(labels.shape)}, not "
+                f"int32[{n}], one a picture, or bool[{n}, K]"
+            )
+        if not several:
+            labels = labels.astype(np.int32)
+        object.__setattr__(self, "labels", labels)
+        found = _classes_in(labels)
+        for field in ("class_names", "descriptions"):
+            given = len(getattr(self, field))
+            if given and (given < found or (several and given != found)):
+                raise DataError(
+                    f"{self.name} {self.split}: labels are of {found} classes, but {field} has "
+                    f"{given}"
+                )
+        if not several and n and labels.min() < 0:
+            raise DataError(f"{self.name} {self.split}: label {labels.min()} is negative")
+        groups = grouping.checked(self.groups, n, f"{self.name} {self.split}")
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def classes(self) -> int:
+        """K; without class names, the highest label that occurs and one."""
+        return len(self.class_names) or _classes_in(self.labels)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a picture may have several classes."""
+        return self.labels.ndim == 2
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "ClassificationDataset":
+        """Some of the pictures, in the order of ``rows``."""
+        rows = np.asarray(rows, np.int64)
+        return dataclasses.replace(
+            self,
+            pictures=_Chosen(self.pictures, rows, self.describe),
+            labels=self.labels[rows],
+            groups=grouping.taken(self.groups, rows.tolist()),
+            fingerprint=digest(self.fingerprint, rows),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RetrievalDataset(ImageDataset):
+    """The pictures of one split, with any number of captions each.
+
+    Attributes:
+      name, split, pictures: as in ``ClassificationDataset``.
+      captions: m texts.
+      image_of_text: int32[m], the picture of each caption.
+      fingerprint: sha256 over what identifies the data: names and sizes of the pictures, captions.
+
+    Raises:
+      DataError: the captions do not fit the pictures.
+    """
+
+    captions: Sequence[str]
+    image_of_text: np.ndarray
+    fingerprint: str
+
+    def __post_init__(self):
+        owner, n = np.asarray(self.image_of_text), len(self.pictures)
+        if owner.shape != (len(self.captions),) or owner.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.name} {self.split}: image_of_text is {owner.dtype}{list(owner.shape)}, not "
+                f"int32[{len(self.captions)}], one a caption"
+            )
+        if len(owner) and not 0 <= owner.min() <= owner.max() < n:
+            raise DataError(
+                f"{self.name} {self.split}: image_of_text goes from {owner.min()} to "
+                f"{owner.max()}, but there are {n} pictures"
+            )
+        object.__setattr__(self, "image_of_text", owner.astype(np.int32))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompositionalityDataset(ImageDataset):
+    """Pictures and captions in instances: the i-th picture of one belongs to its i-th caption.
+
+    What is left over on the longer side only misleads: SugarCrepe's wrong captions.
+
+    Attributes:
+      name, split, pictures: as in ``ClassificationDataset``.
+      captions: m texts.
+      instance_of_image: int32[n], of every picture.
+      instance_of_text: int32[m], of every caption.
+      fingerprint: sha256 over what identifies the data: names and sizes of the pictures, captions.
+
+    Raises:
+      DataError: the instances do not fit the pictures and captions, or there is nothing to choose.
+    """
+
+    captions: Sequence[str]
+    instance_of_image: np.ndarray
+    instance_of_text: np.ndarray
+    fingerprint: str
+
+    def __post_init__(self):
+        sides = {"instance_of_image": len(self.pictures), "instance_of_text": len(self.captions)}
+        for field, size in sides.items():
+            given = np.asarray(getattr(self, field))
+            if given.shape != (size,) or given.dtype.kind not in "iu":
+                raise DataError(
+                    f"{self._place}: {field} is {given.dtype}{list(given.shape)}, not int32[{size}]"
+                )
+            object.__setattr__(self, field, given.astype(np.int32))
+        if not len(self.pictures) and not len(self.captions):
+            raise DataError(f"{self._place}: there are no instances")
+        images, texts = map(set, (self.instance_of_image.tolist(), self.instance_of_text.tolist()))
+        for instance in sorted(images ^ texts):
+            side = "caption" if instance in images else "picture"
+            raise DataError(f"{self._place}: instance {instance} has no {side}")
+        alone = (self.pictures_each == 1) & (self.captions_each == 1)
+        if alone.any():
+            first = self.instances[np.argmax(alone)]
+            raise DataError(
+                f"{self._place}: instance {first} has one picture and one caption, nothing to "
+                "choose from"
+            )
+
+    @property
+    def _place(self) -> str:
+        return f"{self.name} {self.split}"
+
+    @property
+    def instances(self) -> np.ndarray:
+        """The instances in rising order: int32[k]."""
+        return np.unique(self.instance_of_image)
+
+    @property
+    def pictures_each(self) -> np.ndarray:
+        """How many pictures each instance has: int[k]."""
+        return np.unique(self.instance_of_image, return_counts=True)[1]
+
+    @property
+    def captions_each(self) -> np.ndarray:
+        """How many captions each instance has: int[k]."""
+        return np.unique(self.instance_of_text, return_counts=True)[1]
+
+
+class _Chosen(Sequence):
+    """Some pictures of another sequence."""
+
+    def __init__(
+        self, pictures: Sequence[ImageInput], rows: np.ndarray, name: Callable[[int], str]
+    ):
+        self.pictures, self.rows, self.name = pictures, rows, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageInput:
+        return self.pictures[int(self.rows[index])]
+
+    def describe(self, index: int) -> str:
+        return self.name(int(self.rows[index]))
+
+
+def _classes_in(labels: np.ndarray) -> int:
+    if labels.ndim == 2:
+        return labels.shape[1]
+    return int(labels.max(initial=-1)) + 1
+
+
+def from_arrays(
+    name: str,
+    split: str,
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    class_names: Names = (),
+    templates: Sequence[str] = (),
+) -> ClassificationDataset:
+    """A set of pictures in memory.
+
+    Args:
+      name, split: what to call it.
+      images: uint8[n, H, W, 3] (or [n, H, W], [n, H, W, 4]), or n arrays of any sizes.
+      labels: int[n], or bool[n, K].
+      class_names: K classes, each one name or several.
+      templates: prompts with ``{}`` for the name.
+
+    Raises:
+      DataError: labels do not fit the pictures or the names.
+    """
+    labels, names = np.asarray(labels), _plain(class_names)
+    return ClassificationDataset(
+        name, split, images, labels, names, tuple(templates),
+        fingerprint=digest("arrays", names, labels, *map(np.asarray, images)),
+    )  # fmt: skip
+
+
+def _plain(class_names: Names) -> tuple[str | tuple[str, ...], ...]:
+    return tuple(c if isinstance(c, str) else tuple(c) for c in class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What else decides how a set is read.
+
+    Attributes:
+      data_dir: where prepared TFDS data sets lie; empty: TFDS's own default.
+      cache_dir: where indices are kept; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax.
+      image_key, label_key, caption_key: column of a table, feature of a TFDS data set ("a/b" is
+        feature b of the sequence a).
+      group_keys: columns of a table with groups of the pictures, such as ("age", "gender").
+      image_root: folder of the pictures that a ``selection`` names, if not beside the file.
+      class_names: K classes in the order of the labels, or the path of a file with them
+        (``prompt_files.read_class_names``); empty: the data's own.
+      emoji_preset: a name in ``emoji.PRESETS``.
+    """
+
+    data_dir: str | os.PathLike = ""
+    cache_dir: str | os.PathLike = ""
+    image_key: str = "image"
+    label_key: str = "label"
+    caption_key: str = "caption"
+    group_keys: tuple[str, ...] = ()
+    image_root: str | os.PathLike = ""
+    class_names: Names | str | os.PathLike = ()
+    emoji_preset: str = "all"
+
+    def cache(self) -> Path:
+        """The folder that ``cache_dir`` means."""
+        return paths.cache_dir(str(self.cache_dir))
+
+    def names(self) -> tuple[str | tuple[str, ...], ...]:
+        """The class names, read from their file if they are in one; () for the data's own."""
+        if isinstance(self.class_names, str | os.PathLike) and self.class_names:
+            return prompt_files.read_class_names(self.class_names)
+        return _plain(self.class_names)
