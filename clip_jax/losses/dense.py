@@ -59,12 +59,12 @@ def _cross_entropy(logits, target, ignored, related, soft):
     return loss, correct
 
 
-def _half(rows, columns, scale, offset, soft, row_facts, column_facts):
+def _half(rows, columns, scale, offset, soft, row_metadata, column_metadata):
     """One direction: ``rows`` [b, E] against all ``columns`` [B, E]; row i pairs offset + i.
 
-    Facts are (groups, topics), each of which may be None.
+    Metadata are (groups, topics), each of which may be None.
     """
-    (row_groups, row_topics), (column_groups, column_topics) = row_facts, column_facts
+    (row_groups, row_topics), (column_groups, column_topics) = row_metadata, column_metadata
     # The default precision of TPUs rounds float32 operands to bfloat16.
     product = functools.partial(
         jnp.einsum,
@@ -93,7 +93,7 @@ def softmax_dense(image_emb, text_emb, logit_scale, groups=None, topics=None, *,
       The scalar loss, and {"accuracy": share of rows and columns whose pair is the best}.
     """
     n = image_emb.shape[0]
-    facts = (groups, topics)
-    loss_i, correct_i = _half(image_emb, text_emb, logit_scale, 0, soft, facts, facts)
-    loss_t, correct_t = _half(text_emb, image_emb, logit_scale, 0, soft, facts, facts)
+    metadata = (groups, topics)
+    loss_i, correct_i = _half(image_emb, text_emb, logit_scale, 0, soft, metadata, metadata)
+    loss_t, correct_t = _half(text_emb, image_emb, logit_scale, 0, soft, metadata, metadata)
     return (loss_i + loss_t) / (2 * n), {"accuracy": (correct_i + correct_t) / (2 * n)}

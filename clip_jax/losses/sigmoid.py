@@ -4,7 +4,7 @@ The mean over rows of the sum over columns of -log sigmoid(z * logit), z being 1
 for all others. Entries do not need each other, so that value and gradients come out of one pass:
 
 * ``all_gather`` gathers both towers and goes through its own rows of either in chunks;
-* ``ring`` passes the texts and their gradients from device to device (the paper's section 3.3).
+* ``ring`` permutes the texts and their gradients around the devices (the paper's section 3.3).
 """
 
 import functools
@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from clip_jax.losses import blocks, shards
-from clip_jax.losses.blocks import Side
+from clip_jax.losses import collectives, logit_block
+from clip_jax.losses.logit_block import Operand
 from clip_jax.runtime.mesh import BATCH_AXES
 
 
 class _Part(NamedTuple):
-    """What a block adds: to the sum of losses, by the logits, and to each row's best negative."""
+    """What a block adds: its loss, derivatives by its logits, and the best negatives."""
 
     loss: jax.Array
     weights: jax.Array
@@ -29,9 +29,9 @@ class _Part(NamedTuple):
     column_best: jax.Array
 
 
-def _block(scale: jax.Array, bias: jax.Array, rows: Side, columns: Side) -> _Part:
-    logits = scale * blocks.product(rows.emb, columns.emb) + bias
-    pair, negative = blocks.negatives(rows, columns)
+def _block(scale: jax.Array, bias: jax.Array, rows: Operand, columns: Operand) -> _Part:
+    logits = scale * logit_block.product(rows.emb, columns.emb) + bias
+    pair, negative = logit_block.negatives(rows, columns)
     signed = jnp.where(pair, -logits, logits)
     counts = pair | negative
     loss = jnp.where(counts, jax.nn.softplus(signed), 0).sum()
@@ -61,9 +61,9 @@ def dense(
     """
     del topics
     n = image_emb.shape[0]
-    place = jnp.arange(n, dtype=jnp.int32)
-    positive = shards.positive(logit_scale, image_emb, text_emb) + logit_bias
-    rows, columns = (Side(e, place, positive, groups) for e in (image_emb, text_emb))
+    index = jnp.arange(n, dtype=jnp.int32)
+    positive = collectives.positive_logit(logit_scale, image_emb, text_emb) + logit_bias
+    rows, columns = (Operand(e, index, positive, groups) for e in (image_emb, text_emb))
     part = _block(logit_scale, logit_bias, rows, columns)
     correct = (part.row_best < positive).sum() + (part.column_best < positive).sum()
     return part.loss / n, {"accuracy": correct / (2 * n)}
@@ -72,17 +72,17 @@ def dense(
 def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
     """Sum of losses of this device's rows, and all gradients by its embeddings."""
     size = image_emb.shape[0]
-    positive = shards.positive(scale, image_emb, text_emb) + bias
-    place = shards.place(size)
+    positive = collectives.positive_logit(scale, image_emb, text_emb) + bias
+    index = collectives.global_index(size)
 
     def own_rows(emb, others):
-        rows = Side(emb, place, positive, groups)
-        columns = shards.gather(rows._replace(emb=others))
+        rows = Operand(emb, index, positive, groups)
+        columns = collectives.gather(rows._replace(emb=others))
 
         def step(carry, side):
             loss, total, best, by_bias = carry
             part = _block(scale, bias, rows, side)
-            total += blocks.weighted(part.weights, side.emb)
+            total += logit_block.weighted(part.weights, side.emb)
             carry = (loss + part.loss, total, jnp.maximum(best, part.row_best),
                      by_bias + part.weights.sum())  # fmt: skip
             return carry, None
@@ -91,7 +91,7 @@ def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
         start = (zero.sum(), zero[:, None] + jnp.zeros_like(emb, zero.dtype), zero - jnp.inf,
                  zero.sum())  # fmt: skip
         n = size * jax.lax.axis_size(BATCH_AXES)
-        parts = shards.chunked(columns, shards.chunk_size(size, n, chunk))
+        parts = collectives.chunked(columns, collectives.chunk_size(size, n, chunk))
         return jax.lax.scan(step, start, parts)[0]
 
     loss, by_image, image_best, by_bias = own_rows(image_emb, text_emb)
@@ -101,25 +101,25 @@ def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
 
 
 def _ring(image_emb, text_emb, scale, bias, groups, chunk):
-    """As ``_gathered``; the texts go round, and their gradients with them."""
+    """As ``_gathered``; the texts and their gradients are permuted around the devices."""
     size = image_emb.shape[0]
-    positive = shards.positive(scale, image_emb, text_emb) + bias
-    rows = Side(image_emb, shards.place(size), positive, groups)
+    positive = collectives.positive_logit(scale, image_emb, text_emb) + bias
+    rows = Operand(image_emb, collectives.global_index(size), positive, groups)
 
     def add(carry, side):
         loss, by_image, row_best, by_bias = carry
         part = _block(scale, bias, rows, side)
-        carry = (loss + part.loss, by_image + blocks.weighted(part.weights, side.emb),
+        carry = (loss + part.loss, by_image + logit_block.weighted(part.weights, side.emb),
                  jnp.maximum(row_best, part.row_best), by_bias + part.weights.sum())  # fmt: skip
-        return carry, (blocks.weighted(part.weights.T, image_emb), part.column_best)
+        return carry, (logit_block.weighted(part.weights.T, image_emb), part.column_best)
 
     def step(carry, _):
         of_rows, (columns, by_text, column_best) = carry
-        parts = shards.chunked(columns, shards.chunk_size(size, size, chunk))
+        parts = collectives.chunked(columns, collectives.chunk_size(size, size, chunk))
         of_rows, (more, best) = jax.lax.scan(add, of_rows, parts)
         travelling = (columns, by_text + more.reshape(by_text.shape),
                       jnp.maximum(column_best, best.reshape(-1)))  # fmt: skip
-        return (of_rows, shards.passed_on(travelling)), None
+        return (of_rows, collectives.ring_shift(travelling)), None
 
     zero = 0 * positive
     zeros = zero[:, None] + jnp.zeros_like(image_emb, zero.dtype)
@@ -155,9 +155,9 @@ def _with_gradients(compute: Callable[..., Any], chunk: int, dtype: str) -> Call
     def backward(residuals, cotangents):
         gradients, groups = residuals
         scaled = [(cotangents[0] * g).astype(g.dtype) for g in gradients]
-        return (*scaled, shards.without_gradient(groups))
+        return (*scaled, collectives.zero_cotangent(groups))
 
-    return shards.differentiable(forward, backward, dtype)
+    return collectives.differentiable(forward, backward, dtype)
 
 
 def _sharded(
@@ -168,7 +168,7 @@ def _sharded(
     def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
         del topics
         inputs = (image_emb, text_emb, logit_scale, logit_bias, groups)
-        value, correct = shards.over(mesh, local, "rrssr")(*inputs)
+        value, correct = collectives.shard_loss(mesh, local, "rrssr")(*inputs)
         return value, {"accuracy": correct / (2 * image_emb.shape[0])}
 
     return loss

@@ -1,215 +1,253 @@
-"""The softmax loss over the global batch (paper figure 3), in pieces that fit.
+"""The softmax loss over the global batch (paper figure 3), in chunks that fit into memory.
 
 Two implementations, both run inside ``shard_map`` and both equal to ``dense`` in value and in every
 gradient. Neither ever holds more than 16 MiB of logits.
 
 * ``all_gather`` gathers both towers' embeddings and goes through the logits in chunks, twice: once
   for the sums of exponentials, once for the gradients, which it computes from recomputed chunks.
-  Every device finds the whole gradient of its own embeddings, so that nothing has to be reduced
+  Every device computes the whole gradient of its own embeddings, so that nothing has to be reduced
   over devices but a few numbers an example: a reduce-scatter over an axis that spans a TPU slice
   would compile to an all-reduce, of twice the bytes.
-* ``ring`` passes the texts from device to device, and with them what their columns have gathered
-  so far: no device ever holds more than two devices' embeddings, for twice the bytes on the wire.
+* ``ring`` permutes the texts around the devices, together with the running log-sum-exp of their
+  columns: no device ever holds more than two devices' embeddings, for twice the bytes on the wire.
 
-How the positive is kept apart, and why: see ``blocks``.
+How the positive is kept apart, and why: see ``logit_block``.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from clip_jax.losses import blocks, shards
-from clip_jax.losses.blocks import Side, Sums
+from clip_jax.losses import collectives, logit_block
+from clip_jax.losses.logit_block import OnlineLogSumExp, Operand, Totals
 from clip_jax.runtime.mesh import BATCH_AXES
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+# Groups and topics of the examples, each of which may be None.
+Metadata = tuple[jax.Array | None, jax.Array | None]
 
 
-def _mean_loss(rows: Sums, columns: Sums, lost: Any, n: int) -> tuple[jax.Array, jax.Array]:
+class _RowState(NamedTuple):
+    """What rows accumulate over chunks of columns: log-sum-exp, and the terms of soft targets."""
+
+    log_sum_exp: OnlineLogSumExp
+    soft_terms: jax.Array | None
+
+
+def _mean_loss(
+    rows: _RowState, columns: _RowState, soft: float, n: int
+) -> tuple[jax.Array, jax.Array]:
     """The loss of the global batch, and how many rows and columns have their pair as the best."""
-    total = (blocks.log_total(rows) + blocks.log_total(columns)).sum()
-    if lost is not None:
-        for s, what in ((rows, lost[0]), (columns, lost[1])):
-            total += jnp.where(s.related > 0, what / jnp.maximum(s.related, 1e-12), 0).sum()
+    sides = (rows, columns)
+    terms = [soft * s.soft_terms if soft else None for s in sides]
+    by_row, by_column = (logit_block.log1p_sum_exp(s.log_sum_exp) for s in sides)
+    total = (by_row + by_column).sum()
+    if soft:
+        for side, term in zip(sides, terms, strict=True):
+            related = side.log_sum_exp.related
+            total += jnp.where(related > 0, term / jnp.maximum(related, 1e-12), 0).sum()
     # A tie is not a hit: a collapsed model scores 0, not 1.
-    correct = (rows.best < 0).sum() + (columns.best < 0).sum()
+    row_hits, column_hits = ((s.log_sum_exp.max_margin < 0).sum() for s in sides)
+    correct = row_hits + column_hits
     return jax.lax.psum(total, BATCH_AXES) / (2 * n), jax.lax.psum(correct, BATCH_AXES)
 
 
-def _over_devices(part: Sums, size: int) -> Sums:
-    """Sums over the rows of one device, merged over all of them: this device's own columns."""
-    best = jax.lax.pmax(part.best, BATCH_AXES)
-    shift = jnp.exp(jnp.maximum(part.best, 0) - jnp.maximum(best, 0))
-    total = jax.lax.psum(part.total * shift, BATCH_AXES)
+def _over_devices(part: OnlineLogSumExp, size: int) -> OnlineLogSumExp:
+    """Merges the rows of all devices; returns this device's own columns."""
+    max_margin = jax.lax.pmax(part.max_margin, BATCH_AXES)
+    shift = jnp.exp(jnp.maximum(part.max_margin, 0) - jnp.maximum(max_margin, 0))
+    sum_exp = jax.lax.psum(part.sum_exp * shift, BATCH_AXES)
     related = jax.lax.psum(part.related, BATCH_AXES)
-    return Sums(*(shards.own(x, size) for x in (best, total, related)))
+    whole = OnlineLogSumExp(max_margin, sum_exp, related)
+    return jax.tree.map(lambda x: collectives.local_shard(x, size), whole)
 
 
-def _sums(
-    scale: jax.Array, rows: Side, columns: Side, soft: float, chunk: int, start: Any
-) -> tuple[Any, Any]:
-    """What some columns add, a chunk of them at a time.
+def _accumulate(
+    scale: jax.Array, rows: Operand, columns: Operand, soft: float, chunk: int, start: _RowState
+) -> tuple[_RowState, _RowState]:
+    """Adds some columns to the state of the rows, a chunk of them at a time.
 
     Args:
-      start: sums of the rows so far, and what soft targets have lost there (None without).
+      scale: multiplies the cosines.
+      rows, columns: the block's.
+      soft: share of each target that goes to related pairs.
+      chunk: columns at a time.
+      start: state of the rows so far.
 
     Returns:
-      The same with the columns added, and both of the columns.
+      The rows' state with the columns added, and the columns' from these rows.
     """
 
     def step(carry, part):
-        by_row, by_column, lost = blocks.sums(scale, rows, part, soft)
-        seen, row_lost = carry
-        row_lost = row_lost + lost[0] if soft else None
-        return (blocks.merge(seen, by_row), row_lost), (by_column, lost[1] if soft else None)
+        by_row, by_column, terms = logit_block.log_sum_exp(scale, rows, part, soft)
+        row_terms = carry.soft_terms + terms[0] if soft else None
+        state = _RowState(logit_block.merge(carry.log_sum_exp, by_row), row_terms)
+        return state, _RowState(by_column, terms[1] if soft else None)
 
-    of_rows, of_columns = jax.lax.scan(step, start, shards.chunked(columns, chunk))
+    of_rows, of_columns = jax.lax.scan(step, start, collectives.chunked(columns, chunk))
     return of_rows, jax.tree.map(lambda x: x.reshape(-1), of_columns)
 
 
-def _pulled(
-    scale: jax.Array, rows: Side, columns: Side, of_rows: Any, of_columns: Any, soft: float,
-    chunk: int, total: jax.Array, both: bool,
-) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+def _accumulate_gradients(
+    scale: jax.Array,
+    rows: tuple[Operand, Totals],
+    columns: tuple[Operand, Totals],
+    soft: float,
+    chunk: int,
+    start: jax.Array,
+    both: bool,
+) -> tuple[jax.Array, jax.Array | None]:
     """Sums of (derivative by the logit) * (the other embedding), a chunk of columns at a time.
 
     Args:
-      of_rows, of_columns: ``log_total`` and ``Sums.related`` over the whole global batch.
-      total: of the rows so far, [b, E].
+      scale: multiplies the cosines.
+      rows, columns: the block's, with their totals over the whole global batch.
+      soft: share of each target that goes to related pairs.
+      chunk: columns at a time.
+      start: the rows' sums so far, [b, E].
       both: whether the columns' are wanted too.
 
     Returns:
       The rows' with the columns added; the columns' from these rows, or None.
     """
+    operand, row_totals = rows
 
     def step(total, part):
-        side, (log, related) = part
-        weights = blocks.gradient(scale, rows, side, of_rows[0], log, of_rows[1], related, soft)
-        by_column = blocks.weighted(weights.T, rows.emb) if both else None
-        return total + blocks.weighted(weights, side.emb), by_column
+        side, column_totals = part
+        weights = logit_block.gradient(scale, operand, side, row_totals, column_totals, soft)
+        by_column = logit_block.weighted(weights.T, operand.emb) if both else None
+        return total + logit_block.weighted(weights, side.emb), by_column
 
-    total, by_columns = jax.lax.scan(step, total, shards.chunked((columns, of_columns), chunk))
+    total, by_columns = jax.lax.scan(step, start, collectives.chunked(columns, chunk))
     return total, by_columns.reshape(-1, by_columns.shape[-1]) if both else None
 
 
-def _gradients(cotangent: jax.Array, scale: Any, image_emb: Any, by_image: Any, by_text: Any,
-               facts: Any) -> tuple[Any, ...]:  # fmt: skip
+def _input_gradients(
+    cotangent: jax.Array,
+    scale: jax.Array,
+    image_emb: jax.Array,
+    by_image: jax.Array,
+    by_text: jax.Array,
+    metadata: Metadata,
+) -> tuple[jax.Array, jax.Array, jax.Array, Metadata]:
     """Gradients by all inputs, from the sums over the other side's embeddings."""
     n = image_emb.shape[0] * jax.lax.axis_size(BATCH_AXES)
     by_image, by_text = (cotangent / (2 * n) * x for x in (by_image, by_text))
     by_scale = jax.lax.psum((by_image * image_emb).sum(), BATCH_AXES)
-    return (scale * by_image, scale * by_text, by_scale.astype(scale.dtype),
-            shards.without_gradient(facts))  # fmt: skip
+    zero = collectives.zero_cotangent(metadata)
+    return scale * by_image, scale * by_text, by_scale.astype(scale.dtype), zero
 
 
 def _zeros(emb: jax.Array, positive: jax.Array) -> jax.Array:
     """float32[b, E], varying over devices as ``positive`` does."""
-    return jnp.zeros_like(emb, blocks.wide(emb)) + 0 * positive[:, None]
+    return jnp.zeros_like(emb, logit_block.accum_dtype(emb)) + 0 * positive[:, None]
 
 
 def _gathered_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
-    """(image_emb, text_emb, scale, facts) -> (loss, correct), inside ``shard_map``."""
+    """(image_emb, text_emb, scale, metadata) -> (loss, correct), inside ``shard_map``."""
 
-    def forward(image_emb, text_emb, scale, facts):
+    def forward(image_emb, text_emb, scale, metadata):
         size = image_emb.shape[0]
         n = size * jax.lax.axis_size(BATCH_AXES)
-        positive = shards.positive(scale, image_emb, text_emb)
-        rows = Side(image_emb, shards.place(size), positive, *facts)
-        columns = shards.gather(rows._replace(emb=text_emb))
-        start = blocks.empty(positive), jnp.zeros_like(positive) if soft else None
-        (row_sums, row_lost), (part, column_lost) = _sums(
-            scale, rows, columns, soft, shards.chunk_size(size, n, chunk), start
+        positive = collectives.positive_logit(scale, image_emb, text_emb)
+        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
+        columns = collectives.gather(rows._replace(emb=text_emb))
+        start = _RowState(logit_block.empty(positive), jnp.zeros_like(positive) if soft else None)
+        of_rows, part = _accumulate(
+            scale, rows, columns, soft, collectives.chunk_size(size, n, chunk), start
         )
-        column_sums = _over_devices(part, size)
-        lost = None
+        of_columns = _RowState(_over_devices(part.log_sum_exp, size), None)
         if soft:
-            own = shards.own(jax.lax.psum(column_lost, BATCH_AXES), size)
-            lost = soft * row_lost, soft * own
-        loss = _mean_loss(row_sums, column_sums, lost, n)
-        facts_of_columns = columns.emb, columns.groups, columns.topics
-        return loss, (image_emb, text_emb, scale, facts, positive, row_sums, column_sums,
-                      facts_of_columns)  # fmt: skip
+            terms = jax.lax.psum(part.soft_terms, BATCH_AXES)
+            of_columns = of_columns._replace(soft_terms=collectives.local_shard(terms, size))
+        loss = _mean_loss(of_rows, of_columns, soft, n)
+        gathered = columns.emb, columns.groups, columns.topics
+        return loss, (image_emb, text_emb, scale, metadata, positive, of_rows.log_sum_exp,
+                      of_columns.log_sum_exp, gathered)  # fmt: skip
 
     def backward(residuals, cotangents):
-        image_emb, text_emb, scale, facts, positive, row_sums, column_sums, gathered = residuals
-        all_texts, all_groups, all_topics = gathered
+        image_emb, text_emb, scale, metadata, positive, row_lse, column_lse, gathered = residuals
+        all_texts, *all_metadata = gathered
         size, n = image_emb.shape[0], all_texts.shape[0]
-        place = shards.place(size)
-        sums = tuple((blocks.log_total(s), s.related) for s in (row_sums, column_sums))
+        index = collectives.global_index(size)
+        totals = tuple(logit_block.totals(s) for s in (row_lse, column_lse))
         # A few numbers an example, beside the images' embeddings.
-        all_images, all_place, all_positive, all_sums = shards.gather(
-            (image_emb, place, positive, sums)
+        all_images, all_index, all_positive, all_totals = collectives.gather(
+            (image_emb, index, positive, totals)
         )
-        found = []
+        sums = []
         for own, (emb, others) in enumerate(((image_emb, all_texts), (text_emb, all_images))):
-            rows = Side(emb, place, positive, *facts)
-            columns = Side(others, all_place, all_positive, all_groups, all_topics)
-            total, _ = _pulled(
-                scale, rows, columns, sums[own], all_sums[1 - own], soft,
-                shards.chunk_size(size, n, chunk), _zeros(emb, positive), both=False,
-            )  # fmt: skip
-            found.append(total)
-        return _gradients(cotangents[0], scale, image_emb, *found, facts)
+            rows = Operand(emb, index, positive, *metadata), totals[own]
+            columns = Operand(others, all_index, all_positive, *all_metadata), all_totals[1 - own]
+            size_of_chunk = collectives.chunk_size(size, n, chunk)
+            total, _ = _accumulate_gradients(
+                scale, rows, columns, soft, size_of_chunk, _zeros(emb, positive), both=False
+            )
+            sums.append(total)
+        return _input_gradients(cotangents[0], scale, image_emb, *sums, metadata)
 
-    return shards.differentiable(forward, backward, dtype)
+    return collectives.differentiable(forward, backward, dtype)
 
 
 def _ring_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
-    """As ``_gathered_loss``; the texts go round."""
+    """As ``_gathered_loss``; the texts are permuted around the ring of devices."""
 
-    def forward(image_emb, text_emb, scale, facts):
+    def forward(image_emb, text_emb, scale, metadata):
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
-        positive = shards.positive(scale, image_emb, text_emb)
-        rows = Side(image_emb, shards.place(size), positive, *facts)
-        none = jnp.zeros_like(positive) if soft else None
-        columns_each = shards.chunk_size(size, size, chunk)
+        positive = collectives.positive_logit(scale, image_emb, text_emb)
+        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
+        no_terms = jnp.zeros_like(positive) if soft else None
+        chunk_columns = collectives.chunk_size(size, size, chunk)
 
         def step(carry, _):
-            of_rows, (columns, seen, lost) = carry
-            of_rows, (sums, more) = _sums(scale, rows, columns, soft, columns_each, of_rows)
-            lost = lost + more if soft else None
-            return (of_rows, shards.passed_on((columns, blocks.merge(seen, sums), lost))), None
+            of_rows, (columns, seen, terms) = carry
+            of_rows, added = _accumulate(scale, rows, columns, soft, chunk_columns, of_rows)
+            terms = terms + added.soft_terms if soft else None
+            seen = logit_block.merge(seen, added.log_sum_exp)
+            return (of_rows, collectives.ring_shift((columns, seen, terms))), None
 
-        start = (blocks.empty(positive), none), (
-            rows._replace(emb=text_emb), blocks.empty(positive), none
+        start = _RowState(logit_block.empty(positive), no_terms), (
+            rows._replace(emb=text_emb), logit_block.empty(positive), no_terms
         )  # fmt: skip
-        ((row_sums, row_lost), travelling), _ = jax.lax.scan(step, start, length=length)
-        _, column_sums, column_lost = travelling  # home again
-        lost = (soft * row_lost, soft * column_lost) if soft else None
-        loss = _mean_loss(row_sums, column_sums, lost, size * length)
-        return loss, (image_emb, text_emb, scale, facts, positive, row_sums, column_sums)
+        (of_rows, travelling), _ = jax.lax.scan(step, start, length=length)
+        _, *of_columns = travelling  # after a full turn they are this device's own again
+        of_columns = _RowState(*of_columns)
+        loss = _mean_loss(of_rows, of_columns, soft, size * length)
+        return loss, (image_emb, text_emb, scale, metadata, positive, of_rows.log_sum_exp,
+                      of_columns.log_sum_exp)  # fmt: skip
 
     def backward(residuals, cotangents):
-        image_emb, text_emb, scale, facts, positive, row_sums, column_sums = residuals
+        image_emb, text_emb, scale, metadata, positive, row_lse, column_lse = residuals
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
-        rows = Side(image_emb, shards.place(size), positive, *facts)
-        of_rows, of_columns = ((blocks.log_total(s), s.related) for s in (row_sums, column_sums))
-        columns_each = shards.chunk_size(size, size, chunk)
+        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
+        row_totals, column_totals = (logit_block.totals(s) for s in (row_lse, column_lse))
+        chunk_columns = collectives.chunk_size(size, size, chunk)
 
         def step(carry, _):
-            by_image, (columns, sums, by_text) = carry
-            by_image, more = _pulled(
-                scale, rows, columns, of_rows, sums, soft, columns_each, by_image, both=True
-            )
-            return (by_image, shards.passed_on((columns, sums, by_text + more))), None
+            by_image, (columns, totals, by_text) = carry
+            by_image, added = _accumulate_gradients(
+                scale, (rows, row_totals), (columns, totals), soft, chunk_columns, by_image,
+                both=True,
+            )  # fmt: skip
+            return (by_image, collectives.ring_shift((columns, totals, by_text + added))), None
 
         zeros = _zeros(image_emb, positive)
-        start = zeros, (rows._replace(emb=text_emb), of_columns, zeros)
+        start = zeros, (rows._replace(emb=text_emb), column_totals, zeros)
         (by_image, (_, _, by_text)), _ = jax.lax.scan(step, start, length=length)
-        return _gradients(cotangents[0], scale, image_emb, by_image, by_text, facts)
+        return _input_gradients(cotangents[0], scale, image_emb, by_image, by_text, metadata)
 
-    return shards.differentiable(forward, backward, dtype)
+    return collectives.differentiable(forward, backward, dtype)
 
 
-def _sharded(local: Any, mesh: Mesh) -> Loss:
+def _sharded(local: Callable[..., Any], mesh: Mesh) -> Loss:
     """The loss as a function of global arrays."""
 
     def loss(image_emb, text_emb, logit_scale, groups=None, topics=None):
         inputs = (image_emb, text_emb, logit_scale, (groups, topics))
-        value, correct = shards.over(mesh, local, "rrsr")(*inputs)
+        value, correct = collectives.shard_loss(mesh, local, "rrsr")(*inputs)
         return value, {"accuracy": correct / (2 * image_emb.shape[0])}
 
     return loss
@@ -228,5 +266,5 @@ def all_gather(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "f
 
 
 def ring(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "float32") -> Loss:
-    """The texts passed round; see the module. Arguments as ``all_gather``'s."""
+    """The texts permuted around the devices; see the module. Arguments as ``all_gather``'s."""
     return _sharded(_ring_loss(soft, chunk, dtype), mesh)

@@ -61,7 +61,7 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
     kind = (model, tx, c.optim.ema_decay > 0, mesh)
     half_text = c.optim.text_weights == "bfloat16"
     abstract, shardings = state.abstract(*kind, half_text=half_text)
-    loss_fn, loss = _loss(c, model, mesh)
+    loss_fn, loss = losses.from_config(c, model.config, mesh)
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
     group = c.model.batch_norm_group if resnet else None
@@ -75,7 +75,7 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
         ema_decay=c.optim.ema_decay,
         mask_groups=c.loss.mask_groups,
         soft_targets=c.loss.soft_targets > 0,
-        clip_scale=c.loss.name == "softmax",
+        clip_scale=losses.LOSSES[c.loss.name].clip_scale,
         pieces=c.train.pieces,
         shards=batch_shards(mesh),
     )
@@ -105,28 +105,6 @@ def _check_axes(model: Clip, mesh: Mesh, shardings: state.TrainState) -> None:
                 f"mesh.tensor={parts} does not divide model.{tower}.heads={heads}; use a divisor "
                 "of it, or mesh.fsdp"
             )
-
-
-def _loss(config: Any, model: Clip, mesh: Mesh) -> tuple[losses.LossFn, str]:
-    c, batch = config.loss, config.train.batch_size
-    if c.name == "sigmoid" and not model.config.logit_bias:
-        raise ValueError(
-            "loss.name='sigmoid' needs model.logit_bias=True, which SigLIP's variants have"
-        )
-    if c.chunk and batch % c.chunk:
-        raise ValueError(f"loss.chunk={c.chunk} does not divide train.batch_size={batch}")
-    topics = min(model.config.text.vocab_size, losses.MAX_TOPICS) if c.soft_targets else 0
-    implementation, why = c.implementation, "loss.implementation"
-    if implementation == "auto":
-        itemsize = jnp.dtype(c.dtype).itemsize
-        implementation, why = losses.choose(mesh, batch, model.config.embed_dim, itemsize, topics)
-    if implementation != "dense":
-        each = batch // batch_shards(mesh)
-        losses.chunk_size(each, batch if implementation == "all_gather" else each, c.chunk)
-    loss_fn = losses.build(
-        c.name, implementation, mesh, soft=c.soft_targets, chunk=c.chunk, dtype=c.dtype
-    )
-    return loss_fn, f"{c.name}, {implementation} ({why})"
 
 
 def abstract_batch(config: Any, model: Clip, mesh: Mesh) -> Mapping[str, jax.ShapeDtypeStruct]:

@@ -344,8 +344,8 @@ def test_chunks_are_small_and_divide():
     assert losses.chunk_size(128, 32768) == 32768  # 16 MiB of logits
     assert losses.chunk_size(4096, 131072) == 1024
     assert losses.chunk_size(131072, 131072) == 32
-    assert losses.chunk_size(32, 256, asked=64) == 64
-    assert losses.chunk_size(32, 32, asked=48) == 16
+    assert losses.chunk_size(32, 256, requested=64) == 64
+    assert losses.chunk_size(32, 32, requested=48) == 16
     with pytest.raises(ValueError, match="make train.batch_size a multiple of 128"):
         losses.chunk_size(4099, 8 * 4099)
 

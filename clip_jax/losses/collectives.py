@@ -1,4 +1,4 @@
-"""What the sharded losses share: everything here runs inside ``shard_map`` over the batch axes."""
+"""Collectives of the sharded losses; all run inside ``shard_map`` over the batch axes."""
 
 import math
 from collections.abc import Callable
@@ -9,35 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from clip_jax.losses import blocks
+from clip_jax.losses import logit_block
 from clip_jax.runtime.mesh import BATCH_AXES
 
 _CHUNK_LOGITS = 2**22  # of one chunk: 16 MiB in float32
 _LEAST_CHUNK = 128  # columns, where there are as many
 
 
-def chunk_size(rows: int, columns: int, asked: int = 0) -> int:
+def chunk_size(rows: int, columns: int, requested: int = 0) -> int:
     """Columns of a chunk: the largest divisor of ``columns`` that keeps a chunk small.
 
     Args:
       rows: of a device.
       columns: of the global batch, or of one device's texts.
-      asked: ``loss.chunk``; what it has in common with ``columns`` is taken.
+      requested: ``loss.chunk``; what it has in common with ``columns`` is taken.
 
     Raises:
-      ValueError: ``columns`` has small divisors only, with which a step would take for ever.
+      ValueError: ``columns`` has small divisors only, with which a step would never end.
     """
-    if asked:
-        return math.gcd(asked, columns)
+    if requested:
+        return math.gcd(requested, columns)
     most = min(max(1, _CHUNK_LOGITS // rows), columns)
-    found = next(c for c in range(most, 0, -1) if columns % c == 0)
-    if found < min(most, _LEAST_CHUNK):
+    size = next(c for c in range(most, 0, -1) if columns % c == 0)
+    if size < min(most, _LEAST_CHUNK):
         raise ValueError(
             f"the loss goes through {columns} texts in chunks, but no number between "
             f"{_LEAST_CHUNK} and {most} divides them; make train.batch_size a multiple of "
             f"{_LEAST_CHUNK} a batch shard"
         )
-    return found
+    return size
 
 
 def gather(tree: Any) -> Any:
@@ -45,24 +45,24 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.all_gather(x, BATCH_AXES, axis=0, tiled=True), tree)
 
 
-def own(x: jax.Array, size: int) -> jax.Array:
-    """This device's part of an array that all have whole."""
+def local_shard(x: jax.Array, size: int) -> jax.Array:
+    """This device's rows of an array that every device has whole."""
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(BATCH_AXES) * size, size)
 
 
-def place(size: int) -> jax.Array:
-    """int32[size]: which examples of the global batch this device has."""
+def global_index(size: int) -> jax.Array:
+    """int32[size]: indices in the global batch of this device's examples."""
     return jax.lax.axis_index(BATCH_AXES) * size + jnp.arange(size, dtype=jnp.int32)
 
 
-def positive(scale: jax.Array, image_emb: jax.Array, text_emb: jax.Array) -> jax.Array:
+def positive_logit(scale: jax.Array, image_emb: jax.Array, text_emb: jax.Array) -> jax.Array:
     """The logits of the pairs, [b], without any bias."""
-    dtype = blocks.wide(image_emb, text_emb)
+    dtype = logit_block.accum_dtype(image_emb, text_emb)
     return scale * (image_emb.astype(dtype) * text_emb.astype(dtype)).sum(axis=1)
 
 
-def without_gradient(tree: Any) -> Any:
-    """Cotangents of facts, through which nothing is learned."""
+def zero_cotangent(tree: Any) -> Any:
+    """Cotangents of metadata, through which no gradient flows."""
 
     def zero(x):
         if jnp.issubdtype(x.dtype, jnp.inexact):
@@ -77,8 +77,8 @@ def chunked(tree: Any, chunk: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
 
 
-def passed_on(tree: Any) -> Any:
-    """Every device's arrays to the next device, the last one's to the first."""
+def ring_shift(tree: Any) -> Any:
+    """Sends every device's arrays to the next device, the last one's to the first."""
     n = jax.lax.axis_size(BATCH_AXES)
     pairs = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, pairs), tree)
@@ -87,7 +87,7 @@ def passed_on(tree: Any) -> Any:
 def differentiable(forward: Any, backward: Any, dtype: str) -> Callable[..., Any]:
     """A loss with its own gradients.
 
-    Embeddings become ``dtype`` inside, so that their gradients, found in float32, are not rounded.
+    Embeddings become ``dtype`` inside, so that their gradients stay float32.
 
     Args:
       forward: (image_emb, text_emb, *others) -> (outputs, residuals).
@@ -95,30 +95,33 @@ def differentiable(forward: Any, backward: Any, dtype: str) -> Callable[..., Any
       dtype: of the embeddings that travel; float32 leaves them as they are.
     """
 
-    def narrowed(inputs):
+    def cast(inputs):
         if dtype == "float32":  # tests give float64
             return inputs
         return (*(x.astype(dtype) for x in inputs[:2]), *inputs[2:])
 
     def outward(*inputs):
-        outputs, residuals = forward(*narrowed(inputs))
+        outputs, residuals = forward(*cast(inputs))
         return outputs, (residuals, [x[:0] for x in inputs[:2]])
 
     def inward(carried, cotangents):
         residuals, like = carried
-        found = backward(residuals, cotangents)
-        embeddings = (g.astype(x.dtype) for g, x in zip(found[:2], like, strict=True))
-        return (*embeddings, *found[2:])
+        gradients = backward(residuals, cotangents)
+        embeddings = (g.astype(x.dtype) for g, x in zip(gradients[:2], like, strict=True))
+        return (*embeddings, *gradients[2:])
 
-    loss = jax.custom_vjp(lambda *inputs: forward(*narrowed(inputs))[0])
+    loss = jax.custom_vjp(lambda *inputs: forward(*cast(inputs))[0])
     loss.defvjp(outward, inward)
     return loss
 
 
-def over(mesh: Mesh, local: Callable[..., Any], inputs: str) -> Callable[..., Any]:
+def shard_loss(mesh: Mesh, local: Callable[..., Any], inputs: str) -> Callable[..., Any]:
     """``local`` as a function of global arrays: "r" are split by rows, "s" are scalars.
 
-    It returns two scalars, the same on every device.
+    Args:
+      mesh: over whose batch axes rows are sharded.
+      local: returns two scalars, the same on every device.
+      inputs: one letter for each argument of ``local``.
     """
     specs = {"r": PartitionSpec(BATCH_AXES), "s": PartitionSpec()}
     return jax.shard_map(
