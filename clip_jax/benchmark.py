@@ -37,7 +37,7 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     found = {}
     for split in ("unseen_vendor", "held_out"):
         test = emoji.zero_shot_set(cache, "all", split)
-        images = evaluation_images(test.pictures, PREPROCESS)
+        images = evaluation_images(test.images, PREPROCESS)
         started = time.perf_counter()
         number = {name: i for i, name in enumerate(test.class_names)}
         if split == "unseen_vendor":  # held-out concepts have no training pictures to be near to

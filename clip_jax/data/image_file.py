@@ -19,7 +19,7 @@ MAX_PIXELS = 64_000_000  # an 18 KB file can claim 151 million
 
 
 class BadImage(ValueError):
-    """What was given is not a usable picture; the message says why."""
+    """What was given is not a usable image; the message says why."""
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def errors_named(name: str) -> Iterator[None]:
 
 
 def open_image(source: bytes | str | os.PathLike) -> Image.Image:
-    """Reads a picture completely, in the file's own mode. An EXIF orientation is not applied.
+    """Reads an image completely, in the file's own mode. An EXIF orientation is not applied.
 
     Args:
       source: encoded bytes, or the path of a file.

@@ -30,10 +30,10 @@ ImageInput = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """The way from a picture to the input of an image tower.
+    """The way from an image to the input of an image tower.
 
-    The picture is resized and cropped in its own mode and only then converted to RGB, as
-    openai/CLIP and open_clip do it. So palette and bilevel pictures are resized without smoothing,
+    The image is resized and cropped in its own mode and only then converted to RGB, as
+    openai/CLIP and open_clip do it. So palette and bilevel images are resized without smoothing,
     transparent ones with colours weighted by their opacity, which is then dropped, and CMYK ones
     in CMYK; 16-bit grey saturates to white. An EXIF orientation is ignored. This is what released
     weights expect; our own models show transparency on white and keep the range of 16-bit grey.
@@ -46,7 +46,7 @@ class Preprocess:
       interpolation: "bicubic" or "bilinear", both antialiased.
       mean, std: of pixels in 0 to 1, by channel.
       transparency: "drop", as released weights expect, or "white".
-      fill: value of what "longest" adds, 0 to 255, in each channel of the picture's own mode
+      fill: value of what "longest" adds, 0 to 255, in each channel of the image's own mode
         (0 is black in RGB but white in CMYK, and the first colour of a palette).
 
     Raises:
@@ -77,7 +77,7 @@ class Preprocess:
             raise ValueError(f"std={self.std} must be positive: pixels are divided by it")
 
     def __call__(self, image: ImageInput) -> np.ndarray:
-        """Resizes and crops one picture: uint8[n, n, 3].
+        """Resizes and crops one image: uint8[n, n, 3].
 
         Args:
           image: a Pillow image, the path of an image file, its encoded bytes, or pixels
@@ -86,24 +86,24 @@ class Preprocess:
 
         Raises:
           OSError: the file cannot be opened.
-          BadImage: not a usable picture, or so long that its resized form would not fit into
+          BadImage: not a usable image, or so long that its resized form would not fit into
             memory; the message names the file.
           TypeError: ``image`` is none of these.
         """
-        picture, name = _opened(image)
+        image, name = _opened(image)
         with errors_named(name):
-            if not min(picture.size):
-                raise BadImage(f"{picture.width} x {picture.height} pixels")
+            if not min(image.size):
+                raise BadImage(f"{image.width} x {image.height} pixels")
             if self.transparency == "white":
-                picture = on_white(picture)
-            size = self._resized(*picture.size)
+                image = on_white(image)
+            size = self._resized(*image.size)
             if size[0] * size[1] > MAX_PIXELS:
                 raise BadImage(
-                    f"{picture.width} x {picture.height} pixels are too long and thin: they would "
-                    f"become {size[0]} x {size[1]}, crop the picture first"
+                    f"{image.width} x {image.height} pixels are too long and thin: they would "
+                    f"become {size[0]} x {size[1]}, crop the image first"
                 )
-            picture = self._squared(picture.resize(size, FILTERS[self.interpolation]))
-            return np.array(picture.convert("RGB"))
+            image = self._squared(image.resize(size, FILTERS[self.interpolation]))
+            return np.array(image.convert("RGB"))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing."""
@@ -118,7 +118,7 @@ class Preprocess:
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _squared(self, image: Image.Image) -> Image.Image:
-        """The central square of a resized picture, filled up where it is too narrow."""
+        """The central square of a resized image, filled up where it is too narrow."""
         n, (width, height) = self.image_size, image.size
         if self.resize == "longest":
             left, top = (n - width) // 2, (n - height) // 2
@@ -173,7 +173,7 @@ class Preprocess:
 
 
 def _opened(image: ImageInput) -> tuple[Image.Image, str]:
-    """A picture in its own mode, and its name for errors."""
+    """An image in its own mode, and its name for errors."""
     if isinstance(image, Image.Image):
         return image, getattr(image, "filename", "") or "image"
     if isinstance(image, np.ndarray):
@@ -184,7 +184,7 @@ def _opened(image: ImageInput) -> tuple[Image.Image, str]:
     if isinstance(image, str | os.PathLike):
         return open_image(image), os.fspath(image)
     raise TypeError(
-        f"image is {type(image).__name__}: give one picture as Pillow image, path, encoded bytes "
+        f"image is {type(image).__name__}: give one image as Pillow image, path, encoded bytes "
         "or numpy array"
     )
 
@@ -198,7 +198,7 @@ def _of_pixels(pixels: np.ndarray) -> Image.Image:
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
         raise BadImage(
             f"pixels are uint8{list(pixels.shape)}, not [H, W], [H, W, 3] or [H, W, 4]: give one "
-            "picture at a time, channels last"
+            "image at a time, channels last"
         )
     return Image.fromarray(pixels)
 

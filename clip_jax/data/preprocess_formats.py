@@ -40,7 +40,7 @@ def from_hugging_face(preprocessor_config: Mapping[str, Any]) -> Preprocess:
     ``processor_config.json`` that holds one.
 
     Not everything that Hugging Face does is imitated. It converts to RGB first and resizes then,
-    which changes pictures with a palette or transparency; it crops one pixel further left or up
+    which changes images with a palette or transparency; it crops one pixel further left or up
     where 3 pixels, 7 pixels... are cut off; and its torchvision classes round otherwise. We keep to
     openai/CLIP, which is what the weights were trained with.
 
@@ -81,7 +81,7 @@ def _completed(preprocessor_config: Mapping[str, Any]) -> tuple[str, dict[str, A
         )
     config = defaults | {key: value for key, value in given.items() if value is not None}
     for key, value in config.items():
-        # Any other switch, such as do_pad, changes the picture in a way that is unknown here.
+        # Any other switch, such as do_pad, changes the image in a way that is unknown here.
         if value is True and key not in defaults:
             raise ValueError(f"{key}=true is not supported for {kind}: set it to false")
         if not value and key in ("do_resize", "do_rescale"):

@@ -20,7 +20,7 @@ Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
 
 def decode(data: bytes | np.ndarray) -> Image.Image:
-    """Decodes a picture, in RGBA where it has transparency and in RGB otherwise.
+    """Decodes an image, in RGBA where it has transparency and in RGB otherwise.
 
     Pixels, uint8[H, W, 3 or 4], are taken as they are. 16-bit grey is scaled to 8 bits (Pillow's
     own conversion clips it to white).
@@ -37,14 +37,14 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
 def evaluation(
     image_size: int, resize: str, mean: Sequence[float], std: Sequence[float]
 ) -> Preprocess:
-    """What an evaluation of our own models does to a picture: ``Preprocess``, on white."""
+    """What an evaluation of our own models does to an image: ``Preprocess``, on white."""
     return Preprocess(image_size, resize, mean=tuple(mean), std=tuple(std), transparency="white")
 
 
 def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The paper's only augmentation (section 2.4): a random square crop of the resized picture.
+    """The paper's only augmentation (section 2.4): a random square crop of the resized image.
 
-    The picture is resized by its shorter side to ``size``, and of its longer side any stretch is
+    The image is resized by its shorter side to ``size``, and of its longer side any stretch is
     as likely: uint8[size, size, 3]. (open_clip crops 90 to 100% of the area, in a ratio of 3/4 to
     4/3, and squashes that into a square.)
     """
@@ -73,7 +73,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 def augmentation(name: str, resize: str = "shortest") -> Augmentation:
     """The function that ``data.augmentation`` names; ``data.resize`` is for the one of them that
-    takes whole pictures.
+    takes whole images.
 
     Raises:
       ConfigError: no such augmentation.
@@ -85,9 +85,9 @@ def augmentation(name: str, resize: str = "shortest") -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-def evaluation_images(pictures: Sequence[bytes | np.ndarray], preprocess: Preprocess) -> np.ndarray:
-    """Decodes and prepares pictures: uint8[n, size, size, 3]."""
+def evaluation_images(images: Sequence[bytes | np.ndarray], preprocess: Preprocess) -> np.ndarray:
+    """Decodes and prepares images: uint8[n, size, size, 3]."""
     size = preprocess.image_size
-    if not pictures:
+    if not images:
         return np.zeros((0, size, size, 3), np.uint8)
-    return np.stack([preprocess(decode(p)) for p in pictures])
+    return np.stack([preprocess(decode(p)) for p in images])

@@ -127,7 +127,7 @@ def thumbnail(data: Any, index: int, size: int = SIZE) -> np.ndarray | None:
     if it cannot be read.
     """
     try:
-        image = on_white(_image(data.pictures[index]))
+        image = on_white(_image(data.images[index]))
     except Exception:  # whatever the data did: a report does without the picture
         return None
     image.thumbnail((size, size))

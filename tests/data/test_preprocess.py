@@ -22,7 +22,7 @@ def noise(height, width, channels=3, seed=0):
 
 
 def picture(mode, height, width, seed=0):
-    """A noise picture. Above 8 bits, values stay low, or all would become white."""
+    """A noise image. Above 8 bits, values stay low, or all would become white."""
     pixels = noise(height, width, 4, seed)
     if mode in ("I", "I;16", "F"):
         dtype = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
@@ -113,7 +113,7 @@ def test_resizing_is_antialiased(interpolation):
 
 @pytest.mark.parametrize("resize", preprocess.RESIZES)
 def test_rgb_comes_last(resize):
-    """Palette and bilevel pictures get no new colours, clear pixels no say in the colour."""
+    """Palette and bilevel images get no new colours, clear pixels no say in the colour."""
     coarse = noise(30, 42) // 128 * 255
     for mode in ("P", "1"):
         got = Preprocess(16, resize=resize)(Image.fromarray(coarse).convert(mode))
@@ -184,7 +184,7 @@ def test_longest_keeps_a_pixel_of_a_strip():
      ("GIF", "P"), ("WEBP", "RGB"), ("TIFF", "CMYK"), ("TIFF", "1"), ("BMP", "RGB"), ("PPM", "L")],
 )  # fmt: skip
 def test_path_bytes_and_image_agree(kind, mode, tmp_path):
-    path = tmp_path / f"picture.{kind}"
+    path = tmp_path / f"image.{kind}"
     data = encoded(picture(mode, 31, 44), kind)
     path.write_bytes(data)
     transform = Preprocess(16)
@@ -233,7 +233,7 @@ def test_the_result_is_the_callers_own():
         (np.zeros((8, 8), bool), "bool, not uint8"),
         (np.zeros((8, 8, 3), np.int64), "int64, not uint8"),
         (np.zeros((3, 8, 8), np.uint8), r"\[3, 8, 8\].*channels last"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"\[2, 8, 8, 3\].*one picture at a time"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"\[2, 8, 8, 3\].*one image at a time"),
         (np.zeros((8, 8, 1), np.uint8), r"\[8, 8, 1\], not \[H, W\]"),
         (np.zeros((0, 8, 3), np.uint8), "image: 8 x 0 pixels"),
     ],
@@ -245,7 +245,7 @@ def test_other_arrays_are_refused(pixels, reason):
 
 @pytest.mark.parametrize("thing", [None, 3, [noise(8, 8)], io.BytesIO(b"")])
 def test_other_things_are_refused(thing):
-    with pytest.raises(TypeError, match=f"image is {type(thing).__name__}: give one picture"):
+    with pytest.raises(TypeError, match=f"image is {type(thing).__name__}: give one image"):
         Preprocess(8)(thing)
 
 
@@ -259,7 +259,7 @@ def test_other_things_are_refused(thing):
     ],
 )
 def test_a_bad_file_is_named(content, reason, tmp_path):
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     for source in (path, str(path)):
         with pytest.raises(BadImage, match=rf"^{path}: .*{reason}"):
@@ -269,7 +269,7 @@ def test_a_bad_file_is_named(content, reason, tmp_path):
 
 
 def test_a_bad_file_that_the_caller_opened_is_named(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(encoded(Image.fromarray(noise(64, 64)))[:3000])
     with Image.open(path) as image, pytest.raises(BadImage, match=rf"^{path}: .*truncated"):
         Preprocess(8)(image)

@@ -127,7 +127,7 @@ def test_augmentations_keep_their_contract(height, width, size, seed):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_square_crop_is_a_crop_of_the_picture_resized_by_its_shorter_side(turned):
+def test_square_crop_is_a_crop_of_the_image_resized_by_its_shorter_side(turned):
     image = np.zeros((40, 400, 3), np.uint8)
     image[..., 0] = np.arange(400) // 2
     image[..., 1] = np.linspace(0, 200, 40)[:, None]
@@ -152,7 +152,7 @@ def test_square_crop_of_a_square_is_the_whole_square():
     np.testing.assert_array_equal(transforms.square_crop(image, 10, rng), prepared(image, 10))
 
 
-def test_squash_keeps_all_of_the_picture():
+def test_squash_keeps_all_of_the_image():
     image = Image.fromarray(noise(10, 30))
     want = image.resize((8, 8), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(prepared(image, 8, "squash"), np.asarray(want))

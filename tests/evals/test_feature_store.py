@@ -56,7 +56,7 @@ def small_parts(monkeypatch):
 
 def test_features_are_those_of_the_pictures_in_order(tmp_path):
     found = feature_store.Store(tmp_path, "model").get("images", Embed(), data(), PREPROCESS)
-    want = np.stack(data().pictures).reshape(10, -1)[:, :4]
+    want = np.stack(data().images).reshape(10, -1)[:, :4]
     np.testing.assert_array_equal(found, want)
     assert feature_store.Store(None, "model").get("images", Embed(), data(0), PREPROCESS).shape == (
         0,
@@ -119,5 +119,5 @@ def test_an_unreadable_picture_is_named():
     broken = ClassificationDataset(
         "mine", "test", [b"no picture"], np.zeros(1, int), ("a",), fingerprint="x"
     )
-    with pytest.raises(BadImage, match="mine test: picture 0"):
+    with pytest.raises(BadImage, match="mine test: image 0"):
         feature_store.Store(None, "model").get("images", Embed(), broken, PREPROCESS)

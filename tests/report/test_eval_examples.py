@@ -138,7 +138,7 @@ def test_thumbnails_of_any_mode(mode):
     image = image if mode == "I;16" else image.convert(mode)
     data = from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
     for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
-        small = eval_examples.thumbnail(dataclasses.replace(data, pictures=[picture]), 0)
+        small = eval_examples.thumbnail(dataclasses.replace(data, images=[picture]), 0)
         assert small.shape == (160, 48, 3) and small.dtype == np.uint8
         assert image.size == (90, 300)  # the data's own picture is not made smaller
         if mode not in ("1", "CMYK"):

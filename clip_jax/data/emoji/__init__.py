@@ -1,1 +1,1 @@
-"""The embedded data set: emoji of several vendors with their names and keywords."""
+"""The embedded dataset: emoji of several vendors with their names and keywords."""

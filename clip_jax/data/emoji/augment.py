@@ -15,11 +15,11 @@ SCALE = (0.85, 1.05)
 STRETCH = 0.12  # logarithm of the largest ratio of width to height
 SHIFT = 0.06  # share of the side
 SHEAR = 0.08
-COLOR = 0.4  # share of pictures whose colours are changed
+COLOR = 0.4  # share of images whose colours are changed
 GRAY = 0.1  # share of those that lose their colour
 SATURATION, CONTRAST, BRIGHTNESS, HUE = 0.5, 0.3, 0.3, 0.05
-OUTLINE = 0.3  # share of pictures that get a black outline
-WHITE = 0.85  # share of pictures on white; the others are on a random colour
+OUTLINE = 0.3  # share of images that get a black outline
+WHITE = 0.85  # share of images on white; the others are on a random colour
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _ACROSS_GREY = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)

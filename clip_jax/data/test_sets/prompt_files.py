@@ -1,7 +1,7 @@
 """Class names and prompt templates in files of the user's, in any language.
 
 Text files (UTF-8) have one name or one template a line. JSON files have a list; or an object with
-a list for each data set, as CLIP_benchmark's have; or, for templates, an object with whole
+a list for each dataset, as CLIP_benchmark's have; or, for templates, an object with whole
 prompts for each class, as CuPL's have. In templates ``{}`` or ``{c}`` stands for the class name.
 """
 
@@ -17,13 +17,13 @@ PLACES = ("{}", "{c}")
 
 
 def read_class_names(
-    path: str | os.PathLike, data_set: Sequence[str] = (), *, gaps: bool = False
+    path: str | os.PathLike, dataset: Sequence[str] = (), *, gaps: bool = False
 ) -> tuple[str | tuple[str, ...], ...]:
     """Reads class names: class number = position. In JSON a class may have a list of names.
 
     Args:
       path: a ``.json`` file, or a text file with one name a line.
-      data_set: which entry to take of a JSON object: the first of these names that it has.
+      dataset: which entry to take of a JSON object: the first of these names that it has.
       gaps: allow empty lines, which keep their number.
 
     Raises:
@@ -32,7 +32,7 @@ def read_class_names(
     path = Path(path)
     if path.suffix.lower() != ".json":
         return tuple(name for _, name in _lines(path, "class name", gaps))
-    found, place = _entry(path, _json(path), data_set)
+    found, place = _entry(path, _json(path), dataset)
     if not isinstance(found, list) or not found:
         raise DataError(f"{place} is {_kind(found)}, not a list of class names")
     return tuple(_names(f"{place}[{i}]", entry) for i, entry in enumerate(found))
@@ -58,13 +58,13 @@ def read_names_of(
 
 
 def read_templates(
-    path: str | os.PathLike, data_set: Sequence[str] = ()
+    path: str | os.PathLike, dataset: Sequence[str] = ()
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """Reads prompt templates, every one with ``{}`` for the class name.
 
     Args:
       path: a ``.json`` file, or a text file with one template a line.
-      data_set: which entry to take of a JSON object that has it, the first of these names.
+      dataset: which entry to take of a JSON object that has it, the first of these names.
 
     Returns:
       Templates for all classes; or, where the file has an object, the prompts of each class by
@@ -78,7 +78,7 @@ def read_templates(
         return tuple(_template(f"{path}:{line}", text) for line, text in _lines(path, "template"))
     found = _json(path)
     place = str(path)
-    if isinstance(found, Mapping) and (name := next((n for n in data_set if n in found), "")):
+    if isinstance(found, Mapping) and (name := next((n for n in dataset if n in found), "")):
         found, place = found[name], f"{path}: {name!r}"
     if isinstance(found, list) and found:
         return tuple(_template(f"{place}[{i}]", text) for i, text in enumerate(found))
@@ -151,14 +151,14 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
-def _entry(path: Path, found: Any, data_set: Sequence[str]) -> tuple[Any, str]:
+def _entry(path: Path, found: Any, dataset: Sequence[str]) -> tuple[Any, str]:
     if not isinstance(found, Mapping):
         return found, str(path)
-    for name in data_set:
+    for name in dataset:
         if name in found:
             return found[name], f"{path}: {name!r}"
     raise DataError(
-        f"{path}: no entry {' or '.join(map(repr, data_set)) or 'is asked for'}; it has "
+        f"{path}: no entry {' or '.join(map(repr, dataset)) or 'is asked for'}; it has "
         f"{sorted(found)[:10]}. Give a file with a list"
     )
 

@@ -28,7 +28,7 @@ READERS: dict[str, Reader] = {
 
 
 def open_dataset(spec: str, split: str = "test", options: Options | None = None) -> ImageDataset:
-    """Opens one split of a data set. No picture is read yet.
+    """Opens one split of a dataset. No image is read yet.
 
     Args:
       spec: ``tfds:NAME``, ``wds:PATH``, ``folder:PATH``, ``csv:PATH``, ``selection:PATH``,
@@ -37,13 +37,13 @@ def open_dataset(spec: str, split: str = "test", options: Options | None = None)
       options: see ``Options``.
 
     Raises:
-      MissingData: the data set, or this split of it, is not here.
-      DataError: no such kind of data set, or the data is not in order.
+      MissingData: the dataset, or this split of it, is not here.
+      DataError: no such kind of dataset, or the data is not in order.
     """
     kind, _, rest = spec.partition(":")
     if kind not in READERS:
         raise DataError(
-            f"data set {spec!r}: {kind!r} is not one of {sorted(READERS)}; write what it is in "
+            f"dataset {spec!r}: {kind!r} is not one of {sorted(READERS)}; write what it is in "
             "front of its name or path, such as folder:PATH"
         )
     return READERS[kind](rest, split, options or Options())

@@ -1,4 +1,4 @@
-"""Instances of look-alikes: a few pictures and captions each, to be told apart.
+"""Instances of look-alikes: a few images and captions each, to be told apart.
 
 ``selection:PATH`` reads the files that Winoground and SugarCrepe are published as, and a general
 form of them.
@@ -15,10 +15,10 @@ import numpy as np
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.table_rows import read_rows
-from clip_jax.data.test_sets.files import ENDINGS, FilePictures
+from clip_jax.data.test_sets.files import ENDINGS, FileImages
 from clip_jax.data.test_sets.types import CompositionalityDataset, Options
 
-# The keys of pictures and of captions, in the same order; the general form has lists.
+# The keys of images and of captions, in the same order; the general form has lists.
 _LISTS = (("images",), ("captions",))
 _FORMS = {
     "general": _LISTS,
@@ -34,12 +34,12 @@ def open_selection(path: str, split: str, options: Options) -> CompositionalityD
     A row is Winoground's (``image_0``, ``image_1``, ``caption_0``, ``caption_1``), SugarCrepe's
     (``filename``, ``caption``, ``negative_caption``), or has lists ``images`` and ``captions``.
     Other keys are left alone. A .json file is an object {id: row}, as SugarCrepe's, or a list of
-    rows. Pictures are looked for in ``options.image_root`` and, beside the file, in its own folder,
+    rows. Images are looked for in ``options.image_root`` and, beside the file, in its own folder,
     ``images`` (Winoground's) and ``val2017`` (COCO's, whose SugarCrepe's are); a name without
     ending is a .png.
 
     Raises:
-      MissingData: the file or a picture is not there.
+      MissingData: the file or an image is not there.
       DataError: a row is not in order; the message names file and row.
     """
     file = Path(path).expanduser()
@@ -54,7 +54,7 @@ def open_selection(path: str, split: str, options: Options) -> CompositionalityD
     text_of: list[int] = []
     for number, (place, row) in enumerate(_rows(file, data)):
         names, texts = _instance(place, row)
-        images += [_picture(place, name, roots) for name in names]
+        images += [_image(place, name, roots) for name in names]
         captions += texts
         image_of += [number] * len(names)
         text_of += [number] * len(texts)
@@ -62,7 +62,7 @@ def open_selection(path: str, split: str, options: Options) -> CompositionalityD
         raise DataError(f"{file}: there are no instances in it")
     facts = [hashlib.sha256(data).hexdigest(), [p.stat().st_size for p in images]]
     return CompositionalityDataset(
-        file.stem, split, FilePictures(images), captions, np.array(image_of, np.int32),
+        file.stem, split, FileImages(images), captions, np.array(image_of, np.int32),
         np.array(text_of, np.int32), digest("selection", *facts),
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _instance(place: str, row: Any) -> tuple[list[str], list[str]]:
-    """The names of a row's pictures, and its captions."""
+    """The names of a row's images, and its captions."""
     if not isinstance(row, dict):
         raise DataError(f"{place}: the row is a {type(row).__name__}, not an object")
     form = next((f for f in _FORMS.values() if all(k in row for side in f for k in side)), None)
@@ -95,7 +95,7 @@ def _instance(place: str, row: Any) -> tuple[list[str], list[str]]:
         raise DataError(f"{place}: the row has {sorted(row)}, but should have {known}")
     images, captions = (_texts(place, row, keys) for keys in form)
     if len(images) == len(captions) == 1:
-        raise DataError(f"{place}: one picture and one caption, nothing to choose from")
+        raise DataError(f"{place}: one image and one caption, nothing to choose from")
     return images, [c.strip() for c in captions]
 
 
@@ -112,13 +112,13 @@ def _texts(place: str, row: Mapping[str, Any], keys: Sequence[str]) -> list[str]
     return values
 
 
-def _picture(place: str, name: str, roots: Sequence[Path]) -> Path:
+def _image(place: str, name: str, roots: Sequence[Path]) -> Path:
     if Path(name).suffix.lower() not in ENDINGS:
         name += ".png"
     found = next((root / name for root in roots if (root / name).is_file()), None)
     if found is None:
         raise MissingData(
-            f"{place}: no picture {name} in {', '.join(map(str, roots))}; say where the pictures "
+            f"{place}: no image {name} in {', '.join(map(str, roots))}; say where the images "
             "lie with image_root (--image-root)"
         )
     return found

@@ -11,22 +11,22 @@ from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.table_rows import read_rows
 from clip_jax.data.test_sets import groups
-from clip_jax.data.test_sets.files import SPLITS, FilePictures, content, spellings
+from clip_jax.data.test_sets.files import SPLITS, FileImages, content, spellings
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
 Rows = list[tuple[str, Mapping[str, Any]]]
 
 
 def open_table(path: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
-    """Opens a CSV, TSV or JSONL file of pictures (paths, from the table's folder) with labels or
+    """Opens a CSV, TSV or JSONL file of images (paths, from the table's folder) with labels or
     captions.
 
     ``{split}`` in ``path`` stands for the split; else a column ``split`` chooses the rows, and
     without it all are taken. A label is a class name or a number; in JSONL it may be a list, which
     makes the set multi-label. Classes are numbered as in ``options.class_names``, or else as the
-    sorted names of all splits. Rows with captions of the same picture become one picture. Of a
+    sorted names of all splits. Rows with captions of the same image become one image. Of a
     table with labels and captions the labels are read (the captions with ``label_key=""``). The
-    columns ``options.group_keys`` are the groups of the labelled pictures.
+    columns ``options.group_keys`` are the groups of the labelled images.
 
     Raises:
       MissingData: the file or the split is not there.
@@ -37,16 +37,16 @@ def open_table(path: str, split: str, options: Options) -> ClassificationDataset
     rows = [_rows_of(file) for file in (wanted, *files)]
     chosen = _of_split(rows[0], split, wanted)
     key = _label_or_caption(chosen, wanted, options)
-    pictures = [_picture(place, row, wanted, options.image_key) for place, row in chosen]
+    images = [_image(place, row, wanted, options.image_key) for place, row in chosen]
     data = hashlib.sha256(wanted.read_bytes()).hexdigest()
-    facts = ["table", data, split, options.image_key, key, [content(p) for p in pictures]]
+    facts = ["table", data, split, options.image_key, key, [content(p) for p in images]]
     if key == options.caption_key:
-        return _captioned(wanted, split, chosen, pictures, options, facts)
+        return _captioned(wanted, split, chosen, images, options, facts)
     every = [row for of_file in rows for row in of_file]
     labels, names = _labels(chosen, every, key, options.names())
     found = groups.of_rows(chosen, options.group_keys)
     return ClassificationDataset(
-        wanted.stem, split, FilePictures(pictures), labels, names, groups=found,
+        wanted.stem, split, FileImages(images), labels, names, groups=found,
         fingerprint=digest(*facts, names, labels, *([found] if found else [])),
     )  # fmt: skip
 
@@ -96,17 +96,17 @@ def _label_or_caption(chosen: Rows, file: Path, options: Options) -> str:
     )
 
 
-def _picture(place: str, row: Mapping[str, Any], file: Path, key: str) -> Path:
+def _image(place: str, row: Mapping[str, Any], file: Path, key: str) -> Path:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise DataError(
             f"{place}: {key!r} is {value!r}, not a path; the row has {sorted(filter(None, row))}. "
-            "Set image_key to the column with the pictures' paths"
+            "Set image_key to the column with the images' paths"
         )
-    picture = file.parent / value
-    if not picture.is_file():
-        raise DataError(f"{place}: no picture {picture}")
-    return picture
+    image = file.parent / value
+    if not image.is_file():
+        raise DataError(f"{place}: no image {image}")
+    return image
 
 
 def _labels(
@@ -164,13 +164,13 @@ def _class(place: str, value: Any, number: Mapping[str, int], classes: int, key:
 
 
 def _captioned(
-    file: Path, split: str, chosen: Rows, pictures: list[Path], options: Options, facts: list[Any]
+    file: Path, split: str, chosen: Rows, images: list[Path], options: Options, facts: list[Any]
 ) -> RetrievalDataset:
     number: dict[Path, int] = {}
     captions: list[str] = []
     owners: list[int] = []
-    for (place, row), picture in zip(chosen, pictures, strict=True):
-        owner = number.setdefault(picture, len(number))
+    for (place, row), image in zip(chosen, images, strict=True):
+        owner = number.setdefault(image, len(number))
         value = row.get(options.caption_key)
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text.strip():
@@ -178,6 +178,6 @@ def _captioned(
             captions.append(text.strip())
             owners.append(owner)
     return RetrievalDataset(
-        file.stem, split, FilePictures(list(number)), captions, np.array(owners, np.int32),
+        file.stem, split, FileImages(list(number)), captions, np.array(owners, np.int32),
         digest(*facts, captions, owners),
     )  # fmt: skip

@@ -17,8 +17,8 @@ from clip_jax.runtime.atomic import write_atomically
 CHUNK = 256
 
 
-class RecordPictures(Sequence):
-    """One feature of a TFDS split: encoded pictures. Threads may read at the same time."""
+class RecordImages(Sequence):
+    """One feature of a TFDS split: encoded images. Threads may read at the same time."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]], key: str, name: str):
         self.data, self.key, self.name = data, key, name
@@ -34,10 +34,10 @@ class RecordPictures(Sequence):
 
 
 def open_tfds(name: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
-    """Opens a split of a prepared TFDS data set, by name or by the folder of a prepared version.
+    """Opens a split of a prepared TFDS dataset, by name or by the folder of a prepared version.
 
     Labels and captions are read through once and kept in the cache folder, since they lie in the
-    same records as the pictures. Class names are those of the builder's label feature.
+    same records as the images. Class names are those of the builder's label feature.
 
     Raises:
       MissingData: TFDS does not know it, or it is not prepared in a format that can be read here.
@@ -45,29 +45,29 @@ def open_tfds(name: str, split: str, options: Options) -> ClassificationDataset 
     """
     builder, data, split_there = _opened(name, split, options)
     features = dict(builder.info.features)
-    picture, label = options.image_key, options.label_key
+    image, label = options.image_key, options.label_key
     caption = options.caption_key.split("/")
-    if picture not in features or not (label in features or caption[0] in features):
+    if image not in features or not (label in features or caption[0] in features):
         raise DataError(
-            f"TFDS {name}: no features {picture!r} and {label!r} or {caption[0]!r}; it has "
+            f"TFDS {name}: no features {image!r} and {label!r} or {caption[0]!r}; it has "
             f"{sorted(features)}. Set image_key, label_key or caption_key"
         )
-    pictures = RecordPictures(data, picture, f"TFDS {builder.info.full_name} {split_there}")
+    images = RecordImages(data, image, f"TFDS {builder.info.full_name} {split_there}")
     facts = tfds_split.identity(builder, split_there, data)
     title = builder.info.name
     if label not in features:
-        kept = _kept(options, [*facts, caption], lambda: _read_captions(pictures, caption))
+        kept = _kept(options, [*facts, caption], lambda: _read_captions(images, caption))
         captions, owners = kept["captions"].tobytes().decode().split("\n"), kept["owners"]
         fingerprint = digest(*facts, captions, owners)
-        return RetrievalDataset(title, split, pictures, captions, owners, fingerprint)
+        return RetrievalDataset(title, split, images, captions, owners, fingerprint)
     names = options.names() or _names(features[label])
     several, size = hasattr(features[label], "feature"), len(names)
     labels = _kept(
         options, [*facts, label, size],
-        lambda: {"labels": _read_labels(pictures, label, several, size)},
+        lambda: {"labels": _read_labels(images, label, several, size)},
     )["labels"]  # fmt: skip
     fingerprint = digest(*facts, label, names, labels)
-    return ClassificationDataset(title, split, pictures, labels, names, fingerprint=fingerprint)
+    return ClassificationDataset(title, split, images, labels, names, fingerprint=fingerprint)
 
 
 def _opened(
@@ -97,12 +97,12 @@ def _names(feature: Any) -> tuple[str, ...]:
     return tuple(getattr(inner, "names", None) or ())
 
 
-def _records(pictures: RecordPictures) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _records(images: RecordImages) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """All records in order, few of them in memory at a time."""
-    for start in range(0, len(pictures), CHUNK):
-        distributed.beat(f"{pictures.name}: reading labels from record {start}")
-        numbers = range(start, min(start + CHUNK, len(pictures)))
-        yield from zip(numbers, pictures.data.__getitems__(numbers), strict=True)
+    for start in range(0, len(images), CHUNK):
+        distributed.beat(f"{images.name}: reading labels from record {start}")
+        numbers = range(start, min(start + CHUNK, len(images)))
+        yield from zip(numbers, images.data.__getitems__(numbers), strict=True)
 
 
 def _kept(
@@ -122,9 +122,9 @@ def _kept(
     return arrays
 
 
-def _read_labels(pictures: RecordPictures, key: str, several: bool, classes: int) -> np.ndarray:
+def _read_labels(images: RecordImages, key: str, several: bool, classes: int) -> np.ndarray:
     found = []
-    for i, record in _records(pictures):
+    for i, record in _records(images):
         value = np.asarray(record[key])
         if not value.size:  # no label: numpy takes an empty list for floats
             value = value.astype(np.int64)
@@ -132,7 +132,7 @@ def _read_labels(pictures: RecordPictures, key: str, several: bool, classes: int
         wrong = value.dtype.kind not in "iu" or value.ndim != several or (value < 0).any()
         if wrong or (classes and (value >= classes).any()):
             raise DataError(
-                f"{pictures.describe(i)}: {key!r} is {value.tolist()!r}, not of {classes} classes"
+                f"{images.describe(i)}: {key!r} is {value.tolist()!r}, not of {classes} classes"
             )
         found.append(value)
     if not several:
@@ -143,17 +143,17 @@ def _read_labels(pictures: RecordPictures, key: str, several: bool, classes: int
     return labels
 
 
-def _read_captions(pictures: RecordPictures, path: list[str]) -> dict[str, np.ndarray]:
-    """Captions as one text with line ends between, in UTF-8, and their pictures."""
+def _read_captions(images: RecordImages, path: list[str]) -> dict[str, np.ndarray]:
+    """Captions as one text with line ends between, in UTF-8, and their images."""
     captions: list[str] = []
     owners: list[int] = []
-    for i, record in _records(pictures):
+    for i, record in _records(images):
         value: Any = record
         for key in path:
             if not isinstance(value, Mapping) or key not in value:
                 inside = sorted(value) if isinstance(value, Mapping) else type(value).__name__
                 raise DataError(
-                    f"{pictures.describe(i)}: no {'/'.join(path)!r} (there is {inside}); set "
+                    f"{images.describe(i)}: no {'/'.join(path)!r} (there is {inside}); set "
                     "caption_key to the feature with the captions"
                 )
             value = value[key]

@@ -20,28 +20,28 @@ Names = Sequence[str | Sequence[str]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """What sets of pictures have in common."""
+    """What sets of images have in common."""
 
     name: str
     split: str
-    pictures: Sequence[ImageInput]
+    images: Sequence[ImageInput]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def describe(self, index: int) -> str:
-        """Where picture ``index`` lies, for messages."""
-        describe = getattr(self.pictures, "describe", None)
-        return describe(index) if describe else f"{self.name} {self.split}: picture {index}"
+        """Where image ``index`` lies, for messages."""
+        describe = getattr(self.images, "describe", None)
+        return describe(index) if describe else f"{self.name} {self.split}: image {index}"
 
     def load(self, index: int, preprocess: Preprocess) -> np.ndarray:
-        """Reads picture ``index`` and prepares it: uint8[n, n, 3]. Any thread may.
+        """Reads image ``index`` and prepares it: uint8[n, n, 3]. Any thread may.
 
         Raises:
           BadImage: it cannot be read; the message says where it lies.
         """
         try:
-            return preprocess(self.pictures[index])
+            return preprocess(self.images[index])
         except Exception as error:  # whatever the data did
             place, said = self.describe(index), str(error)
             why = said if isinstance(error, BadImage) else f"{type(error).__name__}: {said}"
@@ -50,21 +50,21 @@ class ImageDataset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassificationDataset(ImageDataset):
-    """The pictures of one split, with their classes.
+    """The images of one split, with their classes.
 
     Attributes:
       name: as in the catalog, or the user's own.
       split: "train", "val" or "test".
-      pictures: ``pictures[i]`` is what ``Preprocess`` takes; it is read then, not before.
-      labels: int32[n], 0 to K - 1; or bool[n, K], where a picture may have several classes.
+      images: ``images[i]`` is what ``Preprocess`` takes; it is read then, not before.
+      labels: int32[n], 0 to K - 1; or bool[n, K], where an image may have several classes.
       class_names: K classes, each one name or several; () where the data has no names.
       templates: the data's own prompts, with ``{}`` for the name, if it has any.
       descriptions: whole texts of each class, to be used instead of its name in the templates.
-      fingerprint: sha256 over what identifies the data: names, sizes and labels of the pictures.
-      groups: attribute ("age") -> the group of each picture, where the data names any.
+      fingerprint: sha256 over what identifies the data: names, sizes and labels of the images.
+      groups: attribute ("age") -> the group of each image, where the data names any.
 
     Raises:
-      DataError: the labels or the groups do not fit the pictures or the names.
+      DataError: the labels or the groups do not fit the images or the names.
     """
 
     labels: np.ndarray
@@ -75,12 +75,12 @@ class ClassificationDataset(ImageDataset):
     groups: grouping.Groups = dataclasses.field(default_factory=dict, kw_only=True)
 
     def __post_init__(self):
-        labels, n = np.asarray(self.labels), len(self.pictures)
+        labels, n = np.asarray(self.labels), len(self.images)
         several = labels.dtype == bool and labels.ndim == 2
         if len(labels) != n or not (several or (labels.ndim == 1 and labels.dtype.kind in "iu")):
             raise DataError(
                 f"{self.name} {self.split}: labels are {labels.dtype}{list(labels.shape)}, not "
-                f"int32[{n}], one a picture, or bool[{n}, K]"
+                f"int32[{n}], one per image, or bool[{n}, K]"
             )
         if not several:
             labels = labels.astype(np.int32)
@@ -105,15 +105,15 @@ class ClassificationDataset(ImageDataset):
 
     @property
     def multilabel(self) -> bool:
-        """Whether a picture may have several classes."""
+        """Whether an image may have several classes."""
         return self.labels.ndim == 2
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "ClassificationDataset":
-        """Some of the pictures, in the order of ``rows``."""
+        """Some of the images, in the order of ``rows``."""
         rows = np.asarray(rows, np.int64)
         return dataclasses.replace(
             self,
-            pictures=_Chosen(self.pictures, rows, self.describe),
+            images=_Chosen(self.images, rows, self.describe),
             labels=self.labels[rows],
             groups=grouping.taken(self.groups, rows.tolist()),
             fingerprint=digest(self.fingerprint, rows),
@@ -122,16 +122,16 @@ class ClassificationDataset(ImageDataset):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RetrievalDataset(ImageDataset):
-    """The pictures of one split, with any number of captions each.
+    """The images of one split, with any number of captions each.
 
     Attributes:
-      name, split, pictures: as in ``ClassificationDataset``.
+      name, split, images: as in ``ClassificationDataset``.
       captions: m texts.
-      image_of_text: int32[m], the picture of each caption.
-      fingerprint: sha256 over what identifies the data: names and sizes of the pictures, captions.
+      image_of_text: int32[m], the image of each caption.
+      fingerprint: sha256 over what identifies the data: names and sizes of the images, captions.
 
     Raises:
-      DataError: the captions do not fit the pictures.
+      DataError: the captions do not fit the images.
     """
 
     captions: Sequence[str]
@@ -139,7 +139,7 @@ class RetrievalDataset(ImageDataset):
     fingerprint: str
 
     def __post_init__(self):
-        owner, n = np.asarray(self.image_of_text), len(self.pictures)
+        owner, n = np.asarray(self.image_of_text), len(self.images)
         if owner.shape != (len(self.captions),) or owner.dtype.kind not in "iu":
             raise DataError(
                 f"{self.name} {self.split}: image_of_text is {owner.dtype}{list(owner.shape)}, not "
@@ -148,26 +148,26 @@ class RetrievalDataset(ImageDataset):
         if len(owner) and not 0 <= owner.min() <= owner.max() < n:
             raise DataError(
                 f"{self.name} {self.split}: image_of_text goes from {owner.min()} to "
-                f"{owner.max()}, but there are {n} pictures"
+                f"{owner.max()}, but there are {n} images"
             )
         object.__setattr__(self, "image_of_text", owner.astype(np.int32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompositionalityDataset(ImageDataset):
-    """Pictures and captions in instances: the i-th picture of one belongs to its i-th caption.
+    """Images and captions in instances: the i-th image of one belongs to its i-th caption.
 
     What is left over on the longer side only misleads: SugarCrepe's wrong captions.
 
     Attributes:
-      name, split, pictures: as in ``ClassificationDataset``.
+      name, split, images: as in ``ClassificationDataset``.
       captions: m texts.
-      instance_of_image: int32[n], of every picture.
+      instance_of_image: int32[n], of every image.
       instance_of_text: int32[m], of every caption.
-      fingerprint: sha256 over what identifies the data: names and sizes of the pictures, captions.
+      fingerprint: sha256 over what identifies the data: names and sizes of the images, captions.
 
     Raises:
-      DataError: the instances do not fit the pictures and captions, or there is nothing to choose.
+      DataError: the instances do not fit the images and captions, or there is nothing to choose.
     """
 
     captions: Sequence[str]
@@ -176,7 +176,7 @@ class CompositionalityDataset(ImageDataset):
     fingerprint: str
 
     def __post_init__(self):
-        sides = {"instance_of_image": len(self.pictures), "instance_of_text": len(self.captions)}
+        sides = {"instance_of_image": len(self.images), "instance_of_text": len(self.captions)}
         for field, size in sides.items():
             given = np.asarray(getattr(self, field))
             if given.shape != (size,) or given.dtype.kind not in "iu":
@@ -184,17 +184,17 @@ class CompositionalityDataset(ImageDataset):
                     f"{self._place}: {field} is {given.dtype}{list(given.shape)}, not int32[{size}]"
                 )
             object.__setattr__(self, field, given.astype(np.int32))
-        if not len(self.pictures) and not len(self.captions):
+        if not len(self.images) and not len(self.captions):
             raise DataError(f"{self._place}: there are no instances")
         images, texts = map(set, (self.instance_of_image.tolist(), self.instance_of_text.tolist()))
         for instance in sorted(images ^ texts):
-            side = "caption" if instance in images else "picture"
+            side = "caption" if instance in images else "image"
             raise DataError(f"{self._place}: instance {instance} has no {side}")
-        alone = (self.pictures_each == 1) & (self.captions_each == 1)
+        alone = (self.images_each == 1) & (self.captions_each == 1)
         if alone.any():
             first = self.instances[np.argmax(alone)]
             raise DataError(
-                f"{self._place}: instance {first} has one picture and one caption, nothing to "
+                f"{self._place}: instance {first} has one image and one caption, nothing to "
                 "choose from"
             )
 
@@ -208,8 +208,8 @@ class CompositionalityDataset(ImageDataset):
         return np.unique(self.instance_of_image)
 
     @property
-    def pictures_each(self) -> np.ndarray:
-        """How many pictures each instance has: int[k]."""
+    def images_each(self) -> np.ndarray:
+        """How many images each instance has: int[k]."""
         return np.unique(self.instance_of_image, return_counts=True)[1]
 
     @property
@@ -219,18 +219,16 @@ class CompositionalityDataset(ImageDataset):
 
 
 class _Chosen(Sequence):
-    """Some pictures of another sequence."""
+    """Some images of another sequence."""
 
-    def __init__(
-        self, pictures: Sequence[ImageInput], rows: np.ndarray, name: Callable[[int], str]
-    ):
-        self.pictures, self.rows, self.name = pictures, rows, name
+    def __init__(self, images: Sequence[ImageInput], rows: np.ndarray, name: Callable[[int], str]):
+        self.images, self.rows, self.name = images, rows, name
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ImageInput:
-        return self.pictures[int(self.rows[index])]
+        return self.images[int(self.rows[index])]
 
     def describe(self, index: int) -> str:
         return self.name(int(self.rows[index]))
@@ -250,7 +248,7 @@ def from_arrays(
     class_names: Names = (),
     templates: Sequence[str] = (),
 ) -> ClassificationDataset:
-    """A set of pictures in memory.
+    """A set of images in memory.
 
     Args:
       name, split: what to call it.
@@ -260,7 +258,7 @@ def from_arrays(
       templates: prompts with ``{}`` for the name.
 
     Raises:
-      DataError: labels do not fit the pictures or the names.
+      DataError: labels do not fit the images or the names.
     """
     labels, names = np.asarray(labels), _plain(class_names)
     return ClassificationDataset(
@@ -278,12 +276,12 @@ class Options:
     """What else decides how a set is read.
 
     Attributes:
-      data_dir: where prepared TFDS data sets lie; empty: TFDS's own default.
+      data_dir: where prepared TFDS datasets lie; empty: TFDS's own default.
       cache_dir: where indices are kept; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax.
-      image_key, label_key, caption_key: column of a table, feature of a TFDS data set ("a/b" is
+      image_key, label_key, caption_key: column of a table, feature of a TFDS dataset ("a/b" is
         feature b of the sequence a).
-      group_keys: columns of a table with groups of the pictures, such as ("age", "gender").
-      image_root: folder of the pictures that a ``selection`` names, if not beside the file.
+      group_keys: columns of a table with groups of the images, such as ("age", "gender").
+      image_root: folder of the images that a ``selection`` names, if not beside the file.
       class_names: K classes in the order of the labels, or the path of a file with them
         (``prompt_files.read_class_names``); empty: the data's own.
       emoji_preset: a name in ``emoji.PRESETS``.

@@ -1,7 +1,7 @@
 """Test sets in folders of tar files, as CLIP_benchmark writes and reads them.
 
 ``<root>/<split>/nshards.txt`` has the number n of shards, ``0.tar`` to ``n-1.tar``. Every sample is
-a picture (webp, png or jpg) and a label: ``.cls`` (a number), ``.npy`` (a 0 or 1 for each class,
+an image (webp, png or jpg) and a label: ``.cls`` (a number), ``.npy`` (a 0 or 1 for each class,
 where ``dataset_type.txt`` says ``multilabel``) or ``.txt`` (captions, one a line, ``retrieval``).
 In the root lie ``classnames.txt`` and ``zeroshot_classification_templates.txt``.
 """
@@ -18,7 +18,7 @@ from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, TarShards, lo
 from clip_jax.data.test_sets import prompt_files
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
-PICTURES = "webp;png;jpg;jpeg"
+IMAGES = "webp;png;jpg;jpeg"
 LABELS = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
 
 
@@ -35,18 +35,18 @@ def open_webdataset(
     shard_paths = _shards(root, split)
     kind = _kind(root)
     shards = [_index(path, LABELS[kind], options) for path in shard_paths]
-    pictures = TarShards(shards)
+    images = TarShards(shards)
     name = root.name.removeprefix("wds_").removesuffix("_test")
     sizes = [[s.path.name, s.path.stat().st_size, len(s)] for s in shards]
     facts = ["webdataset", kind, sizes, *(s.spans for s in shards)]
     if kind == "retrieval":
-        captions, owners = _captions(pictures)
+        captions, owners = _captions(images)
         fingerprint = digest(*facts, captions, owners)
-        return RetrievalDataset(name, split, pictures, captions, owners, fingerprint)
+        return RetrievalDataset(name, split, images, captions, owners, fingerprint)
     names, templates = _prompts(root, options)
-    labels = (_classes if kind == "classification" else _several)(pictures, len(names))
+    labels = (_classes if kind == "classification" else _several)(images, len(names))
     return ClassificationDataset(
-        name, split, pictures, labels, names, templates, fingerprint=digest(*facts, names, labels)
+        name, split, images, labels, names, templates, fingerprint=digest(*facts, names, labels)
     )
 
 
@@ -89,10 +89,10 @@ def _kind(root: Path) -> str:
 
 def _index(path: Path, label: str, options: Options) -> TarIndex:
     try:
-        index = load_index(path, PICTURES, label, options.cache())
+        index = load_index(path, IMAGES, label, options.cache())
     except NoPairs:
         raise DataError(
-            f"{path}: no sample has a picture (.{PICTURES.replace(';', ', .')}) and a .{label} "
+            f"{path}: no sample has an image (.{IMAGES.replace(';', ', .')}) and a .{label} "
             "file; dataset_type.txt decides what the labels are: retrieval .txt, multilabel .npy, "
             "else .cls"
         ) from None
@@ -100,7 +100,7 @@ def _index(path: Path, label: str, options: Options) -> TarIndex:
         raise DataError(f"{error}; download the shard again") from error
     if len(index.incomplete):
         raise DataError(
-            f"{path}: {len(index.incomplete)} samples have a picture without a .{label} file or "
+            f"{path}: {len(index.incomplete)} samples have an image without a .{label} file or "
             f"the other way round, the first is {index.incomplete[0]}"
         )
     return index
@@ -119,9 +119,9 @@ def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, 
     return names, templates
 
 
-def _classes(pictures: TarShards, classes: int) -> np.ndarray:
-    labels = np.empty(len(pictures), np.int32)
-    for i, (place, data) in enumerate(pictures.texts()):
+def _classes(images: TarShards, classes: int) -> np.ndarray:
+    labels = np.empty(len(images), np.int32)
+    for i, (place, data) in enumerate(images.texts()):
         text = data.decode("ascii", "replace").strip()
         if not text.isdigit() or len(text) > 9:
             raise DataError(f"{place}: .cls is {text[:40]!r}, not a class number")
@@ -131,10 +131,10 @@ def _classes(pictures: TarShards, classes: int) -> np.ndarray:
     return labels
 
 
-def _several(pictures: TarShards, classes: int) -> np.ndarray:
-    rows = [_flags(place, data) for place, data in pictures.texts()]
+def _several(images: TarShards, classes: int) -> np.ndarray:
+    rows = [_flags(place, data) for place, data in images.texts()]
     classes = classes or len(rows[0])
-    for row, (place, _) in zip(rows, pictures.texts(), strict=True):
+    for row, (place, _) in zip(rows, images.texts(), strict=True):
         if len(row) != classes:
             raise DataError(
                 f"{place}: .npy has {len(row)} numbers, but there are {classes} classes"
@@ -152,10 +152,10 @@ def _flags(place: str, data: bytes) -> np.ndarray:
     return values.astype(bool)
 
 
-def _captions(pictures: TarShards) -> tuple[list[str], np.ndarray]:
+def _captions(images: TarShards) -> tuple[list[str], np.ndarray]:
     captions: list[str] = []
     owners: list[int] = []
-    for i, (place, data) in enumerate(pictures.texts()):
+    for i, (place, data) in enumerate(images.texts()):
         try:
             lines = [line.strip() for line in data.decode("utf-8").split("\n")]
         except UnicodeDecodeError as error:
@@ -164,5 +164,5 @@ def _captions(pictures: TarShards) -> tuple[list[str], np.ndarray]:
         captions += kept
         owners += [i] * len(kept)
     if not captions:
-        raise DataError(f"{pictures.indices[0].path.parent}: no picture has a caption")
+        raise DataError(f"{images.indices[0].path.parent}: no image has a caption")
     return captions, np.array(owners, np.int32)

@@ -108,7 +108,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
         data = emoji.zero_shot_set(paths.cache_dir(config.data.cache_dir), preset, split)
         return ZeroShotTask(
             split,
-            evaluation_images(data.pictures, preprocess),
+            evaluation_images(data.images, preprocess),
             data.labels,
             data.class_names,
             emoji.TEMPLATES,
@@ -130,7 +130,7 @@ def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Ta
     rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
     return RetrievalTask(
         "held_out_retrieval",
-        evaluation_images([data.pictures[i] for i in rows], preprocess),
+        evaluation_images([data.images[i] for i in rows], preprocess),
         [data.class_names[data.labels[i]] for i in rows],
         np.arange(len(rows)),
     )

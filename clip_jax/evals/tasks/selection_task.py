@@ -22,7 +22,7 @@ def caption_selection_record(
     """
     choices = {
         "text_score": bool((test.captions_each > 1).all()),
-        "image_score": bool((test.pictures_each > 1).all()),
+        "image_score": bool((test.images_each > 1).all()),
     }
     choices["group_score"] = all(choices.values())
     if not any(choices.values()):

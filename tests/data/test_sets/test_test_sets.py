@@ -1,4 +1,4 @@
-"""Labelled and captioned sets: what they refuse, and folders and tables of pictures."""
+"""Labelled and captioned sets: what they refuse, and folders and tables of images."""
 
 import io
 import json
@@ -24,26 +24,26 @@ from clip_jax.data.test_sets.types import (
 SQUARE = Preprocess(8)
 
 
-def picture(color=0, mode="RGB", size=(9, 8)):
+def image(color=0, mode="RGB", size=(9, 8)):
     return Image.new("RGB", size, (color, 10, 200)).convert(mode)
 
 
 def encoded(color=0, mode="RGB", kind="PNG"):
     file = io.BytesIO()
-    picture(color, mode).save(file, kind)
+    image(color, mode).save(file, kind)
     return file.getvalue()
 
 
 def write(path, color=0, mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(color, mode).save(path)
+    image(color, mode).save(path)
     return path
 
 
 def labelled_set(labels, names=(), n=None, **more):
     labels = np.asarray(labels)
-    pictures = [encoded(i) for i in range(len(labels) if n is None else n)]
-    return ClassificationDataset("mine", "test", pictures, labels, names, fingerprint="x", **more)
+    images = [encoded(i) for i in range(len(labels) if n is None else n)]
+    return ClassificationDataset("mine", "test", images, labels, names, fingerprint="x", **more)
 
 
 def test_a_set_knows_its_classes():
@@ -83,17 +83,17 @@ def test_captions_that_do_not_fit_are_refused(owners, message):
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_taken_rows_are_those_pictures(draw):
+def test_taken_rows_are_those_images(draw):
     labels = draw.draw(st.lists(st.integers(0, 4), min_size=1, max_size=9))
     pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     whole = from_arrays("mine", "test", pixels, np.array(labels), "abcde")
     rows = draw.draw(st.lists(st.integers(0, len(labels) - 1), max_size=6))
     part = whole.take(rows)
-    assert [int(p[0, 0]) for p in part.pictures] == rows
+    assert [int(p[0, 0]) for p in part.images] == rows
     assert part.labels.tolist() == [labels[r] for r in rows]
     again = part.take(range(len(rows))[::-1])
-    assert [int(p[0, 0]) for p in again.pictures] == rows[::-1]
-    assert not rows or again.describe(0) == f"mine test: picture {rows[-1]}"
+    assert [int(p[0, 0]) for p in again.images] == rows[::-1]
+    assert not rows or again.describe(0) == f"mine test: image {rows[-1]}"
     assert part.fingerprint == whole.take(rows).fingerprint != whole.fingerprint
 
 
@@ -113,12 +113,12 @@ def test_a_fingerprint_sees_pixels_labels_and_names():
     assert from_arrays("m", "test", *cases[0]).fingerprint in prints
 
 
-def test_any_picture_can_be_loaded_and_a_bad_one_says_which(tmp_path):
+def test_any_image_can_be_loaded_and_a_bad_one_says_which(tmp_path):
     modes = {"RGBA": "png", "P": "png", "L": "png", "CMYK": "jpg", "1": "png", "RGB": "webp"}
     for i, (mode, ending) in enumerate(modes.items()):
         write(tmp_path / "a" / f"{i}.{ending}", 40, mode)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "b" / "broken.jpg").write_bytes(b"not an image")
     data = open_dataset(f"folder:{tmp_path}")
     for i in range(len(modes)):
         assert data.load(i, SQUARE).shape == (8, 8, 3)
@@ -130,7 +130,7 @@ def test_any_picture_can_be_loaded_and_a_bad_one_says_which(tmp_path):
     with pytest.raises(BadImage, match="FileNotFoundError: .*b/broken.jpg"):
         data.load(len(modes), SQUARE)
     array = from_arrays("mine", "test", np.zeros((1, 4, 4, 5), np.uint8), np.zeros(1, int))
-    with pytest.raises(BadImage, match="mine test: picture 0: .*channels last"):
+    with pytest.raises(BadImage, match="mine test: image 0: .*channels last"):
         array.load(0, SQUARE)
 
 
@@ -142,14 +142,14 @@ def folders(root, *names):
 
 def test_a_folder_for_each_class(tmp_path):
     folders(tmp_path, "dog/1.png", "Emu/deep/2.JPEG", "dog/.hidden.png", "été/x.webp")
-    (tmp_path / "dog" / "notes.txt").write_text("no picture")
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
     (tmp_path / ".cache").mkdir()
     data = open_dataset(f"folder:{tmp_path}", "test")
     assert data.class_names == ("Emu", "dog", "empty", "été")
     assert data.labels.tolist() == [0, 1, 3]
-    assert [data.describe(i) for i in range(3)] == [str(p) for p in data.pictures]
-    assert data.pictures[2].name == "x.webp"
+    assert [data.describe(i) for i in range(3)] == [str(p) for p in data.images]
+    assert data.images[2].name == "x.webp"
     assert (data.name, data.split) == (tmp_path.name, "test")
 
 
@@ -194,13 +194,13 @@ def test_a_folder_that_is_not_there_or_empty(tmp_path):
     with pytest.raises(MissingData, match="nowhere: no such folder"):
         open_dataset(f"folder:{tmp_path}/nowhere")
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         open_dataset(f"folder:{tmp_path}")
 
 
 def table(tmp_path, name, content):
     for i in range(4):
-        write(tmp_path / "pictures" / f"{i}.png", i * 30)
+        write(tmp_path / "images" / f"{i}.png", i * 30)
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     return f"csv:{path}"
@@ -233,12 +233,12 @@ def test_class_names_of_folders_in_another_order(tmp_path):
 def test_a_folder_of_other_things_is_refused(tmp_path):
     write(tmp_path / "images" / "cat" / "0.png")
     (tmp_path / "meta").mkdir()
-    with pytest.raises(DataError, match="images to meta only images has pictures"):
+    with pytest.raises(DataError, match="images to meta only images has images"):
         open_dataset(f"folder:{tmp_path}")
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
-def test_uncompressed_pictures_are_told_apart_by_their_pixels(tmp_path, kind):
+def test_uncompressed_images_are_told_apart_by_their_pixels(tmp_path, kind):
     (tmp_path / "t.csv").write_text("image,label\na/0.bmp,x\nb/0.bmp,y\n")
     spec = {"folder": f"folder:{tmp_path}", "csv": f"csv:{tmp_path}/t.csv"}[kind]
     found = []
@@ -263,28 +263,28 @@ def test_rows_of_other_splits_may_lack_a_label(tmp_path):
 
 def test_a_table_of_labels(tmp_path):
     rows = [("0", "dog"), ("1", "a, b"), ("2", "dog"), ("3", "日本")]
-    text = "image,label\n" + "".join(f'pictures/{i}.png,"{label}"\n' for i, label in rows)
+    text = "image,label\n" + "".join(f'images/{i}.png,"{label}"\n' for i, label in rows)
     content = {
         "a.csv": text,
         "a.tsv": text.replace('"', "").replace(",l", "\tl").replace(".png,", ".png\t"),
-        "a.jsonl": jsonl(*({"image": f"pictures/{i}.png", "label": x} for i, x in rows)),
+        "a.jsonl": jsonl(*({"image": f"images/{i}.png", "label": x} for i, x in rows)),
     }
     for name, text in content.items():
         data = open_dataset(table(tmp_path, name, text))
         assert data.class_names == ("a, b", "dog", "日本"), name
         assert data.labels.tolist() == [1, 0, 1, 2], name
         assert data.load(3, SQUARE).shape == (8, 8, 3)
-        assert data.describe(3).endswith("pictures/3.png")
+        assert data.describe(3).endswith("images/3.png")
 
 
 def test_labels_may_be_numbers(tmp_path):
-    spec = table(tmp_path, "a.csv", "image,label\npictures/0.png,2\npictures/1.png,0\n")
+    spec = table(tmp_path, "a.csv", "image,label\nimages/0.png,2\nimages/1.png,0\n")
     assert open_dataset(spec).class_names == ()
     assert open_dataset(spec).labels.tolist() == [2, 0]
     named = open_dataset(spec, options=Options(class_names=("a", ("b", "B"), "c")))
     assert (named.labels.tolist(), named.class_names[1]) == ([2, 0], ("b", "B"))
     # Among names, "2" is a name.
-    mixed = table(tmp_path, "b.csv", "image,label\npictures/0.png,2\npictures/1.png,cat\n")
+    mixed = table(tmp_path, "b.csv", "image,label\nimages/0.png,2\nimages/1.png,cat\n")
     assert open_dataset(mixed).class_names == ("2", "cat")
     (tmp_path / "names.txt").write_text("7\n2\n")
     numerals = open_dataset(spec, options=Options(class_names=tmp_path / "names.txt"))
@@ -295,13 +295,13 @@ def test_lists_of_labels_make_a_multi_label_set(tmp_path):
     rows = [["b", "a"], [], ["c"]]
     spec = table(
         tmp_path, "a.jsonl",
-        jsonl(*({"image": f"pictures/{i}.png", "label": x} for i, x in enumerate(rows))),
+        jsonl(*({"image": f"images/{i}.png", "label": x} for i, x in enumerate(rows))),
     )  # fmt: skip
     data = open_dataset(spec)
     assert data.class_names == ("a", "b", "c")
     assert data.labels.tolist() == [[True, True, False], [False] * 3, [False, False, True]]
-    spec = table(tmp_path, "a.jsonl", jsonl({"image": "pictures/0.png", "label": ["a"]},
-                                            {"image": "pictures/1.png", "label": "a"}))  # fmt: skip
+    spec = table(tmp_path, "a.jsonl", jsonl({"image": "images/0.png", "label": ["a"]},
+                                            {"image": "images/1.png", "label": "a"}))  # fmt: skip
     with pytest.raises(DataError, match="a.jsonl:2: 'label' is 'a', but other rows have lists"):
         open_dataset(spec)
 
@@ -309,17 +309,17 @@ def test_lists_of_labels_make_a_multi_label_set(tmp_path):
 def test_splits_of_tables_share_their_classes(tmp_path):
     one = table(
         tmp_path, "one.csv",
-        "image,label,split\npictures/0.png,b,train\npictures/1.png,a,validation\n"
-        "pictures/2.png,c,test\n",
+        "image,label,split\nimages/0.png,b,train\nimages/1.png,a,validation\n"
+        "images/2.png,c,test\n",
     )  # fmt: skip
-    table(tmp_path, "t_train.csv", "image,label\npictures/0.png,b\n")
-    table(tmp_path, "t_val.csv", "image,label\npictures/1.png,a\n")
-    table(tmp_path, "t_test.csv", "image,label\npictures/2.png,c\n")
+    table(tmp_path, "t_train.csv", "image,label\nimages/0.png,b\n")
+    table(tmp_path, "t_val.csv", "image,label\nimages/1.png,a\n")
+    table(tmp_path, "t_test.csv", "image,label\nimages/2.png,c\n")
     for spec in (one, f"csv:{tmp_path}/t_{{split}}.csv"):
         for split, label, file in (("train", 1, 0), ("val", 0, 1), ("test", 2, 2)):
             data = open_dataset(spec, split)
             assert data.class_names == ("a", "b", "c")
-            assert (data.labels.tolist(), data.pictures[0].name) == ([label], f"{file}.png")
+            assert (data.labels.tolist(), data.images[0].name) == ([label], f"{file}.png")
     with pytest.raises(MissingData, match=r"no row of split 'dev'; .*'test', 'train', 'valid"):
         open_dataset(one, "dev")
     with pytest.raises(MissingData, match="t_dev.csv: no such file"):
@@ -330,17 +330,17 @@ def test_a_table_of_captions(tmp_path):
     spec = table(
         tmp_path, "c.jsonl",
         jsonl(
-            {"image": "pictures/0.png", "caption": ["one", " two "]},
-            {"image": "pictures/2.png", "caption": "drei"},
-            {"image": "pictures/0.png", "caption": "四"},
+            {"image": "images/0.png", "caption": ["one", " two "]},
+            {"image": "images/2.png", "caption": "drei"},
+            {"image": "images/0.png", "caption": "四"},
         ),
     )  # fmt: skip
     data = open_dataset(spec)
     assert isinstance(data, RetrievalDataset)
     assert data.captions == ["one", "two", "drei", "四"]
     assert data.image_of_text.tolist() == [0, 0, 1, 0]
-    assert [p.name for p in data.pictures] == ["0.png", "2.png"]
-    both = table(tmp_path, "b.csv", "image,label,caption\npictures/0.png,x,a cat\n")
+    assert [p.name for p in data.images] == ["0.png", "2.png"]
+    both = table(tmp_path, "b.csv", "image,label,caption\nimages/0.png,x,a cat\n")
     assert isinstance(open_dataset(both), ClassificationDataset)
     assert open_dataset(both, options=Options(label_key="")).captions == ["a cat"]
 
@@ -348,21 +348,21 @@ def test_a_table_of_captions(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "image,label\npictures/9.png,b\n", "a.csv:2: no picture .*9.png"),
-        ("a.csv", "image,class\npictures/0.png,b\n", r"no column 'label' or 'caption', .*'class'"),
+        ("a.csv", "image,label\nimages/9.png,b\n", "a.csv:2: no image .*9.png"),
+        ("a.csv", "image,class\nimages/0.png,b\n", r"no column 'label' or 'caption', .*'class'"),
         (
             "a.csv",
-            "file,label\npictures/0.png,b\n",
+            "file,label\nimages/0.png,b\n",
             r"a.csv:2: 'image' is None, not a path; .*file",
         ),
-        ("a.csv", "image,label\npictures/0.png,\n", "a.csv:2: 'label' is '', not a class"),
-        ("a.csv", "image,label\npictures/0.png,a,b\n", r"a.csv:2: 1 more field\(s\) than columns"),
+        ("a.csv", "image,label\nimages/0.png,\n", "a.csv:2: 'label' is '', not a class"),
+        ("a.csv", "image,label\nimages/0.png,a,b\n", r"a.csv:2: 1 more field\(s\) than columns"),
         ("a.csv", "image,label\n", "a.csv: the table has no rows"),
-        ("a.jsonl", '{"image": "pictures/0.png", "label": true}', "a.jsonl:1: 'label' is True"),
-        ("a.jsonl", '{"image": "pictures/0.png", "label": 1.5}', "a.jsonl:1: 'label' is 1.5"),
-        ("a.jsonl", '{"image": "pictures/0.png", "label": null}', "a.jsonl:1: 'label' is None"),
-        ("a.jsonl", '{"image": "pictures/0.png", "caption": " "}', "1: 'caption' is ' ', not a c"),
-        ("a.jsonl", '["pictures/0.png"]', "a.jsonl:1: the row is a list"),
+        ("a.jsonl", '{"image": "images/0.png", "label": true}', "a.jsonl:1: 'label' is True"),
+        ("a.jsonl", '{"image": "images/0.png", "label": 1.5}', "a.jsonl:1: 'label' is 1.5"),
+        ("a.jsonl", '{"image": "images/0.png", "label": null}', "a.jsonl:1: 'label' is None"),
+        ("a.jsonl", '{"image": "images/0.png", "caption": " "}', "1: 'caption' is ' ', not a c"),
+        ("a.jsonl", '["images/0.png"]', "a.jsonl:1: the row is a list"),
         ("a.jsonl", '{"image": "x"\n', "a.jsonl:1: not JSON"),
         ("a.xlsx", "", "a.xlsx: tables are .csv, .tsv and .jsonl files"),
     ],
@@ -373,10 +373,10 @@ def test_bad_tables_name_file_and_row(tmp_path, name, content, message):
 
 
 def test_a_label_outside_the_names_is_named(tmp_path):
-    spec = table(tmp_path, "a.csv", "image,label\npictures/0.png,a\npictures/1.png,z\n")
+    spec = table(tmp_path, "a.csv", "image,label\nimages/0.png,a\nimages/1.png,z\n")
     with pytest.raises(DataError, match=r"a.csv:3: 'label' is 'z', which is none of the 2 class n"):
         open_dataset(spec, options=Options(class_names=("a", "b")))
-    spec = table(tmp_path, "a.csv", "image,label\npictures/0.png,2\n")
+    spec = table(tmp_path, "a.csv", "image,label\nimages/0.png,2\n")
     with pytest.raises(DataError, match=r"a.csv:2: 'label' is '2', .* a number from 0 to 1"):
         open_dataset(spec, options=Options(class_names=("a", "b")))
 

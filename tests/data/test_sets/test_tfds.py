@@ -1,4 +1,4 @@
-"""TFDS data sets in ArrayRecord files, opened as test sets without TensorFlow."""
+"""TFDS datasets in ArrayRecord files, opened as test sets without TensorFlow."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ SQUARE = Preprocess(4)
 ROWS = {"train": 5, "validation": 3, "test": 4}
 
 
-def picture(color):
+def image(color):
     file = io.BytesIO()
     Image.new("RGBA", (5, 4), (color, 0, 0, 255)).save(file, "PNG")
     file.seek(0)
@@ -27,7 +27,7 @@ def picture(color):
 
 
 class TinyLabelledSet(tfds.core.GeneratorBasedBuilder):
-    """Picture i has red = i."""
+    """Image i has red = i."""
 
     VERSION = tfds.core.Version("1.2.0")
 
@@ -51,7 +51,7 @@ class TinyLabelledSet(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, n):
         for i in range(n):
             texts = [{"text": f"é {i}.{j}\nx", "id": j} for j in range(i % 3)]
-            yield i, {"image": picture(i), "label": (i * 2) % 3, "tags": list(range(i % 3)),
+            yield i, {"image": image(i), "label": (i * 2) % 3, "tags": list(range(i % 3)),
                       "number": i - 2, "text": f"text {i}", "captions": texts}  # fmt: skip
 
 
@@ -78,11 +78,11 @@ def test_labels_and_names(options):
     assert (data.name, data.split, data.class_names) == (
         "tiny_labelled_set", "test", ("cat", "hund", "猫"),
     )  # fmt: skip
-    # TFDS shuffles; picture and label stay together.
+    # TFDS shuffles; image and label stay together.
     assert sorted(reds(data)) == [0, 1, 2, 3]
     assert data.labels.tolist() == [(r * 2) % 3 for r in reds(data)]
     assert data.describe(1) == "TFDS tiny_labelled_set/1.2.0 test: record 1"
-    assert data.pictures[0].startswith(b"\x89PNG")
+    assert data.images[0].startswith(b"\x89PNG")
     assert "tensorflow" not in sys.modules
 
 

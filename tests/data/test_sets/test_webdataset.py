@@ -17,7 +17,7 @@ from clip_jax.data.test_sets.types import Options, RetrievalDataset
 SQUARE = Preprocess(4)
 
 
-def picture(color, kind):
+def image(color, kind):
     file = io.BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}
     Image.new("RGB", (5, 4), (color, 0, 0)).save(file, kind, **options)
@@ -40,12 +40,12 @@ def shard(path, members):
 
 
 def webdataset(root, labels, ending="cls", shards=2, split="test", kinds=("WEBP",)):
-    """Samples in turn to the shards; sample i is a picture with red = i."""
+    """Samples in turn to the shards; sample i is an image with red = i."""
     for k in range(shards):
         members = []
         for i in range(k, len(labels), shards):
             kind = kinds[i % len(kinds)]
-            members.append((f"s{i:07d}.{kind.lower()}", picture(i, kind)))
+            members.append((f"s{i:07d}.{kind.lower()}", image(i, kind)))
             members.append((f"s{i:07d}.{ending}", labels[i]))
         shard(root / split / f"{k}.tar", members)
     (root / split / "nshards.txt").write_text(f"{shards}\n")
@@ -81,7 +81,7 @@ def test_without_names_there_are_none(tmp_path):
     assert (data.class_names, data.templates, data.classes) == ((), (), 5)
 
 
-def test_kinds_of_pictures_may_be_mixed(tmp_path):
+def test_kinds_of_images_may_be_mixed(tmp_path):
     root = webdataset(tmp_path, [b"0"] * 4, shards=1, kinds=("PNG", "WEBP", "PNG"))
     data = open_dataset(f"wds:{root}")
     assert [red(data, i) for i in range(4)] == [0, 1, 2, 3]
@@ -175,13 +175,11 @@ def test_other_mistakes(tmp_path):
     with pytest.raises(DataError, match="dataset_type.txt: 'video' is not one of"):
         open_dataset(f"wds:{root}")
     (root / "dataset_type.txt").write_text("retrieval")
-    with pytest.raises(
-        DataError, match=r"0.tar: no sample has a picture \(.webp.* and a .txt file"
-    ):
+    with pytest.raises(DataError, match=r"0.tar: no sample has an image \(.webp.* and a .txt file"):
         open_dataset(f"wds:{root}")
     root = webdataset(tmp_path / "b", [b""], "txt", shards=1)
     (root / "dataset_type.txt").write_text("retrieval")
-    with pytest.raises(DataError, match="b/test: no picture has a caption"):
+    with pytest.raises(DataError, match="b/test: no image has a caption"):
         open_dataset(f"wds:{root}")
     root = webdataset(tmp_path / "c", [b"caf\xe9"], "txt", shards=1)
     (root / "dataset_type.txt").write_text("retrieval")
@@ -199,7 +197,7 @@ def test_no_sample_is_left_out_without_a_word(tmp_path):
         open_dataset(f"wds:{tmp_path}")
 
 
-def test_a_truncated_shard_and_a_damaged_picture(tmp_path):
+def test_a_truncated_shard_and_a_damaged_image(tmp_path):
     root = webdataset(tmp_path / "a", [b"0", b"1"], shards=1)
     path = root / "test" / "0.tar"
     whole = path.read_bytes()
@@ -228,4 +226,4 @@ def test_threads_may_read(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: red(data, i % 10), range(40))) == want * 4
     with pytest.raises(IndexError):
-        data.pictures[10]
+        data.images[10]

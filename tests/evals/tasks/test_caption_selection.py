@@ -148,7 +148,7 @@ def test_a_mix_has_what_all_instances_have(tmp_path):
 def test_what_is_wrong_or_of_another_kind(tmp_path):
     spec = written(tmp_path, [{"images": ["a"], "captions": ["1 2 3", "3 2 1"]}])
     (record,) = runner.run(model(), [spec])
-    assert "x.jsonl:1: no picture a.png" in record.skipped
+    assert "x.jsonl:1: no image a.png" in record.skipped
     Image.new("RGB", (8, 8), (9, 5, 1)).save(tmp_path / "a.png")
     assert runner.run(model(), [spec], ["zero_shot", "retrieval"]) == []
     (record,) = runner.run(model(), [spec], ["zero_shot", "caption_selection"])
