@@ -15,18 +15,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from clip_jax import cli
 from clip_jax import config as config_lib
 from clip_jax.analysis.tpu_specs import devices_of
-from clip_jax.runtime.distributed import MISMATCH, OK, USAGE
+from clip_jax.runtime.distributed import MISMATCH, OK
 
 SHOWN = 12  # collectives on screen; the JSON file has them all
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise config_lib.ConfigError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,10 +256,7 @@ def parse(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     Raises:
       ConfigError: a flag, key or value that is not legal.
     """
-    parser = _Parser(
-        prog="python -m clip_jax.aot", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = cli.Parser("aot", __doc__)
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5e:16x16*2, cpu:8, ...")
     parser.add_argument(
@@ -287,31 +280,31 @@ def prepare_environment() -> None:
     )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 78 where the step does not fit."""
-    prepare_environment()
-    try:
-        config, flags = parse(sys.argv[1:] if arguments is None else arguments)
+def _command(arguments: list[str]) -> int:
+    with cli.user_values():
+        config, flags = parse(arguments)
         devices, chip = devices_of(flags.topology)
-        if flags.search_batch:
-            if chip is None:
-                raise config_lib.ConfigError("--search-batch needs a TPU topology: a CPU's memory "
-                                             "has no bound here")  # fmt: skip
-            report = largest_batch(config, flags.topology, devices, chip)
-            if report is None:
-                print("not even the least batch fits", file=sys.stderr)
-                _write(flags.json, {"topology": flags.topology, "fits": False})
-                return MISMATCH
-        else:
+        if not flags.search_batch:
             report = compile_step(config, flags.topology, devices, chip)
-    except ValueError as error:
-        if type(error) not in (ValueError, config_lib.ConfigError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+        elif chip is None:
+            raise config_lib.ConfigError(
+                "--search-batch needs a TPU topology: a CPU's memory has no bound here"
+            )
+        else:
+            report = largest_batch(config, flags.topology, devices, chip)
+    if report is None:
+        print("not even the smallest batch fits", file=sys.stderr)
+        _write(flags.json, {"topology": flags.topology, "fits": False})
+        return MISMATCH
     print(table(report))
     _write(flags.json, as_dict(report))
     return OK if report.fits else MISMATCH
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 78 where the step does not fit."""
+    prepare_environment()
+    return cli.run_command(_command, arguments)
 
 
 if __name__ == "__main__":

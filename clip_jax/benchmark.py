@@ -6,15 +6,14 @@ fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hou
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from clip_jax import aot
+from clip_jax import aot, cli
 from clip_jax import config as config_lib
 from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
 from clip_jax.data import paths
@@ -23,7 +22,7 @@ from clip_jax.data.pairs import emoji
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.transforms import evaluation_images
 from clip_jax.evals.metrics import zero_shot
-from clip_jax.runtime.distributed import USAGE
+from clip_jax.runtime.distributed import OK
 
 PREPROCESS = Preprocess(72, transparency="white")
 
@@ -85,20 +84,18 @@ BENCHMARKS: dict[str, Callable[[str], Any]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    parser = _Parser(prog="python -m clip_jax.benchmark", description=__doc__)
+def _command(arguments: list[str]) -> int:
+    parser = cli.Parser("benchmark", __doc__)
     parser.add_argument("name", choices=sorted(BENCHMARKS))
     parser.add_argument("--cache-dir", default=config_lib.defaults().data.cache_dir)
     flags = parser.parse_args(arguments)
     BENCHMARKS[flags.name](flags.cache_dir)
-    return 0
+    return OK
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return cli.run_command(_command, arguments)
 
 
 if __name__ == "__main__":

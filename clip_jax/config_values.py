@@ -6,9 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key and the fix."""
+from clip_jax.runtime.errors import ConfigError
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,38 +1,24 @@
-"""Converts weights between layouts.
+"""Converts the weights of a CLIP from any known layout to another.
 
 python -m clip_jax.convert SRC DST --to=hugging_face
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 import jax
 
+from clip_jax import cli
 from clip_jax.interop import resize
-from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch.torch_file import WeightFileError
 from clip_jax.interop.weights import LAYOUTS, Weights
 from clip_jax.interop.write import DTYPES, losses, write
 from clip_jax.pretrained import find
+from clip_jax.runtime import distributed
 from clip_jax.training.state import parameter_table
 
-DONE, USAGE, BAD_DATA, MISMATCH = 0, 64, 65, 78
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line's flags."""
-    p = _Parser(
-        prog="python -m clip_jax.convert",
-        description="Converts the weights of a CLIP from any known layout to another.",
-    )
+    p = cli.Parser("convert", __doc__)
     p.add_argument("src", help="file, folder, workdir of a run, or id on the Hugging Face hub")
     p.add_argument("dst", help="new file (openai: .pt, big_vision: .npz) or new folder")
     p.add_argument("--to", required=True, choices=tuple(LAYOUTS), help="layout to write")
@@ -70,11 +56,10 @@ def describe(weights: Weights) -> str:
     return "\n".join([*lines, "parameters:", parameter_table(weights.variables["params"])])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parser().parse_args(argv)
+def _command(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator
-    try:
+    with cli.user_values():
         heads = None if args.heads is None else tuple(args.heads)
         weights = find(args.src, layout=args.layout, activation=args.activation, heads=heads)
         if args.image_size is not None:
@@ -83,19 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             weights = resize.for_context_length(weights, args.context_length)
         print(describe(weights))
         path = write(args.dst, weights, args.to, args.dtype)
-    except WeightFileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_DATA
-    except LayoutError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISMATCH
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
     if lost := losses(weights, args.to):
         print(f"note: layout {args.to} does not hold {' and '.join(lost)}; --to=clip_jax does")
     print(f"wrote {path} ({args.to}, {args.dtype})")
-    return DONE
+    return distributed.OK
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return cli.run_command(_command, arguments)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,14 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from clip_jax import api
-from clip_jax.config import ConfigError
-from clip_jax.data.errors import DataError
-from clip_jax.data.image_file import BadImage
+from clip_jax import api, cli
 from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import exports, records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.records import Record
 from clip_jax.evals.tasks import overlap_task, registry
-from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch.torch_file import WeightFileError
 from clip_jax.report import eval_examples, eval_page
 from clip_jax.runtime import distributed
 
@@ -102,11 +97,6 @@ def _with_earlier(folder: Path, found: list[Record], settings: runner.Settings) 
     return found + [r for where, r in earlier.items() if where not in mine]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -157,10 +147,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
       ConfigError: a flag or value that is not legal.
     """
-    parser = _Parser(
-        prog="python -m clip_jax.evaluate", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = cli.Parser("evaluate", __doc__)
     for name, facts in FLAGS.items():
         parser.add_argument(name, **facts)
     flags = parser.parse_args(arguments)
@@ -202,42 +189,21 @@ def run(flags: argparse.Namespace) -> list[Record]:
     )  # fmt: skip
 
 
-_CODES = {
-    ConfigError: distributed.USAGE,
-    FileNotFoundError: distributed.USAGE,
-    LayoutError: distributed.MISMATCH,
-    WeightFileError: distributed.BAD_DATA,
-    DataError: distributed.BAD_DATA,
-    BadImage: distributed.BAD_DATA,
-    OSError: 1,
-}
+def _command(arguments: list[str]) -> int:
+    began = time.time()
+    flags = parse(arguments)
+    with cli.user_values():  # of the environment that names other processes
+        distributed.initialize()
+    found = run(flags)
+    made = [r for r in found if not r.skipped]
+    if distributed.is_lead():
+        print(f"{len(made)} results, {len(found) - len(made)} skipped, {time.time() - began:.0f} s")
+    return distributed.OK if made else distributed.BAD_DATA
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    began = time.time()
-    try:
-        flags = parse(sys.argv[1:] if arguments is None else arguments)
-        try:
-            distributed.initialize()
-        except ValueError as error:  # of the environment that names other processes
-            raise ConfigError(str(error)) from error
-        found = run(flags)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return distributed.PREEMPTED
-    except Exception as error:
-        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
-        if distributed.is_peer_loss(error):
-            code, error = distributed.PEER_LOST, RuntimeError(f"another process was lost ({error})")
-        if code is None:  # not an error we know: a defect, whose place matters
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return code
-    if distributed.is_lead():
-        made = [r for r in found if not r.skipped]
-        print(f"{len(made)} results, {len(found) - len(made)} skipped, {time.time() - began:.0f} s")
-    return distributed.OK if any(not r.skipped for r in found) else distributed.BAD_DATA
+    return cli.run_command(_command, arguments)
 
 
 class _Callable(types.ModuleType):

@@ -5,7 +5,6 @@ run where it stopped. Any config key can be overridden: --config.optim.learning_
 """
 
 import os
-import sys
 from pathlib import Path
 
 from clip_jax.runtime import distributed
@@ -14,20 +13,12 @@ if __name__ == "__main__":
     # Before the imports below, which take seconds: a stop signal must not be lost meanwhile.
     distributed.catch_stop_signals()
 
-import argparse
 import contextlib
 import logging
 import time
-import traceback
-from collections.abc import Iterator
-from typing import NoReturn
 
+from clip_jax import cli
 from clip_jax import config as config_lib
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise config_lib.ConfigError(message)  # argparse itself exits with 2, whatever we want
 
 
 def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
@@ -36,12 +27,7 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     Raises:
       ConfigError: a flag, key or value that is not legal.
     """
-    parser = _Parser(
-        prog="python -m clip_jax.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser("train", __doc__)
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
     flags, rest = parser.parse_known_args(arguments)
@@ -55,29 +41,13 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
     return config, Path(workdir).absolute()
 
 
-@contextlib.contextmanager
-def _values_checked() -> Iterator[None]:
-    """While a run is built, a plain ValueError of ours is about a value that does not fit the
-    model, the mesh or the data. One out of a library or from a later time is a defect.
-
-    Raises:
-      ConfigError: in place of such an error.
-    """
-    try:
-        yield
-    except ValueError as error:
-        place = traceback.extract_tb(error.__traceback__)[-1].filename
-        if type(error) is not ValueError or not Path(place).is_relative_to(Path(__file__).parent):
-            raise
-        raise config_lib.ConfigError(str(error)) from error
-
-
 def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
     Raises:
-      Whatever ``exit_code`` knows; Preempted where a stop was asked for, and OSError whenever the
-      last checkpoint is not there.
+      Preempted: a stop was asked for.
+      OSError: the last checkpoint is not there.
+      Exception: any other that ``cli.exit_code`` knows.
     """
     from clip_jax.training import results, trainer
     from clip_jax.training import workdir as workdir_lib
@@ -87,7 +57,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         contextlib.closing(distributed.Watchdog(config.watchdog_seconds)),
         workdir_lib.locked(workdir) if lead else contextlib.nullcontext(),
     ):
-        with _values_checked():
+        with cli.user_values():
             workdir_lib.check_shared(workdir)
             workdir_lib.check_config(workdir, config)
             this = trainer.Run(config, workdir)
@@ -109,34 +79,15 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         return result
 
 
-def exit_code(error: BaseException) -> int:
-    """The exit code that an error means to whoever started the command."""
-    from clip_jax.data import tar_index
-    from clip_jax.data.emoji import drawings
-    from clip_jax.data.errors import DataError
-    from clip_jax.interop.mapping import LayoutError
-    from clip_jax.interop.torch.torch_file import WeightFileError
-    from clip_jax.training import checkpoint, trainer, workdir
-
-    if isinstance(error, trainer.Preempted):
-        return distributed.PREEMPTED
-    codes = {
-        config_lib.ConfigError: distributed.USAGE,
-        workdir.WorkdirInUse: distributed.IN_USE,
-        workdir.Mismatch: distributed.MISMATCH,
-        checkpoint.CheckpointError: distributed.BAD_DATA,
-        DataError: distributed.BAD_DATA,
-        tar_index.ShardError: distributed.BAD_DATA,
-        drawings.EmojiError: distributed.BAD_DATA,
-        LayoutError: distributed.MISMATCH,
-        WeightFileError: distributed.BAD_DATA,
-        trainer.TrainingError: 1,
-        OSError: 1,
-    }
-    for kind, code in codes.items():
-        if isinstance(error, kind):
-            return code
-    return distributed.PEER_LOST if distributed.is_peer_loss(error) else -1
+def _command(arguments: list[str]) -> int:
+    started = time.time()
+    config, workdir = parse(arguments)
+    with cli.user_values():
+        distributed.initialize()
+    run(config, workdir)
+    if distributed.is_lead():
+        print(f"done in {time.time() - started:.0f} s: {workdir}")
+    return distributed.OK
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -145,34 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Orbax logs the stacks of failed saves; checkpoint.py reports them in one line.
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
-    started = time.time()
-    try:
-        config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
-        with _values_checked():
-            distributed.initialize()
-        result = run(config, workdir)
-    except KeyboardInterrupt:
-        return distributed.PREEMPTED
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        code = exit_code(error)
-        if code == distributed.PREEMPTED:
-            print("stopped, with a checkpoint; the same command continues the run")
-            return code
-        if code == -1:  # not an error we know: a defect, whose place matters
-            traceback.print_exc()
-            return 1
-        if code == distributed.PEER_LOST:
-            print("error: another process was lost; the same command on all of them continues "
-                  f"from the last checkpoint ({error})", file=sys.stderr)  # fmt: skip
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return code
-    if distributed.is_lead():
-        print(f"done in {time.time() - started:.0f} s: {workdir}")
-    del result
-    return distributed.OK
+    return cli.run_command(_command, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from clip_jax.runtime import distributed
+
 # Animated and multi-page files give their first frame. EPS is left out: Pillow would look for a
 # Ghostscript to run.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -20,6 +22,8 @@ MAX_PIXELS = 64_000_000  # an 18 KB file can claim 151 million
 
 class BadImage(ValueError):
     """What was given is not a usable image; the message says why."""
+
+    exit_code = distributed.BAD_DATA
 
 
 @contextlib.contextmanager

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from clip_jax.interop import tree
+from clip_jax.runtime import distributed
 
 _SHOWN = 40  # problems that are listed one by one
 
 
 class LayoutError(ValueError):
     """Tensors that are not those of the model; the message lists all that is wrong."""
+
+    exit_code = distributed.MISMATCH
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clip_jax.runtime import distributed
+
 
 class Mismatch(ValueError):
     """What is stored belongs to a run that this config, data or model cannot continue."""
+
+    exit_code = distributed.MISMATCH
 
 
 def _mix(x: jax.Array, multiplier: int) -> jax.Array:

@@ -10,30 +10,21 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from clip_jax import cli
+from clip_jax.runtime.distributed import BAD_DATA, OK
 from clip_jax.tokenizers.sentence_piece import MODEL_TYPES, train_sentencepiece
 
-EXIT_USAGE = 64
-EXIT_BAD_DATA = 65
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command on `arguments`, by default those of the process.
-
-    Returns:
-      The exit code, 0 or 65.
-
-    Raises:
-      SystemExit: with code 64, for unusable arguments.
-    """
-    parser = _parser()
+def _command(arguments: list[str]) -> int:
+    parser = cli.Parser("tokenizers.train", __doc__)
+    add = parser.add_argument
+    add("--input", type=Path, required=True, help="UTF-8 text file, one caption a line")
+    add("--output", type=Path, required=True, help="model file to write")
+    add("--vocab-size", type=_count(5), required=True, help="number of ids, 4 of them special")
+    add("--model-type", choices=MODEL_TYPES, default="unigram", help="how texts are cut")
+    add("--max-captions", type=_count(1), default=1_000_000, help="learn from a sample this large")
+    add("--seed", type=int, default=0, help="chooses the sample")
     options = parser.parse_args(arguments)
     if not options.input.is_file():
         parser.error(f"--input={options.input}: there is no such file")
@@ -47,28 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
     except ValueError as error:
-        print(f"{options.input}: {error}", file=sys.stderr)
-        return EXIT_BAD_DATA
+        print(f"error: {options.input}: {error}", file=sys.stderr)
+        return BAD_DATA
     except OSError as error:
         parser.error(str(error))  # names the file
     print(f"{options.output}: {options.vocab_size} ids, learned from {count} captions")
-    return 0
+    return OK
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m clip_jax.tokenizers.train",
-        description="Trains a SentencePiece tokenizer on your own captions.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--input", type=Path, required=True, help="UTF-8 text file, one caption a line")
-    add("--output", type=Path, required=True, help="model file to write")
-    add("--vocab-size", type=_count(5), required=True, help="number of ids, 4 of them special")
-    add("--model-type", choices=MODEL_TYPES, default="unigram", help="how texts are cut")
-    add("--max-captions", type=_count(1), default=1_000_000, help="learn from a sample this large")
-    add("--seed", type=int, default=0, help="chooses the sample")
-    return parser
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return cli.run_command(_command, arguments)
 
 
 def _count(minimum: int):

@@ -30,6 +30,8 @@ from clip_jax.runtime.integrity import Mismatch, check_tree, file_digests, finge
 class CheckpointError(RuntimeError):
     """No checkpoint can be restored, or none can be written; the message says which and why."""
 
+    exit_code = distributed.BAD_DATA
+
 
 def _report_unraisable(unraisable: Any) -> None:
     """Leaves out what the writes of a failed save say when they end after their event loop.

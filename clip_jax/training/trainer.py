@@ -26,9 +26,13 @@ from clip_jax.training.checkpoint import Checkpoints
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
 
+    exit_code = 1
+
 
 class Preempted(Exception):
     """The run was told to stop; its state is saved."""
+
+    exit_code = distributed.PREEMPTED
 
 
 def say(*lines: str) -> None:

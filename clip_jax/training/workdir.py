@@ -27,6 +27,8 @@ CAPTIONS = 200_000  # the most that a run's tokenizer is trained on
 class WorkdirInUse(RuntimeError):
     """Another launch is writing into the same workdir."""
 
+    exit_code = distributed.IN_USE
+
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:

@@ -17,6 +17,7 @@ import numpy as np
 from clip_jax.interop.torch import torch_container
 from clip_jax.interop.torch.torch_container import Container
 from clip_jax.interop.torch.torch_objects import DTYPES, Record, Storage, Tensor, Unreadable
+from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import whole_file
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries of training checkpoints
@@ -32,6 +33,8 @@ _STORAGE_NAMES = {dtype: name.removeprefix("torch.") for name, dtype in DTYPES.i
 
 class WeightFileError(ValueError):
     """A file that is not a whole, harmless PyTorch weight file; the message says which and why."""
+
+    exit_code = distributed.BAD_DATA
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
