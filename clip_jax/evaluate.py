@@ -17,8 +17,9 @@ from typing import Any
 
 from clip_jax import api, cli
 from clip_jax.data.test_sets.types import Options
-from clip_jax.evals import exports, records, runner
+from clip_jax.evals import records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.exports import clip_benchmark, datacomp
 from clip_jax.evals.records import Record
 from clip_jax.evals.tasks import overlap_task, registry
 from clip_jax.report import eval_examples, eval_page
@@ -77,8 +78,8 @@ def _write(
     same = [r for r in whole if r.protocol == settings.protocol]
     place = folder / settings.protocol  # their readers do not ask for it
     try:
-        exports.write_clip_benchmark(place / "clip_benchmark", same)
-        exports.write_datacomp(place / "eval_results.jsonl", same)
+        clip_benchmark.write(place / "clip_benchmark", same)
+        datacomp.write(place / "eval_results.jsonl", same)
     except ValueError as error:
         say(f"not written for other programs: {error}")
 

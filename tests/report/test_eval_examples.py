@@ -149,8 +149,8 @@ def test_thumbnails_of_any_mode(mode):
 def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
     made = records(root)[:3]
     monkeypatch.setattr(runner, "run", lambda *args, **options: made)
-    monkeypatch.setattr(evaluate.exports, "write_clip_benchmark", lambda *_: None)
-    monkeypatch.setattr(evaluate.exports, "write_datacomp", lambda *_: None)
+    monkeypatch.setattr(evaluate.clip_benchmark, "write", lambda *_: None)
+    monkeypatch.setattr(evaluate.datacomp, "write", lambda *_: None)
 
     class Clip:
         def as_evaluated(self, name):

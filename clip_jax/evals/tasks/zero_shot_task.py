@@ -7,8 +7,8 @@ import numpy as np
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError
 from clip_jax.data.test_sets.types import ClassificationDataset
-from clip_jax.evals import exports
 from clip_jax.evals.datasets.prompts import PLAIN
+from clip_jax.evals.exports import datacomp
 from clip_jax.evals.metrics import classification, zero_shot
 from clip_jax.evals.records import NotApplicable
 from clip_jax.evals.tasks import search
@@ -20,7 +20,7 @@ def _main_metric(opener: Any, protocol: str, found: dict[str, float]) -> str:
     if protocol == "paper" and opener.entry is not None and opener.entry.metric in found:
         return opener.entry.metric
     if protocol == "datacomp" and opener.entry is not None:
-        return exports.DATACOMP_MAIN.get(opener.entry.datacomp, "top1")
+        return datacomp.MAIN_METRIC.get(opener.entry.datacomp, "top1")
     return "top1"
 
 

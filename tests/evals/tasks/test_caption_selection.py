@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.evals import embedder, exports, runner
+from clip_jax.evals import embedder, runner
+from clip_jax.evals.exports import clip_benchmark
 from clip_jax.report import eval_page
 from clip_jax.runtime.mesh import create_mesh
 
@@ -107,7 +108,7 @@ def test_sugar_crepe_has_one_score(tmp_path):
     assert record.metrics == {"text_score": hits / 30}
     assert (record.main_metric, record.n, len(record.intervals)) == ("text_score", 30, 1)
     assert record.intervals["text_score"] == pytest.approx(wilson(hits, 30))
-    shown = exports.clip_benchmark(record)
+    shown = clip_benchmark.convert(record)
     assert shown["task"] == "image_caption_selection"
     assert shown["metrics"] == {"text_acc": hits / 30, "acc": hits / 30}
 
@@ -126,7 +127,7 @@ def test_other_shapes(tmp_path, pictures, captions):
         want["group_score"] = np.mean(np.logical_and(text, image))
     assert record.metrics == pytest.approx(want) and 0 < record.value < 1
     assert record.main_metric == ("group_score" if both else "image_score")
-    acc = exports.clip_benchmark(record)["metrics"]["acc"]
+    acc = clip_benchmark.convert(record)["metrics"]["acc"]
     assert acc == record.value
 
 

@@ -1,0 +1,144 @@
+"""Results in DataComp's format (github.com/mlfoundations/datacomp).
+
+It writes a line of ``eval_results.jsonl`` for each task.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.exports.clip_benchmark import describe, is_single_label_voc, metrics_of
+from clip_jax.evals.records import Record
+from clip_jax.runtime.atomic import write_atomically
+
+# DataComp's tasklist.yml: key -> name. Keys of the catalog's `datacomp`, and of what it lacks.
+TASKS = {
+    "vtab/caltech101": "Caltech-101",
+    "cifar10": "CIFAR-10",
+    "vtab/cifar100": "CIFAR-100",
+    "vtab/clevr_count_all": "CLEVR Counts",
+    "vtab/clevr_closest_object_distance": "CLEVR Distance",
+    "country211": "Country211",
+    "vtab/dtd": "Describable Textures",
+    "vtab/eurosat": "EuroSAT",
+    "fgvc_aircraft": "FGVC Aircraft",
+    "food101": "Food-101",
+    "gtsrb": "GTSRB",
+    "imagenet1k": "ImageNet 1k",
+    "imagenet_sketch": "ImageNet Sketch",
+    "imagenetv2": "ImageNet v2",
+    "imagenet-a": "ImageNet-A",
+    "imagenet-o": "ImageNet-O",
+    "imagenet-r": "ImageNet-R",
+    "vtab/kitti_closest_vehicle_distance": "KITTI Vehicle Distance",
+    "mnist": "MNIST",
+    "objectnet": "ObjectNet",
+    "vtab/flowers": "Oxford Flowers-102",
+    "vtab/pets": "Oxford-IIIT Pet",
+    "voc2007": "Pascal VOC 2007",
+    "vtab/pcam": "PatchCamelyon",
+    "renderedsst2": "Rendered SST2",
+    "vtab/resisc45": "RESISC45",
+    "cars": "Stanford Cars",
+    "stl10": "STL-10",
+    "sun397": "SUN397",
+    "vtab/svhn": "SVHN",
+    "retrieval/flickr_1k_test_image_text_retrieval": "Flickr",
+    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "MSCOCO",
+}
+MAIN_METRIC = {  # where it is not acc1
+    "vtab/caltech101": "mean_per_class_recall",
+    "fgvc_aircraft": "mean_per_class_recall",
+    "vtab/flowers": "mean_per_class_recall",
+    "vtab/pets": "mean_per_class_recall",
+    "retrieval/flickr_1k_test_image_text_retrieval": "mean_recall@1",
+    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mean_recall@1",
+}
+_RETRIEVAL = {
+    "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
+    "COCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+}
+
+
+class Result(TypedDict):
+    """A line of DataComp's file; ``protocol`` is added where it is not theirs."""
+
+    key: str
+    dataset: str
+    metrics: dict[str, float | None]
+    protocol: NotRequired[str]
+
+
+def convert(record: Record) -> Result:
+    """Converts a record to a line of DataComp's ``eval_results.jsonl``.
+
+    Args:
+      record: zero-shot classification or retrieval, not skipped.
+
+    Returns:
+      ``metrics["main_metric"]`` is the value of DataComp's main metric; for datasets that DataComp
+      does not have, that of the record's. ``acc5`` is None below five classes, as there.
+
+    Raises:
+      ValueError: The record was skipped, or is of another task.
+    """
+    if record.skipped or record.task not in ("zero_shot", "retrieval"):
+        why = f"skipped: {record.skipped}" if record.skipped else "neither zero_shot nor retrieval"
+        raise ValueError(f"{describe(record)} has no form in DataComp: {why}")
+    key, dataset = _key_and_name(record)
+    metrics: dict[str, float | None] = {**metrics_of(record)}
+    if record.task == "retrieval":
+        recalls = [metrics.get(f"{way}_retrieval_recall@1") for way in ("text", "image")]
+        metrics["mean_recall@1"] = None if None in recalls else 0.5 * sum(recalls)
+    main = metrics.get(MAIN_METRIC.get(key, "acc1")) if key in TASKS else record.value
+    metrics = {k: _finite_or_none(v) for k, v in (metrics | {"main_metric": main}).items()}
+    result = Result(key=key, dataset=dataset, metrics=metrics)
+    if record.protocol != "datacomp":
+        result["protocol"] = record.protocol
+    return result
+
+
+def write(path: Path, records: Iterable[Record]) -> Path:
+    """Writes ``eval_results.jsonl``, in the order of the records.
+
+    Args:
+      path: the file, replaced if it exists.
+      records: skipped ones, and those of other tasks than zero-shot and retrieval, are left out.
+
+    Raises:
+      ValueError: Two records of one dataset, of which DataComp's readers would see the last.
+    """
+    lines: dict[str, str] = {}
+    for record in records:
+        if record.skipped or record.task not in ("zero_shot", "retrieval"):
+            continue
+        line = convert(record)
+        if line["key"] in lines:
+            raise ValueError(
+                f"{describe(record)}: another record is the line of {line['key']!r} already; write "
+                "models, splits and protocols to files of their own"
+            )
+        lines[line["key"]] = json.dumps(line, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(lines.values()).encode())
+    return path
+
+
+def _key_and_name(record: Record) -> tuple[str, str]:
+    """DataComp's key and name; the catalog's or the record's own for what DataComp lacks."""
+    if record.dataset in _RETRIEVAL:
+        key = _RETRIEVAL[record.dataset]
+        return key, TASKS[key]
+    entry = CATALOG.get(record.dataset)
+    if entry is None:
+        return record.dataset, TASKS.get(record.dataset, record.dataset)
+    if entry.datacomp and (entry.kind != "multilabel" or is_single_label_voc(record)):
+        return entry.datacomp, TASKS[entry.datacomp]
+    return entry.webdataset or record.dataset, entry.title
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
