@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -136,12 +136,7 @@ class Clip(nn.Module):
         transformer = dict(
             embed_dim=c.embed_dim, activation=c.activation, norm_epsilon=c.norm_epsilon, **common
         )
-        if isinstance(c.vision, ResNetConfig):
-            self.image_tower = ResNet(
-                c.vision, c.embed_dim, batch_norm_group=self.batch_norm_group, **common
-            )
-        else:
-            self.image_tower = ViT(c.vision, patch_dropout=self.patch_dropout, **transformer)
+        self.image_tower = IMAGE_TOWERS[type(c.vision)](self, transformer)
         self.text_tower = TextTransformer(c.text, **transformer)
         self.logit_scale = self.param(
             "logit_scale",
@@ -198,6 +193,25 @@ class Clip(nn.Module):
     def text_features(self, tokens: jax.Array) -> jax.Array:
         """Text features f32[B, E] as they leave the tower, not normalised."""
         return self.text_tower(tokens)
+
+
+def _vit(clip: Clip, options: Mapping[str, Any]) -> nn.Module:
+    return ViT(clip.config.vision, patch_dropout=clip.patch_dropout, **options)
+
+
+def _resnet(clip: Clip, options: Mapping[str, Any]) -> nn.Module:
+    own = {k: v for k, v in options.items() if k not in ("activation", "norm_epsilon")}
+    return ResNet(clip.config.vision, batch_norm_group=clip.batch_norm_group, **own)
+
+
+# The image tower for each type of ``ClipConfig.vision``: a function of the model and the options
+# that towers share. For a tower of your own, add the type of its sizes here, a frozen dataclass
+# with ``image_size`` and ``heads``, and a variant that has it to ``VARIANTS``. The module maps
+# (images float32[B, H, W, 3], train, piece) to float32[B, E].
+IMAGE_TOWERS: dict[type, Callable[[Clip, Mapping[str, Any]], nn.Module]] = {
+    ViTConfig: _vit,
+    ResNetConfig: _resnet,
+}
 
 
 def probe_features(model: Clip, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
@@ -314,6 +328,8 @@ def check(config: ClipConfig) -> None:
             "the stride of this ResNet",
         )
         return
+    if not isinstance(vision, ViTConfig):
+        return
     one_of("vision.pool", vision.pool, vit.POOLS)
     one_of("vision.position_init", vision.position_init, vit.POSITIONS)
     divisible("vision", "width", vision.width, vision.heads)
@@ -348,12 +364,12 @@ def build(model: Mapping[str, Any], tokenizer: Any = None) -> Clip:
             f"model.remat={model['remat']!r} is not one of "
             f"{['none', *sorted(layers.REMAT_POLICIES)]}"
         )
-    resnet = isinstance(config.vision, ResNetConfig)
-    for key, of_resnet in (("patch_dropout", False), ("batch_norm_group", True)):
-        if model[key] and resnet != of_resnet:
+    for key, kind in (("patch_dropout", ViTConfig), ("batch_norm_group", ResNetConfig)):
+        if model[key] and not isinstance(config.vision, kind):
             raise ValueError(
                 f"model.{key}={model[key]} is set, but the image tower of "
-                f"model.variant={model['variant']!r} is a {'ResNet' if resnet else 'ViT'}"
+                f"model.variant={model['variant']!r} is a "
+                f"{type(config.vision).__name__.removesuffix('Config')}"
             )
     return Clip(
         config,

@@ -1,5 +1,7 @@
 """The model: sizes, contracts, and that options which must not change the numbers do not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -344,3 +346,35 @@ def test_wrong_image_size_is_named():
     _, tokens = batch()
     with pytest.raises(ValueError, match="image_size=16"):
         apply(model, init(model), np.zeros((4, 8, 8, 3), np.uint8), tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanColorConfig:
+    image_size: int = 16
+    width: int = 3
+    heads: int = 1
+
+
+class MeanColor(nn.Module):
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, images, train=False, piece=None):
+        return nn.Dense(self.embed_dim)(images.mean((1, 2)))
+
+
+def test_an_image_tower_of_ones_own(monkeypatch):
+    monkeypatch.setitem(
+        clip.IMAGE_TOWERS, MeanColorConfig, lambda model, options: MeanColor(options["embed_dim"])
+    )
+    variant = dataclasses.replace(clip.VARIANTS["ViT-Test/8"], vision=MeanColorConfig())
+    monkeypatch.setitem(clip.VARIANTS, "MeanColor", variant)
+    c = config_lib.defaults().model
+    c.variant, c.dtype = "MeanColor", "float32"
+    model = clip.build(c)
+    images, tokens = np.zeros((2, 16, 16, 3), np.uint8), np.ones((2, 8), np.int32)
+    variables = model.init(jax.random.key(0), images, tokens)
+    assert model.apply(variables, images, tokens).image_emb.shape == (2, 16)
+    c.patch_dropout = 0.5
+    with pytest.raises(ValueError, match=r"patch_dropout=0.5 is set, .* is a MeanColor"):
+        clip.build(c)
