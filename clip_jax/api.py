@@ -23,6 +23,7 @@ from clip_jax.evals import embedder, runner
 from clip_jax.evals.metrics import zero_shot
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
+from clip_jax.models.layers import Execution
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import step
@@ -69,7 +70,7 @@ class Clip:
         self.tokenizer, self.fingerprint = weights.tokenizer, weights.fingerprint
         self._mesh = create_mesh({"data": -1}, jax.local_devices() if devices is None else devices)
         # A rolled loop over the blocks compiles in a fraction of the time.
-        self._model = models.Clip(self.config, dtype=jnp.dtype(dtype), scan=True)
+        self._model = models.ClipModel(self.config, Execution(jnp.dtype(dtype), scan_layers=True))
         self._variables = jax.device_put(
             dict(weights.variables),
             jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec()),

@@ -27,7 +27,7 @@ def defaults() -> ConfigDict:
     c.seed = 0  # decides initialisation, data order, augmentation, patch dropout and rounding
 
     c.model = ConfigDict()
-    c.model.variant = "ViT-B/32"  # a name in clip_jax.models.clip.VARIANTS
+    c.model.variant = "ViT-B/32"  # a name in clip_jax.models.variants.VARIANTS
     c.model.weights = ""  # begin from these: what clip_jax.load takes; empty: from scratch
     c.model.vision = ConfigDict()  # None: what the variant says
     for key in ("image_size", "patch_size", "width", "heads"):

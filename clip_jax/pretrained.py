@@ -15,7 +15,7 @@ from clip_jax.data.preprocess import Preprocess
 from clip_jax.interop import resize, weights
 from clip_jax.interop.files import json_file
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.models import clip
+from clip_jax.models import clip, variants
 from clip_jax.runtime.integrity import Mismatch
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.tokenizers import build as build_tokenizer
@@ -116,7 +116,7 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
     optim = config["optim"]
     whole, _ = state.abstract(
         model, optax.identity(), optim["ema_decay"] > 0, mesh,
-        half_text=optim["text_weights"] == "bfloat16",
+        text_dtype=optim["text_weights"],
     )  # fmt: skip
     wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
     try:
@@ -126,14 +126,14 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
         workdir.check_facts(path, facts, workdir.model_facts(preprocess, tokenizer))
     except (checkpoint.CheckpointError, Mismatch) as error:
         raise LayoutError(str(error)) from None
-    variables = jax.device_get(stochastic_rounding.widened(found.get("ema", found)))
+    variables = jax.device_get(stochastic_rounding.upcast(found.get("ema", found)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))
 
 
 def begin_from(
     fresh: state.TrainState,
     name_or_path: str,
-    config: clip.ClipConfig,
+    config: variants.ClipConfig,
     tokenizer: Any,
     preprocess: Preprocess,
 ) -> state.TrainState:
@@ -177,7 +177,7 @@ def begin_from(
 def check(
     found: weights.Weights,
     name: str,
-    config: clip.ClipConfig,
+    config: variants.ClipConfig,
     tokenizer: Any,
     preprocess: Preprocess,
 ) -> None:

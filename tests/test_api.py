@@ -57,11 +57,11 @@ def test_numbers_do_not_depend_on_how_rows_are_batched(folder, clip, pictures):
 
 
 def test_equals_the_model_itself(clip, pictures):
-    from clip_jax.models.clip import Clip
+    from clip_jax.models.clip import ClipModel
 
     pixels = np.stack([clip.preprocess(p) for p in pictures])
     tokens = clip.tokenize(["red car", "blue bus"])
-    out = jax.jit(Clip(clip.config).apply)(dict(clip.weights.variables), pixels, tokens)
+    out = jax.jit(ClipModel(clip.config).apply)(dict(clip.weights.variables), pixels, tokens)
     np.testing.assert_allclose(clip.encode_image(pictures), out.image_emb, atol=2e-6)
     np.testing.assert_allclose(clip.encode_text(["red car", "blue bus"]), out.text_emb, atol=2e-6)
     np.testing.assert_allclose(clip.encode_text(tokens), out.text_emb, atol=2e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.config import ConfigError, defaults, load
-from clip_jax.models import clip
+from clip_jax.models import variants
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ RECIPES = [
 def test_all_nine_recipes_are_the_papers(root, file, variant, size, rate, beta2, eps, epochs):
     c = load(str(root / "configs" / f"{file}.py"))
     assert c.model.variant == variant
-    assert clip.resolve(c.model.to_dict()).vision.image_size == size
+    assert variants.resolve(c.model.to_dict()).vision.image_size == size
     o = c.optim
     assert (o.learning_rate, o.beta1, o.beta2, o.eps) == (rate, 0.9, beta2, eps)
     assert (o.weight_decay, o.warmup_examples) == (0.2, 2000 * 32768)

@@ -11,7 +11,7 @@ import clip_jax
 from clip_jax import convert, pretrained
 from clip_jax.interop import write
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.models.clip import VARIANTS
+from clip_jax.models.variants import VARIANTS
 from clip_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 
 # 20 steps, a checkpoint every 10, averaged parameters.

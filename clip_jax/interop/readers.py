@@ -12,7 +12,7 @@ from clip_jax.interop.formats import big_vision, hugging_face, open_clip, openai
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import Group, named
 from clip_jax.interop.sizes import checked
-from clip_jax.models.clip import ClipConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer, Tokenizer
 
 Tensors = Mapping[str, np.ndarray]

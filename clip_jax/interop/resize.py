@@ -8,8 +8,8 @@ import numpy as np
 
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.weights import Weights
-from clip_jax.models.clip import check
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.variants import check
 from clip_jax.tokenizers import ClipTokenizer
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import named, shown
-from clip_jax.models import clip
-from clip_jax.models.clip import ClipConfig
+from clip_jax.models import variants
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.variants import ClipConfig
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -89,7 +89,7 @@ def checked(config: ClipConfig, tensors: Tensors, source: str) -> ClipConfig:
     if max(implied) > most:
         raise LayoutError(f"{source}: {max(implied)} units are more than all tensors hold: {most}")
     with named(source):
-        clip.check(config)
+        variants.check(config)
     return config
 
 

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clip_jax.models.clip import Clip, ClipConfig
+from clip_jax.models.clip import ClipModel
+from clip_jax.models.layers import Execution
+from clip_jax.models.variants import ClipConfig
 
 Flat = dict[str, Any]
 
@@ -23,7 +25,7 @@ def shapes(config: ClipConfig) -> dict[str, Any]:
     side = config.vision.image_size
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
     tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
-    model = Clip(config, scan=True)
+    model = ClipModel(config, Execution(scan_layers=True))
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
 
 

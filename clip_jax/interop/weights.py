@@ -31,9 +31,9 @@ from clip_jax.interop.mapping import Entry, LayoutError, import_tensors
 from clip_jax.interop.readers import Parts, Told
 from clip_jax.interop.settings import Group, named
 from clip_jax.interop.sizes import checked
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 from clip_jax.tokenizers import KINDS, ClipTokenizer, Tokenizer
 

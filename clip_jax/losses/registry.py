@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from clip_jax.losses import dense, sigmoid, softmax
 from clip_jax.losses.collectives import chunk_size
-from clip_jax.models.clip import ClipConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.runtime.mesh import batch_shards
 
 # (image_emb, text_emb, logit_scale, logit_bias, groups, topics) -> (loss, {"accuracy": ...})

@@ -1,101 +1,25 @@
-"""The two-tower model, the table of its named sizes, and how a config becomes a model."""
+"""The two-tower model, and how a config becomes one."""
 
-import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clip_jax.models import layers, text, vit
+from clip_jax.models import layers
+from clip_jax.models.layers import Execution
 from clip_jax.models.resnet import ResNet, ResNetConfig
-from clip_jax.models.text import TextConfig, TextTransformer
-from clip_jax.models.vit import Piece, ViT, ViTConfig
+from clip_jax.models.text import TextTransformer
+from clip_jax.models.variants import ClipConfig, TokenizerSizes, resolve
+from clip_jax.models.vit import Microbatch, ViT, ViTConfig
 
 # Paper section 2.5: the temperature starts at 0.07, and its inverse is clipped at 100.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
 # Zhai et al. 2023 (arXiv 2303.15343), section 3.2: where the sigmoid loss starts.
 INITIAL_LOGIT_BIAS = -10.0
-
-VisionConfig = ViTConfig | ResNetConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipConfig:
-    """Everything that decides a model's parameters and its mathematics.
-
-    ``norm_epsilon`` is that of the layer norms. With ``logit_bias`` a number is learned that is
-    added to all logits, for the sigmoid loss.
-    """
-
-    embed_dim: int
-    vision: VisionConfig
-    text: TextConfig
-    activation: str = "quick_gelu"
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    norm_epsilon: float = 1e-5
-    logit_bias: bool = False
-
-
-def _siglip(image_size: int, vision: tuple, text: tuple, length: int = 64) -> ClipConfig:
-    """Sizes (patch, width, layers, heads, MLP ratio) of SigLIP's towers; text without patch."""
-    patch, width, depth, heads, ratio = vision
-    return ClipConfig(
-        width,
-        ViTConfig(image_size, patch, width, depth, heads, ratio, pool="map"),
-        TextConfig(*text[:3], length, 32000, 1, text[3], causal=False, pool="last"),
-        "gelu_tanh",
-        image_mean=(0.5, 0.5, 0.5),
-        image_std=(0.5, 0.5, 0.5),
-        norm_epsilon=1e-6,
-        logit_bias=True,
-    )
-
-
-_TEXT_512, _TEXT_640 = TextConfig(512, 12, 8), TextConfig(640, 12, 10)
-_TEXT_768, _TEXT_1024 = TextConfig(768, 12, 12), TextConfig(1024, 12, 16)
-
-VARIANTS: dict[str, ClipConfig] = {
-    # The paper's Tables 19 and 20.
-    "RN50": ClipConfig(1024, ResNetConfig(224, (3, 4, 6, 3), 64, 32), _TEXT_512),
-    "RN101": ClipConfig(512, ResNetConfig(224, (3, 4, 23, 3), 64, 32), _TEXT_512),
-    "RN50x4": ClipConfig(640, ResNetConfig(288, (4, 6, 10, 6), 80, 40), _TEXT_640),
-    "RN50x16": ClipConfig(768, ResNetConfig(384, (6, 8, 18, 8), 96, 48), _TEXT_768),
-    "RN50x64": ClipConfig(1024, ResNetConfig(448, (3, 15, 36, 10), 128, 64), _TEXT_1024),
-    "ViT-B/32": ClipConfig(512, ViTConfig(224, 32, 768, 12, 12), _TEXT_512),
-    "ViT-B/16": ClipConfig(512, ViTConfig(224, 16, 768, 12, 12), _TEXT_512),
-    "ViT-L/14": ClipConfig(768, ViTConfig(224, 14, 1024, 24, 16), _TEXT_768),
-    "ViT-L/14@336": ClipConfig(768, ViTConfig(336, 14, 1024, 24, 16), _TEXT_768),
-    # OpenCLIP's larger models (Cherti et al. 2022, arXiv 2212.07143, and its repository).
-    "ViT-H/14": ClipConfig(
-        1024, ViTConfig(224, 14, 1280, 32, 16), TextConfig(1024, 24, 16), "gelu"
-    ),
-    "ViT-g/14": ClipConfig(
-        1024, ViTConfig(224, 14, 1408, 40, 16, 6144 / 1408), TextConfig(1024, 24, 16), "gelu"
-    ),
-    "ViT-bigG/14": ClipConfig(
-        1280, ViTConfig(224, 14, 1664, 48, 16, 8192 / 1664), TextConfig(1280, 32, 20), "gelu"
-    ),
-    # SigLIP (Zhai et al. 2023, arXiv 2303.15343, and big_vision's released models).
-    "SigLIP-B/16": _siglip(224, (16, 768, 12, 12, 4.0), (768, 12, 12, 4.0)),
-    "SigLIP-L/16": _siglip(256, (16, 1024, 24, 16, 4.0), (1024, 24, 16, 4.0)),
-    "SigLIP-So400m/14": _siglip(
-        224, (14, 1152, 27, 16, 4304 / 1152), (1152, 27, 16, 4304 / 1152), 16
-    ),
-    # Our own, for machines without accelerator.
-    "ViT-Mini/16": ClipConfig(
-        256, ViTConfig(48, 16, 256, 1, 16, stem=(32, 64, 128)), TextConfig(256, 1, 8, 24)
-    ),
-    "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), TextConfig(32, 2, 4, 8, 64, 63)),
-    "RN-Test": ClipConfig(
-        16, ResNetConfig(64, (2, 1, 2, 1), 8, 4), TextConfig(32, 2, 4, 8, 64, 63)
-    ),
-}
 
 
 class Output(NamedTuple):
@@ -114,7 +38,7 @@ class Output(NamedTuple):
     logit_bias: jax.Array | None
 
 
-class Clip(nn.Module):
+class ClipModel(nn.Module):
     """uint8 or float images [B, H, W, 3] and int32 tokens [B, L] to two unit embeddings.
 
     Float images are taken to be normalised already; uint8 ones are normalised here, on the
@@ -124,17 +48,17 @@ class Clip(nn.Module):
     """
 
     config: ClipConfig
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
+    execution: Execution = Execution()
     patch_dropout: float = 0.0
     batch_norm_group: int = 0
 
     def setup(self):
         c = self.config
-        common = dict(dtype=self.dtype, scan=self.scan, remat=self.remat)
         transformer = dict(
-            embed_dim=c.embed_dim, activation=c.activation, norm_epsilon=c.norm_epsilon, **common
+            embed_dim=c.embed_dim,
+            activation=c.activation,
+            norm_epsilon=c.norm_epsilon,
+            execution=self.execution,
         )
         self.image_tower = IMAGE_TOWERS[type(c.vision)](self, transformer)
         self.text_tower = TextTransformer(c.text, **transformer)
@@ -151,37 +75,41 @@ class Clip(nn.Module):
             )
 
     def __call__(
-        self, images: jax.Array, tokens: jax.Array, train: bool = False, piece: Piece | None = None
+        self,
+        images: jax.Array,
+        tokens: jax.Array,
+        train: bool = False,
+        microbatch: Microbatch | None = None,
     ) -> Output:
         """Both towers; ``train`` turns on patch dropout and the statistics of the batch.
 
-        ``piece`` says which part of a larger batch these examples are.
+        ``microbatch`` says which part of a larger batch these examples are.
         """
         return Output(
-            self.embed_images(images, train, piece),
+            self.embed_images(images, train, microbatch),
             self.embed_texts(tokens),
             jnp.exp(self.logit_scale),
             self.logit_bias,
         )
 
     def embed_images(
-        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+        self, images: jax.Array, train: bool = False, microbatch: Microbatch | None = None
     ) -> jax.Array:
         """Unit image embeddings f32[B, E]."""
-        return normalize(self.image_features(images, train, piece))
+        return normalize(self.image_features(images, train, microbatch))
 
     def embed_texts(self, tokens: jax.Array) -> jax.Array:
         """Unit text embeddings f32[B, E]."""
         return normalize(self.text_features(tokens))
 
     def image_features(
-        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+        self, images: jax.Array, train: bool = False, microbatch: Microbatch | None = None
     ) -> jax.Array:
         """Image features f32[B, E] as they leave the tower, not normalised."""
         if images.dtype == jnp.uint8:
             mean, std = jnp.array(self.config.image_mean), jnp.array(self.config.image_std)
             images = (images.astype(jnp.float32) / 255 - mean) / std
-        return self.image_tower(images, train, piece)
+        return self.image_tower(images, train, microbatch)
 
     @property
     def probe_dim(self) -> int:
@@ -195,33 +123,33 @@ class Clip(nn.Module):
         return self.text_tower(tokens)
 
 
-def _vit(clip: Clip, options: Mapping[str, Any]) -> nn.Module:
+def _vit(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
     return ViT(clip.config.vision, patch_dropout=clip.patch_dropout, **options)
 
 
-def _resnet(clip: Clip, options: Mapping[str, Any]) -> nn.Module:
-    own = {k: v for k, v in options.items() if k not in ("activation", "norm_epsilon")}
+def _resnet(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
+    own = {k: options[k] for k in ("embed_dim", "execution")}
     return ResNet(clip.config.vision, batch_norm_group=clip.batch_norm_group, **own)
 
 
 # The image tower for each type of ``ClipConfig.vision``: a function of the model and the options
 # that towers share. For a tower of your own, add the type of its sizes here, a frozen dataclass
-# with ``image_size`` and ``heads``, and a variant that has it to ``VARIANTS``. The module maps
-# (images float32[B, H, W, 3], train, piece) to float32[B, E].
-IMAGE_TOWERS: dict[type, Callable[[Clip, Mapping[str, Any]], nn.Module]] = {
+# with ``image_size`` and ``heads``, and a variant that has it to ``variants.VARIANTS``. The module
+# maps (images float32[B, H, W, 3], train, microbatch) to float32[B, E].
+IMAGE_TOWERS: dict[type, Callable[[ClipModel, Mapping[str, Any]], nn.Module]] = {
     ViTConfig: _vit,
     ResNetConfig: _resnet,
 }
 
 
-def probe_features(model: Clip, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+def probe_features(model: ClipModel, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     """What a linear probe sees of images: f32[B, F] (paper appendix A.3).
 
     A ViT's features before the projection into the shared space. A ResNet has no other than its
     attention pool's, and a tower that pools by a map no projection: theirs are ``image_features``.
     """
     features, seen = model.apply(
-        variables, images, method=Clip.image_features, mutable=["intermediates"]
+        variables, images, method=ClipModel.image_features, mutable=["intermediates"]
     )
     (unprojected,) = jax.tree.leaves(seen) or (features,)
     return unprojected.astype(jnp.float32)
@@ -235,124 +163,7 @@ def normalize(x: jax.Array) -> jax.Array:
     return x * jnp.where(squares == 0, 0.0, scale)
 
 
-def resolve(model: Mapping[str, Any], tokenizer: Any = None) -> ClipConfig:
-    """The named variant with the config's overrides and the tokenizer's sizes put in.
-
-    Args:
-      model: ``config.model``.
-      tokenizer: gives vocabulary, context length and end token; the variant's own without one.
-
-    Raises:
-      ValueError: unknown variant or activation, a key that the variant's tower does not have, or
-        sizes that do not go together; names the key.
-    """
-    if model["variant"] not in VARIANTS:
-        near = difflib.get_close_matches(str(model["variant"]), VARIANTS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"model.variant={model['variant']!r} is not one of {sorted(VARIANTS)}{hint}"
-        )
-    base = VARIANTS[model["variant"]]
-    text_config = _replaced(base.text, model, "text")
-    if tokenizer is not None:
-        text_config = dataclasses.replace(
-            text_config,
-            vocab_size=tokenizer.vocab_size,
-            context_length=tokenizer.context_length,
-            eot_id=tokenizer.eot_id,
-        )
-    own = ("embed_dim", "activation", "image_mean", "image_std", "norm_epsilon", "logit_bias")
-    config = dataclasses.replace(
-        base,
-        vision=_replaced(base.vision, model, "vision"),
-        text=text_config,
-        **{k: _tuple(model[k]) for k in own if model[k] is not None},
-    )
-    check(config)
-    return config
-
-
-def _replaced(tower: Any, model: Mapping[str, Any], group: str) -> Any:
-    """A tower's sizes with those of ``config.model[group]`` that are not None."""
-    given = {k: v for k, v in dict(model[group]).items() if v is not None}
-    legal = {f.name for f in dataclasses.fields(tower)}
-    for key in given:
-        if key not in legal:
-            raise ValueError(
-                f"model.{group}.{key}={given[key]!r}: model.variant={model['variant']!r} has no "
-                f"such size; it has {', '.join(sorted(legal))}"
-            )
-    return dataclasses.replace(tower, **{k: _tuple(v) for k, v in given.items()})
-
-
-def _tuple(value: Any) -> Any:
-    """A list, which is what a tuple becomes in JSON, back to a tuple."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def check(config: ClipConfig) -> None:
-    """Whether the sizes of a model go together.
-
-    Raises:
-      ValueError: they do not; names the config key.
-    """
-    vision = config.vision
-
-    def require(ok: bool, message: str) -> None:
-        if not ok:
-            raise ValueError(message)
-
-    def one_of(key: str, value: str, legal: Iterable[str]) -> None:
-        require(value in legal, f"model.{key}={value!r} is not one of {sorted(legal)}")
-
-    def divisible(tower: str, what: str, width: int, heads: int) -> None:
-        require(
-            width % heads == 0,
-            f"model.{tower}.{what}={width} is not divisible by model.{tower}.heads={heads}",
-        )
-
-    one_of("activation", config.activation, layers.ACTIVATIONS)
-    one_of("text.pool", config.text.pool, text.POOLS)
-    divisible("text", "width", config.text.width, config.text.heads)
-    if isinstance(vision, ResNetConfig):
-        require(
-            isinstance(vision.layers, tuple) and vision.layers and min(vision.layers) > 0,
-            f"model.vision.layers={vision.layers!r}: a ResNet needs the blocks of each stage, "
-            "such as (3, 4, 6, 3)",
-        )
-        require(vision.width % 2 == 0, f"model.vision.width={vision.width} must be even")
-        divisible("vision", "width * 32 = features", vision.features, vision.heads)
-        require(
-            vision.image_size % vision.stride == 0,
-            f"model.vision.image_size={vision.image_size} is not a multiple of {vision.stride}, "
-            "the stride of this ResNet",
-        )
-        return
-    if not isinstance(vision, ViTConfig):
-        return
-    one_of("vision.pool", vision.pool, vit.POOLS)
-    one_of("vision.position_init", vision.position_init, vit.POSITIONS)
-    divisible("vision", "width", vision.width, vision.heads)
-    require(
-        vision.image_size >= vision.patch_size,
-        f"model.vision.image_size={vision.image_size} is smaller than "
-        f"model.vision.patch_size={vision.patch_size}",
-    )
-    require(
-        vision.pool == "class" or config.embed_dim == vision.width,
-        f"model.embed_dim={config.embed_dim} differs from model.vision.width={vision.width}: "
-        "with model.vision.pool='map' there is no projection between them",
-    )
-    stride = 2 ** len(vision.stem)
-    require(
-        vision.patch_size % stride == 0 and vision.image_size % stride == 0,
-        f"model.vision.stem has {len(vision.stem)} convolutions of stride 2, so that "
-        f"model.vision.patch_size={vision.patch_size} and "
-        f"model.vision.image_size={vision.image_size} must be multiples of {stride}",
-    )
-
-
-def build(model: Mapping[str, Any], tokenizer: Any = None) -> Clip:
+def build(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -> ClipModel:
     """The model that ``config.model`` describes; see ``resolve``.
 
     Raises:
@@ -371,11 +182,9 @@ def build(model: Mapping[str, Any], tokenizer: Any = None) -> Clip:
                 f"model.variant={model['variant']!r} is a "
                 f"{type(config.vision).__name__.removesuffix('Config')}"
             )
-    return Clip(
+    return ClipModel(
         config,
-        dtype=jnp.dtype(model["dtype"]),
-        scan=model["scan"],
-        remat=model["remat"],
+        Execution(jnp.dtype(model["dtype"]), model["scan"], model["remat"]),
         patch_dropout=model["patch_dropout"],
         batch_norm_group=model["batch_norm_group"],
     )

@@ -1,13 +1,13 @@
 """How much arithmetic a model is: multiplications and additions of its matrix products.
 
 In closed form, for XLA's own count takes the body of a loop once, however often it runs. What is
-counted is what the mathematics asks for: the last block of a Transformer of which one token is
+counted is what the mathematics needs: the last block of a Transformer of which one token is
 wanted computes that one alone; what a backward pass recomputes to save memory is not counted.
 """
 
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.resnet import EXPANSION, ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 
@@ -15,17 +15,17 @@ def _product(rows: int, inner: int, columns: int) -> int:
     return 2 * rows * inner * columns
 
 
-def _block(tokens: int, asking: int, width: int, mlp_width: int) -> int:
-    """A Transformer block in which ``asking`` of ``tokens`` tokens are wanted."""
+def _block(tokens: int, queries: int, width: int, mlp_width: int) -> int:
+    """A Transformer block with keys and values of ``tokens`` tokens and ``queries`` queries."""
     keys_values = _product(tokens, width, 2 * width)
-    queries_out = 2 * _product(asking, width, width)
-    attention = 2 * _product(asking, width, tokens)
-    return keys_values + queries_out + attention + 2 * _product(asking, width, mlp_width)
+    query_and_output = 2 * _product(queries, width, width)
+    attention = 2 * _product(queries, width, tokens)
+    return keys_values + query_and_output + attention + 2 * _product(queries, width, mlp_width)
 
 
-def _encoder(layers: int, tokens: int, asking: int, width: int, mlp_width: int) -> int:
+def _encoder(layers: int, tokens: int, queries: int, width: int, mlp_width: int) -> int:
     whole = _block(tokens, tokens, width, mlp_width)
-    return (layers - 1) * whole + _block(tokens, asking, width, mlp_width)
+    return (layers - 1) * whole + _block(tokens, queries, width, mlp_width)
 
 
 def _vit(c: ViTConfig, embed_dim: int) -> int:

@@ -4,6 +4,7 @@ The initialisers are those of openai/CLIP: the paper gives none, the released co
 (``CLIP.initialize_parameters``; what it leaves alone has PyTorch's defaults).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from jax.nn.initializers import Initializer
 
 from clip_jax.runtime.mesh import constrain
 
-Dtype = Any
+Dtype = jax.typing.DTypeLike
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -34,6 +35,41 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model is computed; neither its parameters nor its numbers depend on the last two.
+
+    Attributes:
+      dtype: of activations and of the products' operands.
+      scan_layers: compile one block and loop over it (quick to compile, slightly slower to run on
+        CPU); without it the loop is unrolled.
+      remat_policy: what the backward pass recomputes to save memory: "none", or a key of
+        ``REMAT_POLICIES``.
+    """
+
+    dtype: Dtype = jnp.float32
+    scan_layers: bool = False
+    remat_policy: str = "none"
+
+    def remat(self, block: type[nn.Module], in_scan: bool) -> type[nn.Module]:
+        """``block`` with its rematerialisation, inside a scan or outside."""
+        if self.remat_policy == "none":
+            return block
+        # In a scan the loop itself keeps XLA from undoing the rematerialisation.
+        return nn.remat(block, policy=REMAT_POLICIES[self.remat_policy], prevent_cse=not in_scan)
+
+    def stack(self, block: type[nn.Module], length: int, *collections: str) -> type[nn.Module]:
+        """``length`` blocks one after the other, their ``collections`` of variables stacked."""
+        return nn.scan(
+            self.remat(block, self.scan_layers),
+            variable_axes=dict.fromkeys(collections, 0),
+            split_rngs={"params": True},
+            length=length,
+            unroll=1 if self.scan_layers else length,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
 
 
 def uniform(bound: float) -> Initializer:
@@ -172,8 +208,8 @@ def token_at(x: jax.Array, at: jax.Array | int) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head attention with biases. [B, N, D] -> [B, N, D], or [B, Q, D] with fewer queries.
 
-    All tokens are asked. Who asks: all of them; with ``at`` (a position for all rows, or int[B])
-    that token; with ``query`` [B, Q, D] what is given.
+    Keys and values are those of all tokens, and so are the queries; with ``at`` (a position for
+    all rows, or int[B]) that token is the only query; with ``query`` [B, Q, D] what is given is.
     """
 
     heads: int
@@ -252,10 +288,6 @@ class Encoder(nn.Module):
     The last block computes that token alone, from the keys and values of all: the same numbers
     for a sixth of its work. With ``at`` None all tokens are wanted, [B, N, D]. The parameters of
     the other blocks are stacked [layers - 1, ...] whether or not the loop is rolled.
-
-    ``scan`` compiles one block and loops over it (quick to compile, slightly slower to run on
-    CPU); without it the loop is unrolled. ``remat`` trades compute for memory. Neither changes
-    the numbers or the parameter tree.
     """
 
     layers: int
@@ -265,31 +297,16 @@ class Encoder(nn.Module):
     initial: BlockInit
     causal: bool = False
     epsilon: float = 1e-5
-    dtype: Dtype = jnp.float32
-    scan: bool = False
-    remat: str = "none"
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(self, x: jax.Array, at: jax.Array | int | None) -> jax.Array:
         settings = (
             self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.epsilon,
-            self.dtype,
+            self.execution.dtype,
         )  # fmt: skip
         if self.layers > 1:
-            block = Block
-            if self.remat != "none":
-                # In a scan the loop itself keeps XLA from undoing the rematerialisation.
-                block = nn.remat(
-                    Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
-                )
-            stack = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=self.layers - 1,
-                unroll=1 if self.scan else self.layers - 1,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )
+            stack = self.execution.stack(Block, self.layers - 1, "params")
             x, _ = stack(*settings, name="blocks")(x, None)
         # Not rematerialised: the backward pass starts here, and needs what was just computed.
         x, _ = Block(*settings, name="last_block")(x, at)

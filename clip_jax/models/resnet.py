@@ -6,7 +6,6 @@ stride (Zhang 2019, arXiv 1904.11486, "rect-2"), and attention in place of the l
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from clip_jax.models import layers
+from clip_jax.models.vit import Microbatch
 from clip_jax.runtime.mesh import constrain
 
 EXPANSION = 4  # output channels of a bottleneck block per channel of its middle convolution
@@ -113,7 +113,7 @@ class Convolution(nn.Module):
     channels: int
     size: int
     stride: int = 1
-    dtype: Any = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ class Bottleneck(nn.Module):
     stride: int
     train: bool
     group: int = 0
-    dtype: Any = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
@@ -160,53 +160,35 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; the first changes size and channels, the others are stacked.
-
-    ``scan`` and ``remat`` as in ``layers.Encoder``: neither changes numbers or parameter tree.
-    """
+    """Blocks of one width; the first changes size and channels, the others are stacked."""
 
     blocks: int
     width: int
     stride: int
     train: bool
     group: int = 0
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
+    execution: layers.Execution = layers.Execution()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def block(in_scan):
-            if self.remat == "none":
-                return Bottleneck
-            return nn.remat(
-                Bottleneck, policy=layers.REMAT_POLICIES[self.remat], prevent_cse=not in_scan
-            )
-
-        settings = (self.train, self.group, self.dtype)
-        x, _ = block(False)(self.width, self.stride, *settings, name="first_block")(x)
+        settings = (self.train, self.group, self.execution.dtype)
+        first = self.execution.remat(Bottleneck, in_scan=False)
+        x, _ = first(self.width, self.stride, *settings, name="first_block")(x)
         if self.blocks > 1:
-            stack = nn.scan(
-                block(self.scan),
-                variable_axes={"params": 0, "batch_stats": 0},
-                split_rngs={"params": True},
-                length=self.blocks - 1,
-                unroll=1 if self.scan else self.blocks - 1,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )
+            stack = self.execution.stack(Bottleneck, self.blocks - 1, "params", "batch_stats")
             x, _ = stack(self.width, 1, *settings, name="blocks")(x)
         return x
 
 
 class AttentionPool(nn.Module):
-    """One attention layer in which the mean cell asks all cells. [B, H, W, C] -> [B, E].
+    """Attention with the mean cell as query and all cells as keys. [B, H, W, C] -> [B, E].
 
     The output projection is the tower's projection into the shared space; there is no other.
     """
 
     config: ResNetConfig
     embed_dim: int
-    dtype: Any = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -245,28 +227,28 @@ class ResNet(nn.Module):
 
     config: ResNetConfig
     embed_dim: int
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
     batch_norm_group: int = 0
+    execution: layers.Execution = layers.Execution()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False, piece: Any = None) -> jax.Array:
-        del piece  # nothing is drawn at random
+    def __call__(
+        self, images: jax.Array, train: bool = False, microbatch: Microbatch | None = None
+    ) -> jax.Array:
+        del microbatch  # nothing is drawn at random
         c = self.config
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
-        x = images.astype(self.dtype)
+        x = images.astype(self.execution.dtype)
         for i, channels in enumerate((c.width // 2, c.width // 2, c.width)):
             stride = 2 if i == 0 else 1
-            x = Convolution(channels, 3, stride, self.dtype, name=f"stem_conv_{i + 1}")(x)
+            x = Convolution(channels, 3, stride, self.execution.dtype, name=f"stem_conv_{i + 1}")(x)
             x = BatchNorm(self.batch_norm_group, name=f"stem_norm_{i + 1}")(x, train)
             x = nn.relu(x)
         x = _pool(x, 2)
         for i, blocks in enumerate(c.layers):
             x = Stage(
                 blocks, c.width * 2**i, 1 if i == 0 else 2, train, self.batch_norm_group,
-                self.dtype, self.scan, self.remat, name=f"stage_{i + 1}",
+                self.execution, name=f"stage_{i + 1}",
             )(x)  # fmt: skip
-        x = AttentionPool(c, self.embed_dim, self.dtype, name="attention_pool")(x)
+        x = AttentionPool(c, self.embed_dim, self.execution.dtype, name="attention_pool")(x)
         return x.astype(jnp.float32)

@@ -1,12 +1,11 @@
 """Transformer text tower (paper section 2.4; openai/CLIP ``encode_text``).
 
 The paper's is causal and pools at the end-of-text token. SigLIP's (Zhai et al. 2023, arXiv
-2303.15343) sees both ways, pools at the last position, padding or not, and its projection has a
+2303.15343) is bidirectional, pools at the last position, padding or not, and its projection has a
 bias.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +49,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     activation: str
     norm_epsilon: float = 1e-5
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
+    execution: layers.Execution = layers.Execution()
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -72,20 +69,20 @@ class TextTransformer(nn.Module):
             jnp.float32,
         )
         # Looked up in the whole table: from a sharded one XLA would move activations instead.
-        table = constrain(table.astype(self.dtype), None, None)
-        x = table[tokens] + positions[: tokens.shape[1]].astype(self.dtype)
+        table = constrain(table.astype(self.execution.dtype), None, None)
+        x = table[tokens] + positions[: tokens.shape[1]].astype(self.execution.dtype)
         x = constrain(x, "batch", None, None)
         # Of several end tokens the first.
         end = jnp.argmax(tokens == c.eot_id, axis=1) if c.pool == "eot" else tokens.shape[1] - 1
         x = layers.Encoder(
             c.layers, c.heads, c.mlp_width, self.activation,
             layers.gpt_block_init(c.width, c.mlp_width, c.layers), c.causal, self.norm_epsilon,
-            dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
+            self.execution, name="encoder",
         )(x, end)  # fmt: skip
         x = layers.LayerNorm(self.norm_epsilon, name="norm_final")(x)
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
             bias_init=nn.initializers.zeros if c.pool == "last" else None,
-            dtype=self.dtype, name="projection",
+            dtype=self.execution.dtype, name="projection",
         )(x)  # fmt: skip
         return x.astype(jnp.float32)

@@ -7,7 +7,7 @@ no projection, and a bias on its patches.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def _normal_positions(c: ViTConfig) -> Initializer:
 
 def _sincos_positions(c: ViTConfig) -> Initializer:
     """Sines and cosines of rows and columns (He et al. 2021, arXiv 2111.06377), then learned:
-    neighbours start alike, which data sets of thousands of pictures are too small to teach.
+    neighbours start alike, which datasets of thousands of images are too small to teach.
     """
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
@@ -88,7 +88,7 @@ class ConvStem(nn.Module):
     """
 
     channels: tuple[int, ...]
-    dtype: Any = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +116,7 @@ class MapPool(nn.Module):
     activation: str
     initial: layers.BlockInit
     norm_epsilon: float
-    dtype: Any = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -135,11 +135,11 @@ class MapPool(nn.Module):
         return (x + y)[:, 0]
 
 
-class Piece(NamedTuple):
-    """A part of a batch: its examples draw what they would in the whole.
+class Microbatch(NamedTuple):
+    """A part of a batch; its examples draw the same random numbers as in the whole batch.
 
     Attributes:
-      rows: int32[b], which examples these are.
+      rows: int32[b], indices of these examples in the whole batch.
       batch: examples of the whole batch.
     """
 
@@ -158,21 +158,19 @@ class ViT(nn.Module):
     embed_dim: int
     activation: str
     norm_epsilon: float = 1e-5
-    dtype: Any = jnp.float32
-    scan: bool = False
-    remat: str = "none"
+    execution: layers.Execution = layers.Execution()
     patch_dropout: float = 0.0
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False, piece: Piece | None = None
+        self, images: jax.Array, train: bool = False, microbatch: Microbatch | None = None
     ) -> jax.Array:
         c = self.config
         if images.shape[1:] != (c.image_size, c.image_size, 3):
             raise ValueError(f"images {images.shape} do not fit image_size={c.image_size}")
-        x = images.astype(self.dtype)
+        x = images.astype(self.execution.dtype)
         if c.stem:
-            x = ConvStem(c.stem, self.dtype, name="stem")(x)
+            x = ConvStem(c.stem, self.execution.dtype, name="stem")(x)
         x = constrain(self._patches(x), "batch", None, None)
         positions = self.param(
             "position_embedding",
@@ -180,26 +178,26 @@ class ViT(nn.Module):
             (c.tokens, c.width),
             jnp.float32,
         )
-        x = x + positions[-x.shape[1] :].astype(self.dtype)
+        x = x + positions[-x.shape[1] :].astype(self.execution.dtype)
         if train and self.patch_dropout > 0:
-            x = self._drop_patches(x, piece)
+            x = self._drop_patches(x, microbatch)
         initial = layers.torch_block_init(c.width, c.mlp_width)
         encoder = layers.Encoder(
             c.layers, c.heads, c.mlp_width, self.activation, initial, epsilon=self.norm_epsilon,
-            dtype=self.dtype, scan=self.scan, remat=self.remat, name="encoder",
+            execution=self.execution, name="encoder",
         )  # fmt: skip
         norm_post = layers.LayerNorm(self.norm_epsilon, name="norm_post")
         if c.pool == "map":
             x = norm_post(encoder(x, None))
             return MapPool(
-                c.heads, c.mlp_width, self.activation, initial, self.norm_epsilon, self.dtype,
-                name="pool",
+                c.heads, c.mlp_width, self.activation, initial, self.norm_epsilon,
+                self.execution.dtype, name="pool",
             )(x).astype(jnp.float32)  # fmt: skip
         x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))
         self.sow("intermediates", "unprojected", x)  # see Clip.probe_features
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
-            bias_init=None, dtype=self.dtype, name="projection",
+            bias_init=None, dtype=self.execution.dtype, name="projection",
         )(x)  # fmt: skip
         return x.astype(jnp.float32)
 
@@ -212,7 +210,7 @@ class ViT(nn.Module):
             (width,),
             jnp.float32,
         )
-        first = (token + position).astype(self.dtype)
+        first = (token + position).astype(self.execution.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         norm = layers.LayerNorm(self.norm_epsilon, name="norm_pre")
         return norm(constrain(x, "batch", None, None))
@@ -230,15 +228,15 @@ class ViT(nn.Module):
         return layers.Dense(
             (c.width,), (None, None, None, "embed"), layers.uniform(bound),
             bias_init=layers.uniform(bound) if c.pool == "map" else None, contract=3,
-            dtype=self.dtype, name="patch_embedding",
+            dtype=self.execution.dtype, name="patch_embedding",
         )(x)  # fmt: skip
 
-    def _drop_patches(self, x: jax.Array, piece: Piece | None) -> jax.Array:
+    def _drop_patches(self, x: jax.Array, microbatch: Microbatch | None) -> jax.Array:
         """Keeps a random subset of patches, the same number in every image."""
         keep = max(1, round(x.shape[1] * (1 - self.patch_dropout)))
-        examples = x.shape[0] if piece is None else piece.batch
+        examples = x.shape[0] if microbatch is None else microbatch.batch
         noise = jax.random.uniform(self.make_rng("patch_dropout"), (examples, x.shape[1]))
-        if piece is not None:
-            noise = noise[piece.rows]
+        if microbatch is not None:
+            noise = noise[microbatch.rows]
         kept = jnp.sort(jax.lax.top_k(noise, keep)[1], axis=1)
         return jnp.take_along_axis(x, kept[..., None], axis=1)

@@ -89,7 +89,9 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
 
 def _adam(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
-    return adam if optim["moments"] == "float32" else stochastic_rounding.moments(adam, seed)
+    return (
+        adam if optim["moments"] == "float32" else stochastic_rounding.with_bf16_state(adam, seed)
+    )
 
 
 def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
@@ -147,7 +149,7 @@ def build(
     Args:
       optim: ``config.optim``.
       warmup_steps, total_steps: the schedule's lengths in optimizer steps.
-      seed: of rounding by chance.
+      seed: of stochastic rounding.
 
     Raises:
       ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
@@ -165,9 +167,9 @@ def build(
     if optim["clip_norm"]:
         chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
     tx = optax.chain(*chain)
-    return (
-        tx if optim["text_weights"] == "float32" else stochastic_rounding.weights(tx, seed)
-    ), schedule
+    if optim["text_weights"] != "float32":
+        tx = stochastic_rounding.with_bf16_params(tx, seed)
+    return tx, schedule
 
 
 def rate(schedule: Schedule, opt_state: Any) -> jax.Array:

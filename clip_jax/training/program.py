@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from clip_jax import config as config_lib
 from clip_jax import losses
-from clip_jax.models.clip import Clip
+from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
 from clip_jax.training import gradient_cache, optim, state, step
@@ -43,7 +43,7 @@ class Program:
     loss: str
 
 
-def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
+def build(config: Any, model: ClipModel, mesh: Mesh, total_steps: int) -> Program:
     """The program of a config.
 
     Args:
@@ -59,8 +59,7 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
     warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
     tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed)
     kind = (model, tx, c.optim.ema_decay > 0, mesh)
-    half_text = c.optim.text_weights == "bfloat16"
-    abstract, shardings = state.abstract(*kind, half_text=half_text)
+    abstract, shardings = state.abstract(*kind, text_dtype=c.optim.text_weights)
     loss_fn, loss = losses.from_config(c, model.config, mesh)
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
@@ -80,11 +79,11 @@ def build(config: Any, model: Clip, mesh: Mesh, total_steps: int) -> Program:
         shards=batch_shards(mesh),
     )
     compiled = step.compile_train_step(pure, shardings, mesh)
-    create = functools.partial(state.create, *kind, half_text=half_text)
+    create = functools.partial(state.create, *kind, text_dtype=c.optim.text_weights)
     return Program(tx, schedule, create, abstract, shardings, compiled, loss)
 
 
-def _check_axes(model: Clip, mesh: Mesh, shardings: state.TrainState) -> None:
+def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> None:
     """A tower whose heads a tensor axis does not divide would be computed whole on every device;
     an axis that divides no parameter would do nothing at all.
     """
@@ -107,7 +106,7 @@ def _check_axes(model: Clip, mesh: Mesh, shardings: state.TrainState) -> None:
             )
 
 
-def abstract_batch(config: Any, model: Clip, mesh: Mesh) -> Mapping[str, jax.ShapeDtypeStruct]:
+def abstract_batch(config: Any, model: ClipModel, mesh: Mesh) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shapes of a global batch of the train step."""
     size, length = model.config.vision.image_size, model.config.text.context_length
     rows: dict[str, tuple[tuple[int, ...], Any]] = {

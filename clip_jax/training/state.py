@@ -9,7 +9,8 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from clip_jax.models.clip import Clip
+from clip_jax.models.clip import ClipModel
+from clip_jax.models.layers import Execution
 from clip_jax.runtime.mesh import partition_spec
 from clip_jax.training import stochastic_rounding
 
@@ -20,7 +21,7 @@ class TrainState:
 
     Attributes:
       step: int32[], number of updates done.
-      params: the model's parameters, float32 (weights of the text tower bfloat16, if so asked).
+      params: the model's parameters, float32 (weights of the text tower in ``text_dtype``).
       batch_stats: running means and variances of batch norms, float32; empty without any.
       opt_state: the optimizer's state.
       ema: exponential moving average of ``variables`` for evaluation, or None.
@@ -42,21 +43,26 @@ class TrainState:
     @property
     def eval_variables(self) -> dict[str, Any]:
         """The variables to evaluate and export, float32."""
-        return stochastic_rounding.widened(self.variables) if self.ema is None else self.ema
+        return stochastic_rounding.upcast(self.variables) if self.ema is None else self.ema
 
 
 def _create(
-    model: Clip, tx: optax.GradientTransformation, use_ema: bool, half_text: bool, key: jax.Array
+    model: ClipModel,
+    tx: optax.GradientTransformation,
+    use_ema: bool,
+    text_dtype: str,
+    key: jax.Array,
 ):
     c = model.config
     images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
     # A rolled loop compiles in a fraction of the time, and gives the same numbers.
-    variables = model.clone(scan=True, remat="none").init(key, images, tokens)
+    rolled = Execution(model.execution.dtype, scan_layers=True)
+    variables = model.clone(execution=rolled).init(key, images, tokens)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     variables = {"params": params, "batch_stats": batch_stats}
-    if half_text:
-        params = stochastic_rounding.narrowed_text(params)
+    if text_dtype == "bfloat16":
+        params = stochastic_rounding.cast_text_params(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -72,16 +78,16 @@ def _is_box(x: Any) -> bool:
 
 
 def abstract(
-    model: Clip,
+    model: ClipModel,
     tx: optax.GradientTransformation,
     use_ema: bool,
     mesh: Mesh,
     *,
-    half_text: bool = False,
+    text_dtype: str = "float32",
 ) -> tuple[TrainState, TrainState]:
     """The state's shapes and its shardings, computed without allocating anything.
 
-    ``half_text`` keeps the text tower's weights in bfloat16 (``half.narrowed_text``).
+    ``text_dtype`` is the stored dtype of the text tower's weights (see ``cast_text_params``).
 
     Logical axis names sit in boxes around the parameters; they pass through ``eval_shape`` and
     through optax, so that moments get the sharding of their parameter by construction.
@@ -89,7 +95,7 @@ def abstract(
     Returns:
       A TrainState of ShapeDtypeStruct (with shardings) and one of NamedSharding.
     """
-    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, half_text, k), jax.random.key(0))
+    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, text_dtype, k), jax.random.key(0))
 
     def sharding(x):
         if _is_box(x) and isinstance(x.value, optax.MaskedNode):
@@ -108,18 +114,18 @@ def abstract(
 
 
 def create(
-    model: Clip,
+    model: ClipModel,
     tx: optax.GradientTransformation,
     use_ema: bool,
     mesh: Mesh,
     seed: int,
     *,
-    half_text: bool = False,
+    text_dtype: str = "float32",
 ) -> TrainState:
     """Initialises straight into the shards: no device ever holds the whole state."""
-    _, shardings = abstract(model, tx, use_ema, mesh, half_text=half_text)
+    _, shardings = abstract(model, tx, use_ema, mesh, text_dtype=text_dtype)
     make = jax.jit(
-        lambda key: nn.unbox(_create(model, tx, use_ema, half_text, key)), out_shardings=shardings
+        lambda key: nn.unbox(_create(model, tx, use_ema, text_dtype, key)), out_shardings=shardings
     )
     return make(jax.random.key(seed))
 

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax.losses import LossFn, caption_topics
-from clip_jax.models.clip import MAX_LOGIT_SCALE, Clip, probe_features
+from clip_jax.models.clip import MAX_LOGIT_SCALE, ClipModel, probe_features
 from clip_jax.runtime.mesh import batch_sharding, replicated
 from clip_jax.training import gradient_cache, stochastic_rounding
 from clip_jax.training.optim import Schedule, rate
@@ -22,7 +22,7 @@ BATCH_KEYS = ("images", "tokens", "groups", "bad", "stop")
 
 
 def train_step(
-    model: Clip,
+    model: ClipModel,
     tx: optax.GradientTransformation,
     schedule: Schedule,
     loss_fn: LossFn,
@@ -57,7 +57,7 @@ def train_step(
         loss, aux, batch_stats, grads = gradient_cache.compute(
             model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces, shards
         )
-        grads = stochastic_rounding.widened(grads)
+        grads = stochastic_rounding.upcast(grads)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -67,7 +67,7 @@ def train_step(
         if clip_scale:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)
         variables = {"params": params, "batch_stats": batch_stats}
-        ema = _average(state.ema, stochastic_rounding.widened(variables), ema_decay, state.step)
+        ema = _average(state.ema, stochastic_rounding.upcast(variables), ema_decay, state.step)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -118,7 +118,7 @@ def compile_train_step(
     )
 
 
-def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
+def embed_steps(model: ClipModel, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
     """Jitted (variables, images) -> f32[B, E], (variables, tokens) -> f32[B, E], and
     (variables, images) -> f32[B, F], the features of ``clip.probe_features``.
 
@@ -130,7 +130,11 @@ def embed_steps(model: Clip, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
         return jax.jit(function, out_shardings=replicated(mesh))
 
     return (
-        jitted(lambda variables, images: model.apply(variables, images, method=Clip.embed_images)),
-        jitted(lambda variables, tokens: model.apply(variables, tokens, method=Clip.embed_texts)),
+        jitted(
+            lambda variables, images: model.apply(variables, images, method=ClipModel.embed_images)
+        ),
+        jitted(
+            lambda variables, tokens: model.apply(variables, tokens, method=ClipModel.embed_texts)
+        ),
         jitted(lambda variables, images: probe_features(model, variables, images)),
     )

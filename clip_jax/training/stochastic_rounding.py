@@ -1,10 +1,10 @@
-"""Numbers kept in bfloat16 between steps: Adam's moments (after Dhariwal et al. 2020, arXiv
-2005.00341) and the weights of the text encoder, both as in the paper (section 2.5). The paper
-rounds the weights by chance; here the moments are too.
+"""Stochastic rounding of what is stored in bfloat16 between steps: Adam's moments (after Dhariwal
+et al. 2020, arXiv 2005.00341) and the weights of the text encoder, both as in the paper (section
+2.5). The paper rounds the weights stochastically; here the moments are too.
 
 Rounding to the nearest would freeze them: a second moment changes by a thousandth a step, and a
-bfloat16 has 8 bits. Rounded up or down by chance, in proportion to how near each neighbour is, it
-is right on average.
+bfloat16 has 8 bits. Stochastic rounding picks the neighbour above or below with a probability in
+proportion to how near it is, so that the stored number is right on average.
 """
 
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import optax
 
 
-def round_by_chance(key: jax.Array, x: jax.Array) -> jax.Array:
+def stochastic_round(key: jax.Array, x: jax.Array) -> jax.Array:
     """float32 -> bfloat16: one of the two neighbours, whose mean over ``key`` is ``x``.
 
-    What a bfloat16 can hold stays as it is, infinities and NaN included.
+    What a bfloat16 can hold stays as it is, infinities included; so does a NaN, unless its payload
+    is in the lower bits alone.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     # The lower half of the bits is what is lost: it carries over as often as it is large.
@@ -32,62 +33,64 @@ def _rounded(key: jax.Array, tree: Any) -> Any:
     return jax.tree.unflatten(
         structure,
         [
-            round_by_chance(k, x) if x.dtype == jnp.float32 else x
+            stochastic_round(k, x) if x.dtype == jnp.float32 else x
             for k, x in zip(keys, leaves, strict=False)
         ],
     )
 
 
-def widened(tree: Any) -> Any:
-    """The same numbers with every bfloat16 as a float32."""
+def upcast(tree: Any) -> Any:
+    """Casts every bfloat16 of a tree to float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
 
 
-def narrowed_text(params: Any) -> Any:
-    """Parameters with the text tower's weights, not its gains and biases, as bfloat16."""
+def cast_text_params(params: Any) -> Any:
+    """Casts the text tower's weights, not its gains and biases, to bfloat16."""
 
-    def narrowed(path, x):
+    def cast(path, x):
         names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         weight = names[0] == "text_tower" and names[-1] not in ("bias", "scale")
         return x.astype(jnp.bfloat16) if weight else x
 
-    return jax.tree_util.tree_map_with_path(narrowed, params)
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _key(seed: int, stream: int, count: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), count)
 
 
-class HalfState(NamedTuple):
+class Bf16State(NamedTuple):
     """Number of updates made, and the state of the inner optimizer."""
 
     count: jax.Array
     inner: Any
 
 
-def moments(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
-    """An optimizer whose float32 state is kept in bfloat16.
+def with_bf16_state(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
+    """Stores the float32 state of an optimizer in bfloat16.
 
     Args:
-      inner: computes in float32, as ever.
+      inner: computes in float32.
       seed: of the rounding, which is a function of it and the number of updates alone.
     """
 
     def init(params):
-        narrow = jax.tree.map(
+        cast = jax.tree.map(
             lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, inner.init(params)
         )
-        return HalfState(jnp.zeros((), jnp.int32), narrow)
+        return Bf16State(jnp.zeros((), jnp.int32), cast)
 
     def update(updates, state, params=None):
-        updates, new = inner.update(updates, widened(state.inner), params)
-        return updates, HalfState(state.count + 1, _rounded(_key(seed, 0, state.count), new))
+        updates, new = inner.update(updates, upcast(state.inner), params)
+        return updates, Bf16State(state.count + 1, _rounded(_key(seed, 0, state.count), new))
 
     return optax.GradientTransformation(init, update)
 
 
-def weights(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
-    """An optimizer of parameters some of which are kept in bfloat16 (see ``narrowed_text``).
+def with_bf16_params(
+    inner: optax.GradientTransformation, seed: int
+) -> optax.GradientTransformation:
+    """Lets an optimizer update parameters stored in bfloat16 (see ``cast_text_params``).
 
     Rounded to the nearest, a weight would stand still: most updates are less than the 256th part
     of it. The updates that come out lead to a bfloat16 exactly, one that is right on average.
@@ -98,20 +101,22 @@ def weights(inner: optax.GradientTransformation, seed: int) -> optax.GradientTra
     """
 
     def init(params):
-        return HalfState(jnp.zeros((), jnp.int32), inner.init(widened(params)))
+        return Bf16State(jnp.zeros((), jnp.int32), inner.init(upcast(params)))
 
     def update(updates, state, params):
-        wide = widened(params)
-        updates, new = inner.update(updates, state.inner, wide)
+        upcast_params = upcast(params)
+        updates, new = inner.update(updates, state.inner, upcast_params)
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(_key(seed, 1, state.count), max(len(leaves), 1))
 
-        def rounded(key, kept, old, update):
-            if kept.dtype != jnp.bfloat16:
+        def rounded(key, stored, old, update):
+            if stored.dtype != jnp.bfloat16:
                 return update
-            return round_by_chance(key, old + update).astype(jnp.float32) - old
+            return stochastic_round(key, old + update).astype(jnp.float32) - old
 
         keys = jax.tree.unflatten(structure, list(keys)[: len(leaves)])
-        return jax.tree.map(rounded, keys, params, wide, updates), HalfState(state.count + 1, new)
+        return jax.tree.map(rounded, keys, params, upcast_params, updates), Bf16State(
+            state.count + 1, new
+        )
 
     return optax.GradientTransformation(init, update)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from clip_jax.interop import readers, tree, weights
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 KINDS = {

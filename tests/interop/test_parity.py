@@ -15,7 +15,8 @@ from clip_jax import losses
 from clip_jax.interop import files, mapping, tree, weights
 from clip_jax.interop.formats import openai
 from clip_jax.losses import softmax_dense
-from clip_jax.models.clip import VARIANTS, Clip
+from clip_jax.models.clip import ClipModel
+from clip_jax.models.variants import VARIANTS
 from clip_jax.training import optim, step
 from clip_jax.training.state import TrainState
 
@@ -45,7 +46,7 @@ class Golden:
         self.entries = layout.entries(self.config)
         self.tensors = layout.weights(load_file(folder / "model.safetensors"))
         self.folder = folder
-        self.model = Clip(self.config)
+        self.model = ClipModel(self.config)
         self.images = self.inputs["images"].transpose(0, 2, 3, 1)
 
     def exported(self, variables):

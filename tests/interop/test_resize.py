@@ -7,7 +7,7 @@ from PIL import Image
 
 from clip_jax.interop import resize
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.models.clip import Clip
+from clip_jax.models.clip import ClipModel
 from clip_jax.tokenizers import ClipTokenizer
 
 
@@ -40,7 +40,7 @@ def test_a_model_for_another_image_size(name, made):
     images = np.zeros((1, size, size, 3), np.float32)
     # Numbers at which no activation leaves the range of float32.
     small = jax.tree.map(lambda x: 0.05 * x, dict(bigger.variables))
-    out = jax.jit(lambda v, x: Clip(bigger.config).apply(v, x, method="embed_images"))(
+    out = jax.jit(lambda v, x: ClipModel(bigger.config).apply(v, x, method="embed_images"))(
         small, images
     )
     assert np.isfinite(out).all()

@@ -14,7 +14,7 @@ from clip_jax.interop.formats import hugging_face, open_clip, openai
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch import torch_file
 from clip_jax.interop.write import write
-from clip_jax.models.clip import VARIANTS
+from clip_jax.models.variants import VARIANTS
 
 HUGE = ["ViT-H/14", "ViT-g/14", "ViT-bigG/14"]
 

@@ -17,7 +17,7 @@ from clip_jax.interop.formats import hugging_face
 from clip_jax.interop.mapping import export_tensors
 from clip_jax.interop.write import write
 from clip_jax.losses import softmax_dense
-from clip_jax.models.clip import Clip
+from clip_jax.models.clip import ClipModel
 from clip_jax.models.text import TextConfig
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer
 from clip_jax.training import optim
@@ -40,7 +40,7 @@ def inputs(config, n=5):
 
 def ours(weights, images, tokens):
     with jax.default_matmul_precision("highest"):
-        out = jax.jit(Clip(weights.config).apply)(dict(weights.variables), images, tokens)
+        out = jax.jit(ClipModel(weights.config).apply)(dict(weights.variables), images, tokens)
     logits = out.logit_scale * out.image_emb @ out.text_emb.T
     return np.asarray(logits if out.logit_bias is None else logits + out.logit_bias)
 
@@ -79,7 +79,7 @@ def test_gradients_and_ten_adamw_steps(made, tmp_path, name):
     """The same model trained by torch and by our own train step, from the same numbers."""
     config = made(name).config
     images, tokens = inputs(config, 8)
-    model = Clip(config)
+    model = ClipModel(config)
     # As a run begins: pairs that all look alike would leave rounding for a gradient.
     variables = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, tokens))
     weights = dataclasses.replace(made(name), variables=jax.device_get(variables))

@@ -12,7 +12,8 @@ from clip_jax.interop import weights
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch import torch_file
 from clip_jax.interop.write import losses, write
-from clip_jax.models.clip import VARIANTS, Clip
+from clip_jax.models.clip import ClipModel
+from clip_jax.models.variants import VARIANTS
 
 # What each layout can hold.
 LEGAL = {
@@ -117,7 +118,7 @@ def test_published_files_give_the_published_features(goldens, file, options):
     folder = goldens / "A_model" / file.split("/")[0]
     inputs, want = np.load(folder / "inputs.npz"), np.load(folder / "outputs.npz")
     found = weights.read(folder.parent / file, **options)
-    model = Clip(found.config)
+    model = ClipModel(found.config)
     images, tokens = inputs["images"][:8].transpose(0, 2, 3, 1), inputs["text"][:8]
     with jax.default_matmul_precision("highest"):
         image = jax.jit(lambda v: model.apply(v, images, method="image_features"))(found.variables)

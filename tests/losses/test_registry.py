@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax import losses
-from clip_jax.models.clip import VARIANTS
+from clip_jax.models.variants import VARIANTS
 from clip_jax.runtime.mesh import create_mesh
 
 MODEL = VARIANTS["ViT-Test/8"]

@@ -11,10 +11,10 @@ from scipy import signal
 
 from clip_jax import config as config_lib
 from clip_jax.interop import tree
-from clip_jax.models import clip
-from clip_jax.models.clip import ClipConfig
+from clip_jax.models import clip, variants
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 # Reference counts: paper models, batch-norm statistics not counted.
@@ -67,7 +67,7 @@ LATER = {"ViT-H/14": 986.11, "ViT-g/14": 1366.68, "ViT-bigG/14": 2539.57, "SigLI
 
 @pytest.mark.parametrize("variant", LATER)
 def test_parameter_counts_of_the_later_models(variant):
-    shapes = tree.shapes(clip.VARIANTS[variant])["params"]
+    shapes = tree.shapes(variants.VARIANTS[variant])["params"]
     millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
     assert round(millions, 2) == LATER[variant]
 
@@ -133,7 +133,7 @@ def test_probes_see_a_vits_features_before_the_projection(scan):
     seen = jax.jit(lambda v, x: clip.probe_features(model, v, x))(variables, batch()[0])
     assert seen.shape == (4, model.config.vision.width) == (4, model.probe_dim)
     projection = variables["params"]["image_tower"]["projection"]["kernel"]
-    features = apply(model, variables, batch()[0], method=clip.Clip.image_features)
+    features = apply(model, variables, batch()[0], method=clip.ClipModel.image_features)
     np.testing.assert_allclose(seen @ projection, features, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(features)).max() > 1e-3
 
@@ -145,13 +145,13 @@ def test_probes_see_the_features_of_towers_without_a_projection(tower):
         "resnet": ResNetConfig(32, (1, 1, 1, 1), 8, 2),
     }[tower]
     text = TextConfig(32, 1, 2, 8)
-    model = clip.Clip(ClipConfig(32, vision, text))
+    model = clip.ClipModel(ClipConfig(32, vision, text))
     images = batch()[0] if tower == "map" else np.repeat(np.repeat(batch()[0], 2, 1), 2, 2)
     variables = nn.unbox(jax.jit(model.init)(jax.random.key(0), images[:1], batch(1)[1]))
     seen = jax.jit(lambda v, x: clip.probe_features(model, v, x))(variables, images)
     assert seen.shape == (4, model.probe_dim)
     np.testing.assert_array_equal(
-        seen, apply(model, variables, images, method=clip.Clip.image_features)
+        seen, apply(model, variables, images, method=clip.ClipModel.image_features)
     )
 
 
@@ -359,7 +359,7 @@ class MeanColor(nn.Module):
     embed_dim: int
 
     @nn.compact
-    def __call__(self, images, train=False, piece=None):
+    def __call__(self, images, train=False, microbatch=None):
         return nn.Dense(self.embed_dim)(images.mean((1, 2)))
 
 
@@ -367,8 +367,8 @@ def test_an_image_tower_of_ones_own(monkeypatch):
     monkeypatch.setitem(
         clip.IMAGE_TOWERS, MeanColorConfig, lambda model, options: MeanColor(options["embed_dim"])
     )
-    variant = dataclasses.replace(clip.VARIANTS["ViT-Test/8"], vision=MeanColorConfig())
-    monkeypatch.setitem(clip.VARIANTS, "MeanColor", variant)
+    variant = dataclasses.replace(variants.VARIANTS["ViT-Test/8"], vision=MeanColorConfig())
+    monkeypatch.setitem(variants.VARIANTS, "MeanColor", variant)
     c = config_lib.defaults().model
     c.variant, c.dtype = "MeanColor", "float32"
     model = clip.build(c)

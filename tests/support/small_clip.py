@@ -5,8 +5,8 @@ import numpy as np
 
 from clip_jax.interop import readers, tree
 from clip_jax.interop.weights import Weights
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 from clip_jax.tokenizers import ClipTokenizer
 

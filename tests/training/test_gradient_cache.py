@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 
 from clip_jax import losses
-from clip_jax.models.clip import VARIANTS, Clip
+from clip_jax.models.clip import ClipModel
+from clip_jax.models.variants import VARIANTS
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import gradient_cache
 
@@ -35,14 +36,16 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
     """Patch dropout and the groups of batch norms included; and the running statistics."""
     config = dataclasses.replace(VARIANTS[name], logit_bias=loss == "sigmoid")
     resnet = name == "RN-Test"
-    model = Clip(config, patch_dropout=0.0 if resnet else 0.5, batch_norm_group=4 if resnet else 0)
+    model = ClipModel(
+        config, patch_dropout=0.0 if resnet else 0.5, batch_norm_group=4 if resnet else 0
+    )
     inputs, key = batch(config.vision.image_size), jax.random.key(7)
     variables = nn.unbox(jax.jit(model.init)(key, inputs["images"][:1], inputs["tokens"][:1]))
     variables = {"batch_stats": {}, **variables}
     loss_fn = losses.build(loss, "dense", create_mesh({"data": 1}, jax.devices()[:1]))
 
     def found(pieces):
-        compute = functools.partial(gradient_cache.compute, model, loss_fn, pieces=pieces)
+        compute = functools.partial(gradient_cache.compute, model, loss_fn, microbatches=pieces)
         keys = {"patch_dropout": key}
         return jax.jit(lambda v: compute(v, inputs, keys, (None, None)))(variables)
 

@@ -17,7 +17,7 @@ def test_neighbours_in_the_right_proportion():
     the spacing would leave."""
     for value in (1.0 + 2**-9, 1.0 + 3 * 2**-10, -2.7182817, 3e-5, 1e30):
         x = jnp.full((65536,), value, jnp.float32)
-        found = np.asarray(stochastic_rounding.round_by_chance(jax.random.key(0), x), np.float64)
+        found = np.asarray(stochastic_rounding.stochastic_round(jax.random.key(0), x), np.float64)
         low, high = np.unique(found)
         assert low < float(x[0]) < high
         error = (high - low) / 2 / 256
@@ -30,9 +30,9 @@ def test_neighbours_in_the_right_proportion():
 def test_what_bfloat16_holds_stays():
     exact = jnp.array([0.0, -0.0, 1.0, -1.5, jnp.inf, -jnp.inf, 2.0**-126], jnp.float32)
     for seed in range(20):
-        found = stochastic_rounding.round_by_chance(jax.random.key(seed), exact)
+        found = stochastic_rounding.stochastic_round(jax.random.key(seed), exact)
         np.testing.assert_array_equal(np.asarray(found, np.float32), exact)
-    assert np.isnan(stochastic_rounding.round_by_chance(jax.random.key(0), jnp.float32(jnp.nan)))
+    assert np.isnan(stochastic_rounding.stochastic_round(jax.random.key(0), jnp.float32(jnp.nan)))
 
 
 def test_a_moment_that_the_nearest_would_freeze_follows_its_mean():
@@ -41,7 +41,7 @@ def test_a_moment_that_the_nearest_would_freeze_follows_its_mean():
     params = {"w": jnp.zeros(512)}
     grads = {"w": jnp.ones(512)}
     exact = optax.scale_by_adam(0.9, 0.999)
-    tx = stochastic_rounding.moments(exact, 0)
+    tx = stochastic_rounding.with_bf16_state(exact, 0)
 
     def many(tx):
         def step(state, _):
@@ -76,7 +76,7 @@ def test_the_option_halves_what_the_optimizer_keeps():
 
 def test_rounding_does_not_depend_on_the_mesh():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 16)), jnp.float32)
-    rounding = jax.jit(stochastic_rounding.round_by_chance)
+    rounding = jax.jit(stochastic_rounding.stochastic_round)
     whole = rounding(jax.random.key(3), x)
     on = mesh.create_mesh({"data": 8})
     sharded = rounding(jax.random.key(3), jax.device_put(x, mesh.batch_sharding(on)))
@@ -86,12 +86,12 @@ def test_rounding_does_not_depend_on_the_mesh():
 def test_weights_that_the_nearest_would_freeze_follow_their_mean():
     """Updates of 1e-4 on weights of 1, whose next bfloat16 is 1 + 2^-7: in 1,000 steps 1.1."""
     text = {"kernel": jnp.ones((64, 64)), "bias": jnp.ones(64)}
-    params = stochastic_rounding.narrowed_text(
+    params = stochastic_rounding.cast_text_params(
         {"text_tower": text, "image_tower": {"kernel": jnp.ones(8)}}
     )
     assert params["text_tower"]["kernel"].dtype == jnp.bfloat16
     assert params["text_tower"]["bias"].dtype == params["image_tower"]["kernel"].dtype == "float32"
-    tx = stochastic_rounding.weights(optax.sgd(1e-4), seed=0)
+    tx = stochastic_rounding.with_bf16_params(optax.sgd(1e-4), seed=0)
     grads = jax.tree.map(lambda x: -jnp.ones(x.shape), params)
 
     def step(carry, _):

@@ -45,7 +45,7 @@ def published(
       data_set: as in the catalog.
       task: one of ``TASKS``.
       protocol: "paper" or "datacomp".
-      model: as in ``models.clip.VARIANTS``.
+      model: as in ``models.variants.VARIANTS``.
       metric: as in our results.
     """
     wanted = {"data_set": data_set, "task": task, "protocol": protocol, "model": model,

@@ -7,8 +7,8 @@ import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError
 from clip_jax.interop.sizes import counted, voted
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 _MOST_BLOCKS = 1000  # an array without numbers may claim any number of them

@@ -8,8 +8,8 @@ import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
 from clip_jax.interop.settings import Group, shown
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 # Buffers that older files hold beside the weights.

@@ -7,9 +7,9 @@ from typing import Any
 
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import Group, shown
-from clip_jax.models.clip import VARIANTS, ClipConfig
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import VARIANTS, ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 # Keys that say something our towers have. All others must be absent or hold one of the values

@@ -8,9 +8,9 @@ import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
 from clip_jax.interop.sizes import counted, voted
-from clip_jax.models.clip import ClipConfig
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 
 Tensors = Mapping[str, np.ndarray]
