@@ -19,8 +19,9 @@ import numpy as np
 
 from clip_jax import pretrained
 from clip_jax.data.preprocess import ImageInput
-from clip_jax.evals import embedder, runner
+from clip_jax.evals import embedder
 from clip_jax.evals.metrics import zero_shot
+from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
 from clip_jax.models.layers import Execution
@@ -99,17 +100,18 @@ class Clip:
             shrink=True,
         )  # fmt: skip
 
-    def as_evaluated(self, name: str = "") -> runner.Model:
+    def as_evaluated(self, name: str = "") -> EvalModel:
         """The model as ``evals.suite`` takes it; ``name`` is what results call it."""
         found = combined(fingerprint(self._variables))
         facts = [found, self.fingerprint, str(self._model.dtype)]
-        return runner.Model(
+        return EvalModel(
             name or Path(self.weights.source).name,
             hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
             self.embedder,
             self.tokenize,
             self.preprocess,
             self._mesh,
+            self.logit_scale,
         )
 
     @property

@@ -21,7 +21,8 @@ from clip_jax.evals import records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.exports import clip_benchmark, datacomp
 from clip_jax.evals.records import Record
-from clip_jax.evals.tasks import overlap_task, registry
+from clip_jax.evals.tasks import registry
+from clip_jax.evals.types import OVERLAP_MEASURES, PROTOCOLS, EvalSettings
 from clip_jax.report import eval_examples, eval_page
 from clip_jax.runtime import distributed
 
@@ -30,7 +31,7 @@ def evaluate(
     clip: api.Clip,
     data: str | Sequence[str] = runner.OFFLINE,
     tasks: str | Sequence[str] = (),
-    settings: runner.Settings | None = None,
+    settings: EvalSettings | None = None,
     *,
     out: str | Path | None = None,
     cache: str | Path | None = None,
@@ -62,14 +63,14 @@ def evaluate(
     )  # fmt: skip
     if folder and distributed.is_lead() and any(not r.skipped for r in found):
         named = (data,) if isinstance(data, str) else data
-        _write(folder, found, named, settings or runner.Settings(), say)
+        _write(folder, found, named, settings or EvalSettings(), say)
     if folder:
         distributed.barrier("results written")
     return found
 
 
 def _write(
-    folder: Path, found: list[Record], data: Sequence[str], settings: runner.Settings, say: Any
+    folder: Path, found: list[Record], data: Sequence[str], settings: EvalSettings, say: Any
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
     whole = _with_earlier(folder / "records", found, settings)
@@ -84,7 +85,7 @@ def _write(
         say(f"not written for other programs: {error}")
 
 
-def _with_earlier(folder: Path, found: list[Record], settings: runner.Settings) -> list[Record]:
+def _with_earlier(folder: Path, found: list[Record], settings: EvalSettings) -> list[Record]:
     """The records of a run, and those of earlier ones that were made in the same way."""
 
     def place(record: Record) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--tasks": dict(
         type=_listed, default=(), help=f"of {','.join(registry.TASKS)}; default: all that fit"
     ),
-    "--protocol": dict(default="paper", choices=runner.PROTOCOLS),
+    "--protocol": dict(default="paper", choices=PROTOCOLS),
     "--templates": dict(default="all", help="all, subset7, plain or names"),
     "--class-names": dict(default="", help="file with the classes' names"),
     "--template-file": dict(default="", help="file with templates"),
@@ -135,7 +136,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         default="",
         help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
     ),
-    "--overlap-by": dict(default="embedding", choices=overlap_task.MEASURES),
+    "--overlap-by": dict(default="embedding", choices=OVERLAP_MEASURES),
     "--overlap-threshold": dict(
         type=float, help="the same from this cosine up (0.95), by hash from so many bits down (6)"
     ),
@@ -171,7 +172,7 @@ def run(flags: argparse.Namespace) -> list[Record]:
         image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,
         group_keys=flags.group_keys, emoji_preset=flags.emoji_preset,
     )  # fmt: skip
-    settings = runner.Settings(
+    settings = EvalSettings(
         protocol=flags.protocol, templates=flags.templates, class_file=flags.class_names,
         template_file=flags.template_file, root=flags.data_root, options=options,
         shots=flags.shots, seeds=flags.seeds, seed=flags.seed,

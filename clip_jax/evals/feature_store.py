@@ -132,7 +132,7 @@ class Store:
         """The features of ``get`` in parts of ``PART`` pictures, for sets larger than memory.
 
         What is on disk comes as memory maps. Without a folder all of it is kept in memory, also
-        when the store is told to forget.
+        after ``clear``.
         """
         key, pixels = self._key(kind, data), Pixels(data, preprocess)
         if self.folder:
@@ -173,7 +173,7 @@ class Store:
                 np.save(partial, found)
         return found
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Frees what ``get`` holds in memory."""
         self._held.clear()
 

@@ -15,16 +15,12 @@ from typing import Any
 from clip_jax.runtime.atomic import write_atomically
 
 
-class NotApplicable(ValueError):
-    """A task that a data set does not allow; the message says why."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What one task says of one data set.
 
     Attributes:
-      task: a name in ``suite_tasks.TASKS``.
+      task: a name in ``tasks.registry.TASKS``.
       dataset, split: what was scored.
       protocol: "paper", "clip_benchmark" or "datacomp".
       n: pictures scored (retrieval: captions; caption selection: instances).

@@ -13,9 +13,9 @@ from PIL import Image
 from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import on_white, open_image
 from clip_jax.data.preprocess import ImageInput
-from clip_jax.evals import runner
-from clip_jax.evals.datasets.resolve import Opener, openers
+from clip_jax.evals.datasets.resolve import DatasetSplits, resolve_all
 from clip_jax.evals.records import Record
+from clip_jax.evals.types import EvalSettings
 from clip_jax.report.titles import Titles
 from clip_jax.report.types import Pairs, Query
 
@@ -25,7 +25,7 @@ _AROUND = 3  # pairs on each side of the threshold
 
 
 def load(
-    records: Sequence[Record], data: Sequence[str], settings: runner.Settings
+    records: Sequence[Record], data: Sequence[str], settings: EvalSettings
 ) -> tuple[list[Query], Pairs]:
     """The pictures for ``suite_report.write``.
 
@@ -40,7 +40,7 @@ def load(
     Raises:
       ConfigError: as ``suite.run``.
     """
-    known = {opener.title: opener for opener in openers(data, settings)}
+    known = {opener.title: opener for opener in resolve_all(data, settings)}
     titles = Titles(records)
     gallery: list[Query] = []
     shown = 0
@@ -71,7 +71,7 @@ def _overlapping(records: Sequence[Record]) -> Iterable[Record]:
     return sorted(found, key=lambda r: -r.value)
 
 
-def _opened(record: Record, openers: Mapping[str, Opener]) -> Any:
+def _opened(record: Record, openers: Mapping[str, DatasetSplits]) -> Any:
     """The pictures that the record is of, or None."""
     if record.dataset not in openers:
         return None
@@ -104,13 +104,15 @@ def _queries(record: Record, test: Any, titles: Titles) -> list[Query]:
 
 
 def _pairs(
-    record: Record, openers: Mapping[str, Opener], settings: runner.Settings
+    record: Record, openers: Mapping[str, DatasetSplits], settings: EvalSettings
 ) -> list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
     """The most similar pairs, and those on both sides of the threshold."""
     known = record.details
     test = _opened(record, openers)
-    training = _same(lambda: settings.training, known["training_fingerprint"])
-    if test is None or training is None:
+    if test is None or not settings.overlap_with:
+        return []
+    training = _same(openers[record.dataset].training_images, known["training_fingerprint"])
+    if training is None:
         return []
     near = [p for p in known["around"] if p["found"]][-_AROUND:]
     near += [p for p in known["around"] if not p["found"]][:_AROUND]

@@ -43,7 +43,7 @@ def test_parts_are_maps_of_what_is_on_disk_or_are_kept(tmp_path):
     memory = feature_store.Store(None, "model")
     for _ in range(2):
         found = list(memory.parts("images", first, data(), PREPROCESS))
-        memory.forget()
+        memory.clear()
     np.testing.assert_array_equal(np.concatenate(found), want)
     assert first.seen == 20
     assert list(memory.parts("images", first, data(0), PREPROCESS)) == []
@@ -110,7 +110,7 @@ def test_progress_and_memory(tmp_path):
         store.get("images", embed, data(), PREPROCESS)
     assert embed.seen == 10 and len(lines) == 3
     assert "8 of 10 pictures" in lines[1]
-    store.forget()
+    store.clear()
     store.get("images", embed, data(), PREPROCESS)
     assert embed.seen == 20
 

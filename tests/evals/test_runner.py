@@ -24,8 +24,9 @@ from clip_jax.data.test_sets.types import (
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import zero_shot
 from clip_jax.evals.probes import few_shot
-from clip_jax.evals.tasks import probe_tasks
+from clip_jax.evals.tasks import few_shot as few_shot_task
 from clip_jax.evals.tasks import registry as task_registry
+from clip_jax.evals.types import EvalModel, EvalSettings
 from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -71,12 +72,12 @@ def model(devices=8, batch_size=16, calls=None):
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32) + 0.1), features,
         mesh=mesh, batch_size=batch_size, image_size=6, embed_dim=3, probe_dim=3,
     )  # fmt: skip
-    return runner.Model("colours", "0123", made, tokenize, Preprocess(6), mesh)
+    return EvalModel("colours", "0123", made, tokenize, Preprocess(6), mesh)
 
 
 def run(folders, tasks=(), data=None, settings=None, **options):
     of = options.pop("of", None) or model()
-    settings = settings or runner.Settings(shots=(1, 4, 100), seeds=2)
+    settings = settings or EvalSettings(shots=(1, 4, 100), seeds=2)
     return runner.run(of, data or [f"folder:{folders}"], tasks, settings, **options)
 
 
@@ -126,7 +127,7 @@ def test_retrieval_and_its_prefix(folders):
     assert paper.metrics["image_to_text_r@10"] == 1
     (own,) = run(folders, data=data)
     assert own.templates == ["{}"] and own.main_metric == paper.main_metric
-    (other,) = run(folders, data=data, settings=runner.Settings(protocol="datacomp"))
+    (other,) = run(folders, data=data, settings=EvalSettings(protocol="datacomp"))
     assert other.templates == ["{}"] and other.main_metric == "mean_r@1"
 
 
@@ -163,10 +164,10 @@ def test_a_probe_is_made_anew_where_what_it_learns_from_changed(folders, tmp_pat
 
 def test_templates_fit_data_of_ones_own(folders):
     for templates, want in (("plain", "a photo of a {}."), ("names", "{}")):
-        settings = runner.Settings(templates=templates)
+        settings = EvalSettings(templates=templates)
         (record,) = run(folders, ["zero_shot"], settings=settings)
         assert record.templates == [want]
-    (record,) = run(folders, ["zero_shot"], settings=runner.Settings(templates="subset7"))
+    (record,) = run(folders, ["zero_shot"], settings=EvalSettings(templates="subset7"))
     assert "of ImageNet's templates" in record.skipped
 
 
@@ -174,7 +175,7 @@ def test_names_of_ones_own_take_the_protocols_templates(folders, tmp_path):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"cifar10": [f"nom {i}" for i in range(10)]}))
     (tmp_path / "t.csv").write_text(f"image,label\n{folders}/test/red/0.png,9\n")
-    settings = runner.Settings(class_file=str(names))
+    settings = EvalSettings(class_file=str(names))
     (record,) = run(folders, ["zero_shot"], [f"CIFAR10=csv:{tmp_path}/t.csv"], settings)
     assert record.class_names[9] == "nom 9" and len(record.templates) == 18
 
@@ -186,7 +187,7 @@ def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path)
     (tmp_path / "voc.csv").write_text("\n".join(["image,label,split", *rows]))
     names = tmp_path / "names.txt"
     names.write_text("red\ngreen\nblue\n")
-    settings = runner.Settings(class_file=str(names), shots=(1,), seeds=1)
+    settings = EvalSettings(class_file=str(names), shots=(1,), seeds=1)
     found = run(folders, (), [f"PascalVOC2007=csv:{tmp_path}/voc.csv"], settings)
     assert {r.task: r.main_metric for r in found} == {
         "zero_shot": "top1", "linear_probe": "top1", "few_shot": "top1@1",
@@ -217,7 +218,7 @@ def test_what_is_missing_is_skipped_with_the_way_to_get_it(folders, tmp_path):
     said = []
     found = run(
         folders, ["zero_shot"], ["Food101", "folder:/no/such/folder", f"folder:{folders}"],
-        runner.Settings(root=str(tmp_path)), say=said.append,
+        EvalSettings(root=str(tmp_path)), say=said.append,
     )  # fmt: skip
     assert [bool(r.skipped) for r in found] == [True, True, False]
     assert "hf download" in found[0].skipped and math.isnan(found[0].value)
@@ -250,7 +251,7 @@ def test_what_was_measured_is_read(folders, tmp_path):
     for a, b in zip(again, first, strict=True):
         assert (a.task, a.n, a.metrics, a.intervals) == (b.task, b.n, b.metrics, b.intervals)
     for changed in (
-        dict(settings=runner.Settings(templates="names", shots=(1, 4), seeds=2)),
+        dict(settings=EvalSettings(templates="names", shots=(1, 4), seeds=2)),
         dict(of=dataclasses.replace(model(), fingerprint="other weights")),
     ):
         said.clear()
@@ -271,7 +272,7 @@ def test_features_are_kept(folders, tmp_path):
 def test_own_classes_and_templates(folders, tmp_path):
     (tmp_path / "names.txt").write_text("bleu\nvert\nrouge\n", encoding="utf-8")
     (tmp_path / "templates.txt").write_text("une photo {c}\n", encoding="utf-8")
-    settings = runner.Settings(
+    settings = EvalSettings(
         class_file=str(tmp_path / "names.txt"), template_file=str(tmp_path / "templates.txt")
     )
     (record,) = run(folders, ["zero_shot"], settings=settings)
@@ -292,12 +293,12 @@ def test_what_does_not_exist_is_named(folders, change, message):
     with pytest.raises(ConfigError, match=message):
         run(folders, **change)
     with pytest.raises(ConfigError, match="protocol='papers' is not one of"):
-        runner.Settings(protocol="papers")
+        EvalSettings(protocol="papers")
 
 
 def test_every_task_has_a_kind_of_data():
     kinds = {ClassificationDataset, RetrievalDataset, CompositionalityDataset}
-    assert {t.takes for t in task_registry.TASKS.values()} == kinds
+    assert {t.dataset_type for t in task_registry.TASKS.values()} == kinds
 
 
 def test_records_name_pictures_that_texts_find(folders):
@@ -350,4 +351,4 @@ def test_what_zero_shot_is_worth_is_a_number_in_json(folders, tmp_path):
 )
 def test_shots_beyond_the_curve_have_no_number(zero, worth):
     curve = few_shot.Curve((1, 4), np.array([[0.3, 0.5], [0.5, 0.7]]), np.ones((2, 2)))
-    assert probe_tasks._efficiency(curve, zero) == worth
+    assert few_shot_task._efficiency(curve, zero) == worth

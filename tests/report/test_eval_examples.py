@@ -13,6 +13,7 @@ from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.records import Record
+from clip_jax.evals.types import EvalSettings
 from clip_jax.report import eval_examples
 
 
@@ -41,7 +42,7 @@ def data(root):
 
 
 def settings(root):
-    return runner.Settings(overlap_with=f"folder:{root}/training")
+    return EvalSettings(overlap_with=f"folder:{root}/training")
 
 
 def numbers(test):
@@ -52,6 +53,7 @@ def numbers(test):
 def records(root):
     """Records as the suite makes them, of queries that are told by hand."""
     how, (folder, table) = settings(root), [registry.open_dataset(spec) for spec in data(root)]
+    training = resolve.resolve(data(root)[0], how).training_images()
     place = numbers(folder)
     common = {"split": "test", "protocol": "paper", "n": 12}
     search = [{"text": "class 1", "recall": 0.25, "found": [place[3], place[0]],
@@ -63,12 +65,12 @@ def records(root):
     return [
         Record("zero_shot", "set", **common, data_fingerprint=folder.fingerprint,
                class_names=["class 0", "class 1"], details={"search": search}),
-        Record("retrieval", resolve.opener(data(root)[1], how).title, **common,
+        Record("retrieval", resolve.resolve(data(root)[1], how).title, **common,
                data_fingerprint=table.fingerprint, details={"search": captions}),
         Record("overlap", "set", **common, data_fingerprint=folder.fingerprint,
                main_metric="contamination", metrics={"contamination": 0.5},
                details={"pairs": pairs, "around": around, "unit": "cosine",
-                        "training_fingerprint": how.training.fingerprint}),
+                        "training_fingerprint": training.fingerprint}),
         Record("zero_shot", "gone", **common, skipped="not here"),
     ]  # fmt: skip
 
@@ -109,7 +111,7 @@ def test_what_changed_or_cannot_be_read_is_left_out(root):
 
 
 def test_without_training_pictures_there_are_no_pairs(root):
-    gallery, pairs = eval_examples.load(records(root), data(root), runner.Settings())
+    gallery, pairs = eval_examples.load(records(root), data(root), EvalSettings())
     assert len(gallery) == 3 and pairs == {}
 
 
@@ -124,10 +126,10 @@ def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
                    details={"search": some}) for k in (3, 9, 5)]  # fmt: skip
     made += [Record("retrieval", f"r{n}", "test", "paper", n=n, details={"search": some})
              for n in (10, 20)]  # fmt: skip
-    gallery, _ = eval_examples.load(made, [], runner.Settings())
+    gallery, _ = eval_examples.load(made, [], EvalSettings())
     assert [source for *_, source in gallery] == ["r20", "z9", "r10"] == opened
     made = [dataclasses.replace(r, details={}) if r.task == "retrieval" else r for r in made]
-    gallery, _ = eval_examples.load(made, [], runner.Settings())
+    gallery, _ = eval_examples.load(made, [], EvalSettings())
     assert [source for *_, source in gallery] == ["z9", "z5", "z3"]
 
 

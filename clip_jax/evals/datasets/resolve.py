@@ -1,10 +1,10 @@
-"""What ``--data`` names: data sets of the catalog, or where others lie; opened split by split."""
+"""Datasets as the user names them: from the catalog, or by path; opened split by split."""
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.config import ConfigError
 from clip_jax.data.test_sets.registry import open_dataset
@@ -12,24 +12,34 @@ from clip_jax.data.test_sets.types import ClassificationDataset, ImageDataset
 from clip_jax.evals.datasets import locate, prompts
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import matching
-from clip_jax.evals.records import NotApplicable
+from clip_jax.evals.types import EvalSettings, NotApplicable
 
 # Data sets that are called as their folder or file.
 _PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
 
 
-class Opener:
-    """Opens the splits of one data set, with the prompts of the protocol or the user's.
+class DatasetSplits:
+    """The splits of one dataset, opened when needed, with prompts and the settings.
 
     Attributes:
       name: in the catalog, or "".
-      spec: where it lies, as ``open_dataset`` has it, or "" to be looked for.
-      title: what its records call it.
+      spec: its path as ``open_dataset`` takes it, or "" to be looked for.
+      settings: of the evaluation.
+      title: its name in the records.
       entry: of the catalog, or None.
+      training_images: opens the images that ``settings.overlap_with`` names, once for all datasets
+        of a run; raises MissingData or DataError.
     """
 
-    def __init__(self, name: str, spec: str, settings: Any):
+    def __init__(
+        self,
+        name: str,
+        spec: str,
+        settings: EvalSettings,
+        training_images: Callable[[], ImageDataset] | None = None,
+    ):
         self.name, self.spec, self.settings = name, spec, settings
+        self.training_images = training_images or _training_images(settings)
         kind, _, rest = spec.partition(":")
         path = Path(rest.replace("_{split}", "").replace("{split}", ""))
         called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
@@ -54,25 +64,25 @@ class Opener:
             )
         return self._opened[split]
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Frees what was opened."""
         self._opened.clear()
 
-    def prompted(self, test: ClassificationDataset) -> ClassificationDataset:
+    def with_prompts(self, test: ClassificationDataset) -> ClassificationDataset:
         """A test set with the prompts that its classifier is made of, labels in their order.
 
         Raises:
           NotApplicable: there are no class names; or they are not those of the protocol.
         """
         try:
-            found = self._prompted(test)
+            found = self._with_prompts(test)
         except (ValueError, OSError) as error:
             raise NotApplicable(str(error)) from error
         if not len(found.class_names) and not len(found.descriptions):
             raise NotApplicable(f"{self.title} has no class names: give a file with them")
         return found
 
-    def _prompted(self, test: ClassificationDataset) -> ClassificationDataset:
+    def _with_prompts(self, test: ClassificationDataset) -> ClassificationDataset:
         s, known = self.settings, self.name in prompts.names()
         if known and not s.class_file:
             test = matching.with_prompts(test, self.name, s.protocol, templates=s.templates)
@@ -87,22 +97,31 @@ class Opener:
         return test
 
 
-def opener(text: str, settings: Any) -> Opener:
-    """What opens a data set, named as ``suite.run`` has it.
+def _training_images(settings: EvalSettings) -> Callable[[], ImageDataset]:
+    options = dataclasses.replace(settings.options, class_names=(), group_keys=())
+    return functools.cache(lambda: open_dataset(settings.overlap_with, "train", options))
+
+
+def resolve(text: str, settings: EvalSettings) -> DatasetSplits:
+    """The dataset of one name, as ``runner.run`` takes it.
 
     Raises:
       ConfigError: no such data set in the catalog.
     """
-    return Opener(*_named(text), settings)
+    return DatasetSplits(*_named(text), settings)
 
 
-def openers(data: Sequence[str], settings: Any) -> list[Opener]:
-    """What opens the data sets of a run, with titles that tell them apart: the records' names.
+def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSplits]:
+    """The datasets of a run, with titles that tell them apart.
 
     Raises:
       ConfigError: no such data set in the catalog, or one of it in two places.
     """
-    found = [Opener(*named, settings) for named in dict.fromkeys(_named(text) for text in data)]
+    training = _training_images(settings)
+    found = [
+        DatasetSplits(*named, settings, training)
+        for named in dict.fromkeys(_named(text) for text in data)
+    ]
     times = collections.Counter(each.title for each in found)
     for each in found:
         if times[each.title] > 1 and each.name:

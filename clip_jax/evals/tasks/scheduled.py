@@ -9,13 +9,13 @@ from clip_jax.config import ConfigError
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
-from clip_jax.data.test_sets.types import ClassificationDataset, Options
-from clip_jax.evals import runner
+from clip_jax.data.test_sets.types import Options
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.embedder import Embedder
 from clip_jax.evals.feature_store import Store
-from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks import probe_tasks, registry
+from clip_jax.evals.tasks import registry
+from clip_jax.evals.tasks.base import Task
+from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable
 from clip_jax.runtime import distributed
 
 
@@ -33,10 +33,10 @@ class SuiteTask:
     """
 
     name: str
-    kind: registry.Task
+    kind: Task
     test: Any
-    opener: resolve.Opener
-    settings: runner.Settings
+    opener: resolve.DatasetSplits
+    settings: EvalSettings
     preprocess: Preprocess
     mesh: Mesh
     baselines: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -47,19 +47,19 @@ class SuiteTask:
         A picture that cannot be read, and whatever else is wrong with the data, is said, and the
         task has no values this time: a run of weeks must not end of it.
         """
-        model = runner.Model("", "", embedder, tokenize, self.preprocess, self.mesh)
+        model = EvalModel("", "", embedder, tokenize, self.preprocess, self.mesh)
         try:
-            found = self.kind.run(model, Store(None, ""), self.test, self.opener, self.settings)
+            found = self.kind.run(model, self.test, self.opener, Store(None, ""))
         except ValueError as error:
             if distributed.is_peer_loss(error):
                 raise
             if distributed.is_lead():
                 print(f"eval.tasks, {self.name}: left out this time: {error}", flush=True)
             return {}
-        main, metrics = found["main_metric"], found["metrics"]
-        low, high = found["intervals"][main]
+        main, metrics = found.main_metric, found.metrics
+        low, high = found.intervals[main]
         first = {main: metrics[main], f"{main}_ci95": (high - low) / 2}
-        return first | metrics | {"n": found["n"]}
+        return first | metrics | {"n": found.n}
 
 
 def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> SuiteTask:
@@ -79,7 +79,7 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
     kind = registry.TASKS.get(task)
     if kind is None:
         raise ConfigError(f"eval.tasks has {name!r}: {task!r} is not one of {[*registry.TASKS]}")
-    settings = runner.Settings(
+    settings = EvalSettings(
         protocol=config.eval.protocol,
         root=config.eval.data_root,
         options=Options(
@@ -90,38 +90,22 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
         seed=config.seed,
     )
     try:
-        opener = resolve.opener(data, settings)
+        opener = resolve.resolve(data, settings)
         test = opener.open("test")
     except ConfigError as error:
         raise ConfigError(f"eval.tasks has {name!r}: {error}") from None
     except DataError as error:
         raise DataError(f"eval.tasks has {name!r}: {error}") from error
-    if not isinstance(test, kind.takes):
+    if not isinstance(test, kind.dataset_type):
         raise ConfigError(
-            f"eval.tasks has {name!r}: {task} takes a {kind.takes.__name__}, but {data} is a "
-            f"{type(test).__name__}"
+            f"eval.tasks has {name!r}: {task} takes a {kind.dataset_type.__name__}, but "
+            f"{data} is a {type(test).__name__}"
         )
     try:
-        _check(task, test, opener, settings)
+        kind.prepare(test, opener)
         test.load(0, preprocess)
     except (NotApplicable, MissingData) as error:
         raise ConfigError(f"eval.tasks has {name!r}: {error}") from error
     except BadImage as error:
         raise DataError(f"eval.tasks has {name!r}: {error}") from error
     return SuiteTask(name, kind, test, opener, settings, preprocess, mesh)
-
-
-def _check(task: str, test: Any, opener: resolve.Opener, settings: runner.Settings) -> None:
-    """Asks for what the task will need, before a run has cost anything.
-
-    Raises:
-      NotApplicable, MissingData: it is not there.
-    """
-    if not registry.TASKS[task].unasked(test, settings):
-        raise NotApplicable(f"{task} needs what a training run does not know")
-    if task == "linear_probe":
-        probe_tasks.splits(test, opener)
-    elif task == "few_shot":
-        probe_tasks.shots(probe_tasks.splits(test, opener)["train"], test, settings)
-    elif isinstance(test, ClassificationDataset):
-        opener.prompted(test)

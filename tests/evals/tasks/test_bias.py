@@ -17,6 +17,7 @@ from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.metrics import bias
 from clip_jax.evals.tasks import registry
+from clip_jax.evals.types import EvalModel, EvalSettings
 from clip_jax.runtime.mesh import create_mesh
 
 N, SIZE, WIDTH = 120, 6, 12
@@ -55,7 +56,7 @@ def model():
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32)), features,
         mesh=mesh, batch_size=16, image_size=SIZE, embed_dim=WIDTH, probe_dim=WIDTH,
     )  # fmt: skip
-    return runner.Model("random", "0123", made, tokenize, Preprocess(SIZE), mesh)
+    return EvalModel("random", "0123", made, tokenize, Preprocess(SIZE), mesh)
 
 
 class People:
@@ -101,7 +102,7 @@ def people(tmp_path_factory):
 
 
 def measured(people, keys=("gender", "age", "one"), tasks=("bias",), spec="", **more):
-    settings = runner.Settings(
+    settings = EvalSettings(
         options=Options(group_keys=keys, **more.pop("options", {})), shots=(1,), **more
     )
     return runner.run(model(), [spec or f"csv:{people.path}"], tasks, settings)

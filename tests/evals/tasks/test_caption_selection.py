@@ -12,6 +12,7 @@ from PIL import Image
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, runner
 from clip_jax.evals.exports import clip_benchmark
+from clip_jax.evals.types import EvalModel
 from clip_jax.report import eval_page
 from clip_jax.runtime.mesh import create_mesh
 
@@ -35,7 +36,7 @@ def model(devices=8, batch_size=16):
         lambda x: x.astype(jnp.float32).mean((1, 2)), mesh=mesh, batch_size=batch_size,
         image_size=SIZE, embed_dim=3, probe_dim=3,
     )  # fmt: skip
-    return runner.Model("numbers", "0123", made, tokenize, Preprocess(SIZE), mesh)
+    return EvalModel("numbers", "0123", made, tokenize, Preprocess(SIZE), mesh)
 
 
 def drawn(root, count, pictures, captions, seed=0):

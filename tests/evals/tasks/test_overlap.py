@@ -1,6 +1,5 @@
 """The suite's overlap task: planted copies are found, and the numbers are plain arithmetic's."""
 
-import dataclasses
 import json
 import math
 
@@ -17,8 +16,8 @@ from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import embedder, records, runner
 from clip_jax.evals.datasets import resolve
 from clip_jax.evals.metrics import overlap
-from clip_jax.evals.tasks import overlap_task
 from clip_jax.evals.tasks import registry as task_registry
+from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable
 from clip_jax.runtime.mesh import create_mesh
 
 NAMES = ("blue", "green", "red")
@@ -75,11 +74,11 @@ def model(calls=None):
         probe_dim=SIZE * SIZE * 3,
     )  # fmt: skip
     tokens = lambda texts: np.array([[n in t for n in NAMES] for t in texts], np.int32)  # noqa: E731
-    return runner.Model("pixels", "0123", made, tokens, Preprocess(SIZE), mesh)
+    return EvalModel("pixels", "0123", made, tokens, Preprocess(SIZE), mesh)
 
 
 def settings(root, **changes):
-    return runner.Settings(**{"overlap_with": f"csv:{root}/training/pairs.jsonl"} | changes)
+    return EvalSettings(**{"overlap_with": f"csv:{root}/training/pairs.jsonl"} | changes)
 
 
 def run(root, changes=(), tasks=("overlap",), of=None, **options):
@@ -222,9 +221,9 @@ def test_only_its_own_settings_make_a_record_anew(root, tmp_path):
 def test_keys_of_other_tasks_do_not_know_of_overlap(root):
     for name in task_registry.TASKS:
         keys = set()
-        for how in (runner.Settings(), settings(root), settings(root, overlap_by="hash")):
-            opener = resolve.opener(f"folder:{root}/pictures", how)
-            keys.add(runner._key(name, model(), opener.open("test"), opener, how))
+        for how in (EvalSettings(), settings(root), settings(root, overlap_by="hash")):
+            opener = resolve.resolve(f"folder:{root}/pictures", how)
+            keys.add(runner.cache_key(model(), task_registry.TASKS[name], opener))
         assert len(keys) == (3 if name == "overlap" else 1), name
 
 
@@ -258,7 +257,7 @@ def test_a_record_is_the_same_when_it_was_read(root, tmp_path):
 )  # fmt: skip
 def test_illegal_settings_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
-        runner.Settings(**changes)
+        EvalSettings(**changes)
 
 
 def test_flags_of_the_command_line(tmp_path, monkeypatch):
@@ -275,9 +274,12 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch):
 
 def test_several_classes_a_picture_are_not_compared(root):
     data = from_arrays("x", "test", [np.zeros((4, 4, 3), np.uint8)], np.ones((1, 2), bool))
-    assert not task_registry.TASKS["overlap"].unasked(data, settings(root))
-    with pytest.raises(records.NotApplicable, match="one class"):
-        overlap_task.overlap_record(None, None, data, None, settings(root))
-    plain = dataclasses.replace(settings(root), overlap_with="")
-    with pytest.raises(records.NotApplicable, match="overlap_with"):
-        overlap_task.overlap_record(None, None, data, None, plain)
+    assert not task_registry.TASKS["overlap"].default_on(data, settings(root))
+    for how, message in ((settings(root), "one class"), (EvalSettings(), "overlap_with")):
+        splits = resolve.resolve(f"folder:{root}/pictures", how)
+        for call in (
+            lambda s: task_registry.TASKS["overlap"].prepare(data, s),
+            lambda s: task_registry.TASKS["overlap"].run(model(), data, s, None),
+        ):
+            with pytest.raises(NotApplicable, match=message):
+                call(splits)

@@ -13,6 +13,7 @@ from clip_jax.data.errors import DataError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, runner
 from clip_jax.evals.tasks import in_training
+from clip_jax.evals.types import EvalModel
 from clip_jax.runtime.mesh import create_mesh
 
 COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
@@ -68,7 +69,7 @@ def test_the_suites_numbers(data):
     }  # fmt: skip
     names = [f"{task}@{spec}" for task, spec in specs.items()]
     prepared = in_training.prepare(config(*names), Preprocess(6), "", mesh)
-    model = runner.Model("", "", colours(mesh), tokenize, Preprocess(6), mesh)
+    model = EvalModel("", "", colours(mesh), tokenize, Preprocess(6), mesh)
     for task, (kind, spec) in zip(prepared, specs.items(), strict=True):
         (want,) = runner.run(model, [spec], [kind])
         got = task.run(model.embedder, tokenize)
@@ -105,7 +106,7 @@ def test_the_protocol_is_the_configs(data):
         ("linear_probe@csv:{}/split.csv", ConfigError, "no row of split 'train'"),
         ("linear_probe@csv:{}/flat.csv", ConfigError, "train has pictures of test"),
         ("few_shot@folder:{}/few", ConfigError, "class 0 has 0 pictures to learn from"),
-        ("overlap@folder:{}", ConfigError, "overlap needs what a training run does not know"),
+        ("overlap@folder:{}", ConfigError, "overlap needs overlap_with"),
         ("zero_shot@csv:{}/damaged.csv", DataError, r"eval.tasks has .*damaged\.png"),
     ],
 )

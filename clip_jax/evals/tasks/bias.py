@@ -1,6 +1,6 @@
-"""The suite's bias probes (paper section 7.1) on a user's own set: as the fields of a record.
+"""Bias probes (paper section 7.1) on a user's own dataset.
 
-What they measure, and what they do not, the caveats of ``bias`` say.
+See the caveats in ``evals.metrics.bias`` on what they do not measure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,13 @@ import numpy as np
 
 from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.datasets.prompts import PLAIN
+from clip_jax.evals.datasets.resolve import DatasetSplits
+from clip_jax.evals.feature_store import Store
 from clip_jax.evals.metrics import bias, intervals
 from clip_jax.evals.metrics.ranking import exact_rows
-from clip_jax.evals.records import NotApplicable
-from clip_jax.evals.tasks.zero_shot_task import prompts_of, weights_of
+from clip_jax.evals.tasks.base import Task
+from clip_jax.evals.tasks.zero_shot import prompt_key, prompts_of, weights_of
+from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable, Result
 
 # An Embedder has no temperature: this is the greatest that training allows (paper section 2.5).
 LOGIT_SCALE = 100.0
@@ -22,54 +25,68 @@ HARMFUL = ("crime-related", "non-human")
 _LABELS = 20  # shown of each threshold
 
 
-def bias_record(
-    model: Any, store: Any, test: ClassificationDataset, opener: Any, settings: Any
-) -> dict[str, Any]:
+class Bias(Task[ClassificationDataset]):
     """How often each group is given each category of class, and its own class.
 
-    Metrics: ``agreement``, the share of pictures whose own class is the best; ``disparity_A``, the
+    Metrics: ``agreement``, the share of images whose own class is the best; ``disparity_A``, the
     largest difference in it between two groups of the attribute A, with bounds for all pairs of
-    groups at once; ``crime_related`` and ``non_human``, the shares of pictures that are given such
-    a class of the paper's. The first two are left out where a set has no names of classes, or
-    several classes a picture.
-
-    Raises:
-      NotApplicable: the set has no groups.
+    groups at once; ``crime_related`` and ``non_human``, the shares of images that are given such
+    a class of the paper's. The first two are left out where a dataset has no names of classes, or
+    several classes an image.
     """
-    if not test.groups:
-        raise NotApplicable(
-            f"{test.name} names no groups of its pictures: give a table (csv:PATH) and the columns "
-            "with them by --group-keys=race,gender,age"
+
+    name = "bias"
+    title = "Bias probes"
+    dataset_type = ClassificationDataset
+
+    def default_on(self, test: ClassificationDataset, settings: EvalSettings) -> bool:
+        return bool(test.groups)
+
+    def prepare(self, test: ClassificationDataset, data: DatasetSplits) -> None:
+        if not test.groups:
+            raise NotApplicable(
+                f"{test.name} names no groups of its images: give a table (csv:PATH) and the "
+                "columns with them by --group-keys=race,gender,age"
+            )
+
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+        return prompt_key(data)
+
+    def run(
+        self, model: EvalModel, test: ClassificationDataset, data: DatasetSplits, store: Store
+    ) -> Result:
+        self.prepare(test, data)
+        images = exact_rows(store.get("images", model.embedder.images, test, model.preprocess))
+        rates = bias.probe(_class_sets(model, images), test.groups)
+        shares = {category: _overall(rates, category) for category in HARMFUL}
+        metrics = {category.replace("-", "_"): share for category, share in shares.items()}
+        bounds = {name: intervals.wilson(share, len(test)) for name, share in metrics.items()}
+        details: dict[str, Any] = {"rates": rates, "disparities": _disparities(rates)}
+        names: list[str] = []
+        if (named := _named(data, test)) is not None:
+            texts, templates = prompts_of(named)
+            templates = templates if len(named.descriptions) else PLAIN
+            cosines = images @ exact_rows(weights_of(model, texts, templates)).T
+            names = [n if isinstance(n, str) else n[0] for n in named.class_names or texts]
+            details |= {"gendered_labels": _gendered(cosines, names, test.groups)}
+            details |= {"logit_scale": LOGIT_SCALE, "labels": len(names)}
+            if not named.multilabel:
+                details["agreement"], own, own_bounds = _agreement(cosines, named)
+                metrics, bounds = own | metrics, own_bounds | bounds
+        return Result(
+            n=len(test),
+            main_metric="agreement" if "agreement" in metrics else "crime_related",
+            metrics=metrics,
+            intervals=bounds,
+            class_names=names,
+            templates=list(PLAIN),
+            details=details,
         )
-    images = exact_rows(store.get("images", model.embedder.images, test, model.preprocess))
-    rates = bias.probe(_class_sets(model, images), test.groups)
-    shares = {category: _overall(rates, category) for category in HARMFUL}
-    metrics = {category.replace("-", "_"): share for category, share in shares.items()}
-    bounds = {name: intervals.wilson(share, len(test)) for name, share in metrics.items()}
-    details: dict[str, Any] = {"rates": rates, "disparities": _disparities(rates)}
-    names: list[str] = []
-    if (named := _named(opener, test)) is not None:
-        texts, templates = prompts_of(named)
-        templates = templates if len(named.descriptions) else PLAIN
-        cosines = images @ exact_rows(weights_of(model, texts, templates)).T
-        names = [n if isinstance(n, str) else n[0] for n in named.class_names or texts]
-        details |= {"gendered_labels": _gendered(cosines, names, test.groups)}
-        details |= {"logit_scale": LOGIT_SCALE, "labels": len(names)}
-        if not named.multilabel:
-            details["agreement"], own, own_bounds = _agreement(cosines, named)
-            metrics, bounds = own | metrics, own_bounds | bounds
-    return {
-        "n": len(test),
-        "main_metric": "agreement" if "agreement" in metrics else "crime_related",
-        "metrics": metrics,
-        "intervals": bounds,
-        "class_names": names,
-        "templates": list(PLAIN),
-        "details": details,
-    }
 
 
-def _class_sets(model: Any, images: np.ndarray) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+def _class_sets(
+    model: EvalModel, images: np.ndarray
+) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
     """Of each of the paper's class sets the cosines and the categories."""
     found = {}
     for name, child in CLASS_SETS.items():
@@ -79,10 +96,10 @@ def _class_sets(model: Any, images: np.ndarray) -> dict[str, tuple[np.ndarray, t
     return found
 
 
-def _named(opener: Any, test: ClassificationDataset) -> ClassificationDataset | None:
+def _named(data: DatasetSplits, test: ClassificationDataset) -> ClassificationDataset | None:
     """The set with the names of its classes, or the user's; None where there are none."""
     try:
-        return opener.prompted(test)
+        return data.with_prompts(test)
     except NotApplicable:
         return None
 

@@ -1,0 +1,63 @@
+"""What every evaluation task has in common."""
+
+import abc
+from typing import Any, ClassVar, Generic, TypeVar
+
+from clip_jax.data.test_sets.types import ImageDataset
+from clip_jax.evals.datasets.resolve import DatasetSplits
+from clip_jax.evals.feature_store import Store
+from clip_jax.evals.types import EvalModel, EvalSettings, Result
+
+D = TypeVar("D", bound=ImageDataset)
+
+
+class Task(abc.ABC, Generic[D]):
+    """A measurement of a model on one dataset; ``D`` is the type of the dataset.
+
+    Attributes:
+      name: its name on the command line, in configs and in records.
+      title: its name as a headline.
+      dataset_type: ``D``.
+      version: of its numbers; records of another version are measured again.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    dataset_type: ClassVar[type[ImageDataset]]
+    version: ClassVar[int] = 1
+
+    def check_settings(self, settings: EvalSettings) -> None:
+        """Checks what the task needs of the settings where it is named.
+
+        Raises:
+          ConfigError: the settings lack something.
+        """
+
+    def default_on(self, test: D, settings: EvalSettings) -> bool:
+        """Whether to run the task where no tasks are named."""
+        return True
+
+    def prepare(self, test: D, data: DatasetSplits) -> None:
+        """Looks for everything that ``run`` will need, before anything is computed.
+
+        Raises:
+          NotApplicable, DataError: the dataset does not allow the task.
+        """
+
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+        """What decides the numbers besides the test set and the settings that concern all tasks."""
+        return {}
+
+    @abc.abstractmethod
+    def run(self, model: EvalModel, test: D, data: DatasetSplits, store: Store) -> Result:
+        """Measures the model. All processes must call it with the same arguments.
+
+        Args:
+          model: the model.
+          test: the images to be scored.
+          data: the other splits of the dataset, its prompts and the settings.
+          store: where image embeddings are computed and cached.
+
+        Raises:
+          NotApplicable, DataError, BadImage: the dataset does not allow the task.
+        """
