@@ -103,7 +103,7 @@ class Clip:
     def as_evaluated(self, name: str = "") -> EvalModel:
         """The model as ``evals.suite`` takes it; ``name`` is what results call it."""
         found = combined(fingerprint(self._variables))
-        facts = [found, self.fingerprint, str(self._model.dtype)]
+        facts = [found, self.fingerprint, str(self._model.execution.dtype)]
         return EvalModel(
             name or Path(self.weights.source).name,
             hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
