@@ -72,7 +72,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
             stopped = stop
         finally:
             saved = this.checkpoints.close()
-        if not distributed.agree(saved):
+        if not distributed.all_hosts(saved):
             raise OSError(f"the last checkpoint could not be written to {workdir}: see above")
         if stopped is not None:
             raise stopped

@@ -114,7 +114,7 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
       NoPairs: no sample has both files.
       ShardError: the shard is truncated or damaged.
     """
-    distributed.beat(f"indexing {shard}")
+    distributed.heartbeat(f"indexing {shard}")
     path = index_path(shard, image_key, caption_key, cache_dir)
     stat = shard.stat()
     stamp = np.array([stat.st_size, stat.st_mtime_ns])

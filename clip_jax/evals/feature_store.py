@@ -64,7 +64,7 @@ class Pixels:
         Raises:
           BadImage: on every process, naming the first one where it is known.
         """
-        if distributed.agree(not self.bad):
+        if distributed.all_hosts(not self.bad):
             return
         if not self.bad:
             raise BadImage("another process could not read a picture: see what it says")
@@ -163,7 +163,7 @@ class Store:
         path = self.folder / f"{name}.npy" if self.folder else None
         found = _read(path, len(rows), mapped) if path else None
         # Either all processes read, or all embed: the devices of all work together.
-        if distributed.agree(found is not None):
+        if distributed.all_hosts(found is not None):
             return found
         found = embed(rows)
         rows.rows.check()

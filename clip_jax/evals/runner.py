@@ -150,7 +150,7 @@ def _dataset(
             key = cache_key(model, task, data)
             _check_same(data, key)
             old = records.read(folder / record.file_name, key) if folder else None
-            read = distributed.agree(old is not None)
+            read = distributed.all_hosts(old is not None)
             if read:
                 record = old
             else:
@@ -168,7 +168,7 @@ def _check_same(data: DatasetSplits, value: str) -> None:
     Raises:
       DataError: on all of them.
     """
-    if not distributed.same(value):
+    if not distributed.identical_on_all_hosts(value):
         raise DataError(
             f"{data.title}: the processes do not see the same data; put it where all of them "
             "read it, or copy it to each"

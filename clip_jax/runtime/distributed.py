@@ -1,4 +1,4 @@
-"""Processes: start-up, the lead, agreement, stop signals, the watchdog, exit codes.
+"""Processes: start-up, the lead, agreement of all hosts, stop signals, the watchdog, exit codes.
 
 Imports jax only inside functions: stop signals must be caught before the seconds that importing
 jax takes, or one that arrives meanwhile kills a run that would have saved its state.
@@ -82,13 +82,13 @@ def initialize(env: Mapping[str, str] | None = None) -> None:
 
 
 def is_lead() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints."""
     import jax
 
     return jax.process_index() == 0
 
 
-def agree(ok: bool) -> bool:
+def all_hosts(ok: bool) -> bool:
     """True on every process if ``ok`` is true on every process. All must call it."""
     import jax
 
@@ -100,7 +100,7 @@ def agree(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
 
 
-def same(value: Any) -> bool:
+def identical_on_all_hosts(value: Any) -> bool:
     """Whether ``value`` prints alike on all processes. All must call it."""
     import jax
 
@@ -113,7 +113,7 @@ def same(value: Any) -> bool:
     return len(set(np.ravel(sums).tolist())) == 1
 
 
-def from_lead(number: int) -> int:
+def broadcast_from_lead(number: int) -> int:
     """The lead's 32-bit number, on every process. All must call it."""
     import jax
 
@@ -132,9 +132,9 @@ def barrier(name: str) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        beat(f"waiting for the other processes ({name})")
+        heartbeat(f"waiting for the other processes ({name})")
         multihost_utils.sync_global_devices(name)
-        beat(f"past {name}")
+        heartbeat(f"past {name}")
 
 
 def shut_down(code: int) -> None:
@@ -178,9 +178,9 @@ def is_peer_loss(error: BaseException) -> bool:
 
 
 class Watchdog:
-    """Ends the process with all stacks on stderr when ``beat`` is not called for ``seconds``.
+    """Ends the process with all stacks on stderr when ``heartbeat`` is not called for ``seconds``.
 
-    A loader worker or a collective that hangs would otherwise hold an allocation for ever. There
+    A loader worker or a collective that hangs would otherwise hold an allocation without end. There
     is one at a time.
     """
 
@@ -192,7 +192,7 @@ class Watchdog:
         _watchdog = self
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, what: str) -> None:
+    def heartbeat(self, what: str) -> None:
         """Says that the run is alive, and what it does now."""
         self._last, self._what = time.monotonic(), what
 
@@ -217,7 +217,7 @@ class Watchdog:
 _watchdog: Watchdog | None = None
 
 
-def beat(what: str) -> None:
+def heartbeat(what: str) -> None:
     """Tells the watchdog, where there is one, that the run is alive and what it does now."""
     if _watchdog is not None:
-        _watchdog.beat(what)
+        _watchdog.heartbeat(what)

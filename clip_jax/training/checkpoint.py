@@ -145,8 +145,8 @@ class Checkpoints:
           CheckpointError: processes see different ones. On all, so that none waits for the others.
         """
         deadline = time.monotonic() + patience
-        while not distributed.same(found := self.steps()):
-            if not distributed.agree(time.monotonic() < deadline):
+        while not distributed.identical_on_all_hosts(found := self.steps()):
+            if not distributed.all_hosts(time.monotonic() < deadline):
                 raise CheckpointError(
                     f"processes see different checkpoints in {self.folder} (this one: {found}); "
                     "--workdir must be one folder that all of them share"
@@ -164,11 +164,11 @@ class Checkpoints:
           Mismatch: a step holds another model's state.
         """
         for step in self._agreed_steps():
-            distributed.beat(f"restoring step {step}")
+            distributed.heartbeat(f"restoring step {step}")
             whole, problem = self._check_files(step)
-            if distributed.agree(problem is None):
+            if distributed.all_hosts(problem is None):
                 state, facts, problem = self._load(step, abstract_state, whole)
-                if distributed.agree(problem is None):
+                if distributed.all_hosts(problem is None):
                     return state, facts
             self._set_aside(step, problem or "another process found damage")
         aside = sorted(p.name for p in self.folder.parent.glob("damaged-*"))

@@ -92,7 +92,7 @@ class Run:
 
     def _lead_first(self, what: str, make: Any) -> Any:
         """What the lead prepares on disk, the others find there."""
-        distributed.beat(f"preparing {what}")
+        distributed.heartbeat(f"preparing {what}")
         made = make() if distributed.is_lead() else None
         distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
@@ -197,7 +197,7 @@ class Run:
                 logged = last or self.step % c.log.every_steps == 0
                 saved = last or self._due(c.checkpoint.every_examples)
                 stop = self._check(pending, lag=0 if logged or saved else 2)
-                distributed.beat(f"step {self.step}")
+                distributed.heartbeat(f"step {self.step}")
                 self.checkpoints.poll()
                 if logged:
                     self._log(scalars, batches, writer)
@@ -298,7 +298,7 @@ class Run:
             image_size=self.image_size,
             embed_dim=self.model.config.embed_dim,
             probe_dim=self.model.probe_dim,
-            on_batch=functools.partial(distributed.beat, "evaluating"),
+            on_batch=functools.partial(distributed.heartbeat, "evaluating"),
         )
 
     def evaluate(self) -> dict[str, dict[str, float]]:

@@ -62,14 +62,14 @@ def check_shared(workdir: Path, patience: float = 10.0) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = workdir / f".shared-{distributed.from_lead(int.from_bytes(os.urandom(4)))}"
+    token = workdir / f".shared-{distributed.broadcast_from_lead(int.from_bytes(os.urandom(4)))}"
     if distributed.is_lead():
         token.touch()
     distributed.barrier("workdir")
     deadline = time.monotonic() + patience
     while not (seen := token.is_file()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    shared = distributed.agree(seen)
+    shared = distributed.all_hosts(seen)
     if distributed.is_lead():
         token.unlink(missing_ok=True)
     if not shared:

@@ -195,10 +195,10 @@ def test_a_lost_process_is_known_wherever_it_is_noticed():
 
 
 def test_one_process_needs_no_agreement():
-    assert distributed.same([1])
-    assert distributed.from_lead(5) == 5
-    assert distributed.agree(True)
-    assert not distributed.agree(False)
+    assert distributed.identical_on_all_hosts([1])
+    assert distributed.broadcast_from_lead(5) == 5
+    assert distributed.all_hosts(True)
+    assert not distributed.all_hosts(False)
     distributed.barrier("nothing to wait for")
     assert distributed.is_lead()
 
@@ -224,9 +224,9 @@ def test_a_watchdog_that_hears_beats_lets_live():
     dog = distributed.Watchdog(0.6)
     for _ in range(8):
         time.sleep(0.15)
-        distributed.beat("something")
+        distributed.heartbeat("something")
     dog.close()
-    distributed.beat("nobody is listening")
+    distributed.heartbeat("nobody is listening")
 
 
 def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):

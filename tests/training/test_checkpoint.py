@@ -257,7 +257,7 @@ def test_a_lost_process_is_not_damage(opened, monkeypatch):
     error = jax.errors.JaxRuntimeError("UNAVAILABLE: Connection closed by peer")
     monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
     monkeypatch.setattr(opened, "_check_files", lambda step: (False, None))
-    monkeypatch.setattr(checkpoint.distributed, "agree", lambda ok: ok)
+    monkeypatch.setattr(checkpoint.distributed, "all_hosts", lambda ok: ok)
     monkeypatch.setattr(checkpoint.distributed, "same", lambda value: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(RuntimeError, match="cannot load") as caught:

@@ -119,8 +119,8 @@ def second_of_two(monkeypatch):
     """This process as the second of two; the first has done its part."""
     monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
     for name, value in {
-        "is_lead": lambda: False, "from_lead": lambda n: 7, "barrier": lambda name: None,
-        "agree": lambda ok: ok,
+        "is_lead": lambda: False, "broadcast_from_lead": lambda n: 7, "barrier": lambda name: None,
+        "all_hosts": lambda ok: ok,
     }.items():  # fmt: skip
         monkeypatch.setattr(workdir.distributed, name, value)
 

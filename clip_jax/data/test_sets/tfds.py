@@ -100,7 +100,7 @@ def _names(feature: Any) -> tuple[str, ...]:
 def _records(images: RecordImages) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """All records in order, few of them in memory at a time."""
     for start in range(0, len(images), CHUNK):
-        distributed.beat(f"{images.name}: reading labels from record {start}")
+        distributed.heartbeat(f"{images.name}: reading labels from record {start}")
         numbers = range(start, min(start + CHUNK, len(images)))
         yield from zip(numbers, images.data.__getitems__(numbers), strict=True)
 

@@ -206,7 +206,7 @@ class _Rounds:
 
     def scores(self, indices: Sequence[int], near: int | None) -> list[float]:
         """Validation scores of the penalties with these indices, begun at the best so far."""
-        distributed.beat("fitting probes")
+        distributed.heartbeat("fitting probes")
         start = None if near is None else self.solutions[near]
         # Later rounds have two penalties, or one at an end of the range: one program serves all.
         found = self._regression.solve(LAMBDAS[list(indices)], start=start, lanes=_LANES)
