@@ -3,19 +3,16 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
-from clip_jax.data.preprocess import Preprocess
-from clip_jax.interop import resize, weights
+from clip_jax.interop import weights
 from clip_jax.interop.files import json_file
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.models import clip, variants
+from clip_jax.models import clip
 from clip_jax.runtime.integrity import Mismatch
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.tokenizers import build as build_tokenizer
@@ -128,88 +125,3 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
         raise LayoutError(str(error)) from None
     variables = jax.device_get(stochastic_rounding.upcast(found.get("ema", found)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))
-
-
-def begin_from(
-    fresh: state.TrainState,
-    name_or_path: str,
-    config: variants.ClipConfig,
-    tokenizer: Any,
-    preprocess: Preprocess,
-) -> state.TrainState:
-    """A fresh train state with the variables of a pretrained model in its shards.
-
-    Position embeddings are resized to the config's resolution and context length.
-
-    Args:
-      fresh: step 0 of a run; its optimizer state is kept.
-      name_or_path: config key ``model.weights``; see ``find``.
-      config: the model of the run.
-      tokenizer, preprocess: those of the run.
-
-    Raises:
-      LayoutError: the weights are of another model, or were trained with another tokenizer; names
-        what differs.
-      FileNotFoundError, WeightFileError: see ``find``.
-    """
-    found = find(name_or_path)
-    if found.config.vision.image_size != config.vision.image_size:
-        found = resize.for_image_size(found, config.vision.image_size)
-    if found.config.text.context_length != config.text.context_length:
-        found = resize.for_context_length(found, config.text.context_length)
-    check(found, name_or_path, config, tokenizer, preprocess)
-    variables = {"batch_stats": {}, **found.variables}
-
-    def placed(old: jax.Array, new: Any) -> jax.Array:
-        # Each device takes its part: no device ever holds the whole model.
-        return jax.make_array_from_callback(
-            old.shape, old.sharding, lambda at: np.asarray(new[at], old.dtype)
-        )
-
-    params = jax.tree.map(placed, fresh.params, variables["params"])
-    stats = jax.tree.map(placed, fresh.batch_stats, variables["batch_stats"])
-    ema = fresh.ema
-    if ema is not None:
-        ema = jax.tree.map(placed, ema, variables)
-    return fresh.replace(params=params, batch_stats=stats, ema=ema)
-
-
-def check(
-    found: weights.Weights,
-    name: str,
-    config: variants.ClipConfig,
-    tokenizer: Any,
-    preprocess: Preprocess,
-) -> None:
-    """Whether a run can begin from weights; arguments as ``begin_from``'s.
-
-    Raises:
-      LayoutError: it cannot; names what differs.
-    """
-    different = _differences(weights.model_to_dict(found.config), weights.model_to_dict(config))
-    if found.tokenizer is not None and found.tokenizer.fingerprint != tokenizer.fingerprint:
-        different.append(f"the tokenizer ({found.tokenizer.name} of other content or cleaning)")
-    for key in ("resize", "interpolation"):
-        theirs, ours = getattr(found.preprocess, key), getattr(preprocess, key)
-        if theirs != ours:
-            different.append(f"{'data.' if key == 'resize' else ''}{key}: {theirs!r} -> {ours!r}")
-    if different:
-        raise LayoutError(
-            f"model.weights={name} does not fit this config; different (weights -> "
-            f"config): {', '.join(different)}"
-        )
-
-
-# What may differ: it only decides how a model starts.
-_FREE = ("vision.position_init",)
-
-
-def _differences(stored: Any, wanted: Any, prefix: str = "") -> list[str]:
-    lines = []
-    for key in wanted:
-        name, a, b = f"{prefix}{key}", stored.get(key), wanted[key]
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += _differences(a, b, f"{name}.")
-        elif a != b and name not in _FREE:
-            lines.append(f"model.{name}: {a!r} -> {b!r}")
-    return lines

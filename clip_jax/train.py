@@ -49,6 +49,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
       OSError: the last checkpoint is not there.
       Exception: any other that ``cli.exit_code`` knows.
     """
+    from clip_jax import pretrained
     from clip_jax.training import results, trainer
     from clip_jax.training import workdir as workdir_lib
 
@@ -60,7 +61,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         with cli.user_values():
             workdir_lib.check_shared(workdir)
             workdir_lib.check_config(workdir, config)
-            this = trainer.Run(config, workdir)
+            this = trainer.Run(config, workdir, pretrained.find)
         this.describe()
         if lead and not (workdir / "config.json").is_file():
             workdir_lib.write_json(workdir / "config.json", config.to_dict())

@@ -12,7 +12,8 @@ LAYERS = [
     ["runtime", "cli", "config", "config_values", "analysis", "tokenizers", "models.flops"],
     ["data", "models", "losses"],
     ["interop", "evals"],
-    ["training", "report", "pretrained"],
+    ["training", "report"],
+    ["pretrained"],
     ["api"],
     ["benchmarks", "train", "evaluate", "convert", "aot", "benchmark"],
 ]

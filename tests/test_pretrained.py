@@ -13,6 +13,7 @@ from clip_jax.interop import write
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.models.variants import VARIANTS
 from clip_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from clip_jax.training import initialize
 
 # 20 steps, a checkpoint every 10, averaged parameters.
 SHORT = (
@@ -126,7 +127,7 @@ def test_weights_of_another_model_are_refused(workdir):
     found = pretrained.find(workdir)
     run = found.config, found.tokenizer, found.preprocess
     vision, text = found.config.vision, found.config.text
-    pretrained.check(found, "w", *run)
+    initialize.check(found, "w", *run)
     longer = SentencePieceTokenizer(found.tokenizer.model, 13)
     for wrong, message in (
         ((replace(run[0], activation="gelu"), *run[1:]),
@@ -140,7 +141,7 @@ def test_weights_of_another_model_are_refused(workdir):
         ((*run[:2], replace(run[2], resize="squash")), "data.resize: 'shortest' -> 'squash'"),
     ):  # fmt: skip
         with pytest.raises(LayoutError, match="model.weights=w does not fit this config") as error:
-            pretrained.check(found, "w", *wrong)
+            initialize.check(found, "w", *wrong)
         assert message in str(error.value)
 
 

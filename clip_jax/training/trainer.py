@@ -3,23 +3,26 @@
 import collections
 import functools
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
-from clip_jax import pretrained, tokenizers  # fmt: skip
+from clip_jax import tokenizers
 from clip_jax.data import loader, transforms
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.pairs.base import Source
 from clip_jax.evals import embedder
 from clip_jax.evals.tasks import in_training
+from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
-from clip_jax.training import metric_writer, program, state, step, workdir
+from clip_jax.training import initialize, metric_writer, program, state, step, workdir
 from clip_jax.training.checkpoint import Checkpoints
 
 
@@ -62,7 +65,16 @@ class Run:
       state: the train state, ahead of its checkpoints by at most their interval.
     """
 
-    def __init__(self, config: Any, folder: Path):
+    def __init__(
+        self, config: ConfigDict, folder: Path, load_weights: Callable[[str], weights.Weights]
+    ):
+        """Builds or restores all that the run consists of.
+
+        Args:
+          config: the resolved config.
+          folder: the workdir.
+          load_weights: reads pretrained weights by their name or path (``pretrained.find``).
+        """
         self.config, self.workdir = config, folder
         self.mesh = mesh.create_mesh(config.mesh)
         say(
@@ -88,7 +100,7 @@ class Run:
             ),
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-        self._restore_or_create()
+        self._restore_or_create(load_weights)
 
     def _lead_first(self, what: str, make: Any) -> Any:
         """What the lead prepares on disk, the others find there."""
@@ -103,7 +115,7 @@ class Run:
             **workdir.model_facts(self.preprocess, self.tokenizer),
         }
 
-    def _restore_or_create(self) -> None:
+    def _restore_or_create(self, load_weights: Callable[[str], weights.Weights]) -> None:
         restored = self.checkpoints.restore(self.program.abstract)
         seconds = 0.0
         self.bad = 0
@@ -112,8 +124,13 @@ class Run:
             self.step = 0
             if name := self.config.model.weights:
                 say(f"beginning from {name}")
-                self.state = pretrained.begin_from(
-                    self.state, name, self.model.config, self.tokenizer, self.preprocess
+                self.state = initialize.from_weights(
+                    self.state,
+                    load_weights(name),
+                    name,
+                    self.model.config,
+                    self.tokenizer,
+                    self.preprocess,
                 )
         else:
             self.state, facts = restored

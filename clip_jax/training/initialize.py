@@ -1,0 +1,101 @@
+"""Beginning a run from the weights of a pretrained model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from clip_jax.data.preprocess import Preprocess
+from clip_jax.interop import resize, weights
+from clip_jax.interop.mapping import LayoutError
+from clip_jax.models.variants import ClipConfig
+from clip_jax.tokenizers import Tokenizer
+from clip_jax.training.state import TrainState
+
+
+def from_weights(
+    fresh: TrainState,
+    found: weights.Weights,
+    name: str,
+    config: ClipConfig,
+    tokenizer: Tokenizer,
+    preprocess: Preprocess,
+) -> TrainState:
+    """A fresh train state with the variables of a pretrained model in its shards.
+
+    Position embeddings are resized to the config's resolution and context length.
+
+    Args:
+      fresh: step 0 of a run; its optimizer state is kept.
+      found: the weights.
+      name: config key ``model.weights``, for messages.
+      config: the model of the run.
+      tokenizer, preprocess: those of the run.
+
+    Raises:
+      LayoutError: the weights are of another model, or were trained with another tokenizer; names
+        what differs.
+    """
+    if found.config.vision.image_size != config.vision.image_size:
+        found = resize.for_image_size(found, config.vision.image_size)
+    if found.config.text.context_length != config.text.context_length:
+        found = resize.for_context_length(found, config.text.context_length)
+    check(found, name, config, tokenizer, preprocess)
+    variables = {"batch_stats": {}, **found.variables}
+
+    def placed(old: jax.Array, new: np.ndarray) -> jax.Array:
+        # Each device takes its part: no device ever holds the whole model.
+        return jax.make_array_from_callback(
+            old.shape, old.sharding, lambda at: np.asarray(new[at], old.dtype)
+        )
+
+    params = jax.tree.map(placed, fresh.params, variables["params"])
+    stats = jax.tree.map(placed, fresh.batch_stats, variables["batch_stats"])
+    ema = fresh.ema
+    if ema is not None:
+        ema = jax.tree.map(placed, ema, variables)
+    return fresh.replace(params=params, batch_stats=stats, ema=ema)
+
+
+def check(
+    found: weights.Weights,
+    name: str,
+    config: ClipConfig,
+    tokenizer: Tokenizer,
+    preprocess: Preprocess,
+) -> None:
+    """Whether a run can begin from weights; arguments as ``from_weights``'s.
+
+    Raises:
+      LayoutError: it cannot; names what differs.
+    """
+    different = _differences(weights.model_to_dict(found.config), weights.model_to_dict(config))
+    if found.tokenizer is not None and found.tokenizer.fingerprint != tokenizer.fingerprint:
+        different.append(f"the tokenizer ({found.tokenizer.name} of other content or cleaning)")
+    for key in ("resize", "interpolation"):
+        theirs, ours = getattr(found.preprocess, key), getattr(preprocess, key)
+        if theirs != ours:
+            different.append(f"{'data.' if key == 'resize' else ''}{key}: {theirs!r} -> {ours!r}")
+    if different:
+        raise LayoutError(
+            f"model.weights={name} does not fit this config; different (weights -> "
+            f"config): {', '.join(different)}"
+        )
+
+
+# What may differ: it only decides how a model starts.
+_FREE = ("vision.position_init",)
+
+
+def _differences(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    lines = []
+    for key in wanted:
+        name, a, b = f"{prefix}{key}", stored.get(key), wanted[key]
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += _differences(a, b, f"{name}.")
+        elif a != b and name not in _FREE:
+            lines.append(f"model.{name}: {a!r} -> {b!r}")
+    return lines
