@@ -11,7 +11,7 @@ from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.tar_index import ShardError
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch.torch_file import WeightFileError
+from clip_jax.interop.torch.weight_file import WeightFileError
 from clip_jax.runtime import distributed, mesh
 from clip_jax.runtime.errors import ConfigError
 from clip_jax.runtime.integrity import Mismatch

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.interop import npz_file
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.settings import Group, json_file, shown
-from clip_jax.interop.torch import torch_file
+from clip_jax.interop.settings import JsonObject, json_file, short_repr
+from clip_jax.interop.torch import weight_file
 from clip_jax.runtime.atomic import whole_file
 
 # What a folder of each layout holds: the file of its settings; those of its tensors, of which the
@@ -47,8 +47,8 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What lies at a path.
+class WeightFiles:
+    """The tensors and the settings found at a path.
 
     Attributes:
       tensors: all tensors, as stored.
@@ -67,7 +67,7 @@ class Found:
     folder: Path
 
 
-def find(path: str | os.PathLike, layout: str | None = None) -> Found:
+def find(path: str | os.PathLike, layout: str | None = None) -> WeightFiles:
     """Reads the tensors at a path, and the settings beside them.
 
     Args:
@@ -86,7 +86,7 @@ def find(path: str | os.PathLike, layout: str | None = None) -> Found:
     layout, settings, file = _chosen(path, layout) if path.is_dir() else (None, None, path)
     found = None if settings is None else json_file(settings)
     preprocessor, tensors = folder / PREPROCESSOR, _load(file)
-    return Found(
+    return WeightFiles(
         tensors,
         layout,
         found,
@@ -132,7 +132,7 @@ def _names(path: Path) -> Iterable[str]:
     if path.name.endswith(".index.json"):
         return _places(path)
     if path.suffix != ".safetensors":
-        return torch_file.names(path)
+        return weight_file.names(path)
     with _whole(path), safetensors.safe_open(path, "np") as file:
         return file.keys()
 
@@ -157,7 +157,7 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
         with _whole(path):
             return npz_file.read(path)
     if path.suffix in SUFFIXES:
-        return torch_file.read(path)
+        return weight_file.read(path)
     raise LayoutError(f"{path}: not one of {', '.join(SUFFIXES)}")
 
 
@@ -183,14 +183,14 @@ def _facts(path: Path, tensors: Mapping[str, np.ndarray]) -> Mapping[str, Any] |
 
 def _places(index: Path) -> dict[str, str]:
     """Name of a tensor -> name of the part that holds it."""
-    places = Group(json_file(index), str(index)).group("weight_map").values
+    places = JsonObject(json_file(index), str(index)).child("weight_map").values
     if not places:
         raise LayoutError(f"{index}: weight_map is empty")
     for tensor, part in places.items():
         # Not an index again, which might name this one.
         if not isinstance(part, str) or not part.endswith((".safetensors", ".bin")):
             raise LayoutError(
-                f"{index}: weight_map.{tensor[:200]} is {shown(part)}, not the name of a "
+                f"{index}: weight_map.{tensor[:200]} is {short_repr(part)}, not the name of a "
                 ".safetensors or .bin file"
             )
         if Path(part).name != part:
@@ -230,7 +230,7 @@ def save_safetensors(
     Args:
       path: the file.
       tensors: what it will hold.
-      facts: for ``Found.facts``, as JSON can hold them.
+      facts: for ``WeightFiles.facts``, as JSON can hold them.
     """
     contiguous = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
     # transformers refuses files that do not say that their arrangement is PyTorch's.

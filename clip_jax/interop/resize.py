@@ -86,7 +86,7 @@ def for_context_length(weights: Weights, context_length: int) -> Weights:
     params = dict(weights.variables["params"])
     tower = dict(params["text_tower"])
     old = np.asarray(tower["position_embedding"])
-    # Not antialiased: neighbouring positions are told apart by details that smoothing removes.
+    # Not antialiased: neighbouring positions are distinguished by details that smoothing removes.
     place = (np.arange(context_length) + 0.5) * len(old) / context_length - 0.5
     left = np.clip(np.floor(place).astype(int), 0, len(old) - 2)
     share = np.clip(place - left, 0, 1)[:, None]

@@ -25,7 +25,7 @@ def json_file(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise LayoutError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise LayoutError(f"{path} holds {shown(value)}, not an object")
+        raise LayoutError(f"{path} holds {short_repr(value)}, not an object")
     level: list[Any] = [value]
     for _ in range(_DEEPEST):
         level = [x for v in level for x in (v.values() if isinstance(v, dict) else v)
@@ -35,8 +35,8 @@ def json_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def shown(value: Any) -> str:
-    """A value in few words."""
+def short_repr(value: Any) -> str:
+    """A value's ``repr``, cut to 80 characters."""
     if isinstance(value, Mapping):
         return "an object"
     text = repr(value)
@@ -44,8 +44,8 @@ def shown(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def named(source: str) -> Iterator[None]:
-    """Names the file in errors about the values that it holds.
+def error_context(source: str) -> Iterator[None]:
+    """Adds the file's name to errors about the values that it holds.
 
     Raises:
       LayoutError: in place of a ValueError from within.
@@ -58,8 +58,8 @@ def named(source: str) -> Iterator[None]:
         raise LayoutError(f"{source}: {error}") from None
 
 
-class Group:
-    """An object in a JSON file, whose values are asked for by key and kind.
+class JsonObject:
+    """An object in a JSON file, whose values are read by key and type.
 
     All methods raise LayoutError, with the file and the key, for a value of another kind, and for
     a missing one that has no default. (A null is a value of another kind.)
@@ -80,7 +80,7 @@ class Group:
         self.source, self._path = source, path
         if not isinstance(values, Mapping):
             what = f" {path}" if path else ""
-            raise LayoutError(f"{source}:{what} is {shown(values)}, not an object")
+            raise LayoutError(f"{source}:{what} is {short_repr(values)}, not an object")
         self.values = values
 
     def key(self, name: str) -> str:
@@ -94,7 +94,7 @@ class Group:
         return value
 
     def _refuse(self, name: str, value: Any, wanted: str) -> LayoutError:
-        return LayoutError(f"{self.source}: {self.key(name)} is {shown(value)}, not {wanted}")
+        return LayoutError(f"{self.source}: {self.key(name)} is {short_repr(value)}, not {wanted}")
 
     def integer(self, name: str, default: Any = _NO_DEFAULT, least: int = 1) -> int:
         """An integer of at least ``least``."""
@@ -125,6 +125,6 @@ class Group:
             raise self._refuse(name, value, f"one of {', '.join(legal)}")
         return value
 
-    def group(self, name: str, default: Any = _NO_DEFAULT) -> "Group":
+    def child(self, name: str, default: Any = _NO_DEFAULT) -> "JsonObject":
         """An object in this one."""
-        return Group(self._get(name, default), self.source, self.key(name))
+        return JsonObject(self._get(name, default), self.source, self.key(name))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.settings import named, shown
+from clip_jax.interop.settings import error_context, short_repr
 from clip_jax.models import variants
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.variants import ClipConfig
@@ -22,8 +22,8 @@ from clip_jax.models.variants import ClipConfig
 Tensors = Mapping[str, np.ndarray]
 
 
-def voted(tensors: Tensors, places: Iterable[tuple[str, int]], default: int) -> int:
-    """A size that several tensors tell: the one that most of them have.
+def majority_size(tensors: Tensors, places: Iterable[tuple[str, int]], default: int) -> int:
+    """A size that several tensors have in common: the most frequent one.
 
     So a tensor that is missing or misshapen does not change the model that all the others make,
     and is named when they are compared with it.
@@ -88,7 +88,7 @@ def checked(config: ClipConfig, tensors: Tensors, source: str) -> ClipConfig:
     implied = (vision.tokens, vision.features if resnet else vision.mlp_width, text.mlp_width)
     if max(implied) > most:
         raise LayoutError(f"{source}: {max(implied)} units are more than all tensors hold: {most}")
-    with named(source):
+    with error_context(source):
         variants.check(config)
     return config
 
@@ -126,4 +126,4 @@ def _check_values(place: str, group: Any, most: int, source: str) -> None:
         elif type(value) is int and value > most:
             problem = f"more than the tensors have numbers: {most}"
         if problem is not None:
-            raise LayoutError(f"{source}: {place}{field.name} is {shown(value)}, {problem}")
+            raise LayoutError(f"{source}: {place}{field.name} is {short_repr(value)}, {problem}")

@@ -25,11 +25,11 @@ import numpy as np
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.interop import files, readers, tree
-from clip_jax.interop.files import Found
+from clip_jax.interop.files import WeightFiles
 from clip_jax.interop.formats import big_vision, hugging_face, openai
 from clip_jax.interop.mapping import Entry, LayoutError, import_tensors
-from clip_jax.interop.readers import Parts, Told
-from clip_jax.interop.settings import Group, named
+from clip_jax.interop.readers import LayoutHints, Parts
+from clip_jax.interop.settings import JsonObject, error_context
 from clip_jax.interop.sizes import checked
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
@@ -115,39 +115,39 @@ def model_from_dict(found: Mapping[str, Any], source: str) -> ClipConfig:
         ``sizes.checked``.)
     """
 
-    def fields(group: Group) -> dict[str, Any]:
+    def fields(group: JsonObject) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in group.values.items()}
 
-    group = Group(found, source)
+    group = JsonObject(found, source)
     towers = {"resnet": ResNetConfig, "vit": ViTConfig}
     tower = towers[group.choice("image_tower", towers)]
     top = fields(group)
     del top["image_tower"]
-    vision, text = fields(group.group("vision")), fields(group.group("text"))
+    vision, text = fields(group.child("vision")), fields(group.child("text"))
     try:
         return ClipConfig(**(top | {"vision": tower(**vision), "text": TextConfig(**text)}))
     except TypeError as error:
         raise LayoutError(f"{source}: not the description of a model: {error}") from None
 
 
-def _read_clip_jax(found: Found, tensors: Tensors, told: Told, source: str) -> Parts:
-    settings = found.settings
+def _read_clip_jax(files: WeightFiles, tensors: Tensors, hints: LayoutHints, source: str) -> Parts:
+    settings = files.settings
     if settings is None:
         raise LayoutError(f"{source}: give the folder that holds clip_jax.json")
-    told.refuse(source, "clip_jax.json")
+    hints.refuse(source, "clip_jax.json")
     if settings.get("format") != FORMAT:
         raise LayoutError(
             f"{source}: clip_jax.json has format {settings.get('format')!r}, this version reads "
             f"{FORMAT}; upgrade clip_jax"
         )
     file = f"{source}/clip_jax.json"
-    top = Group(settings, file)
-    config = checked(model_from_dict(top.group("model").values, file), tensors, file)
-    with named(f"{file}, preprocess"):
-        preprocess = Preprocess.from_dict(top.group("preprocess").values)
+    top = JsonObject(settings, file)
+    config = checked(model_from_dict(top.child("model").values, file), tensors, file)
+    with error_context(f"{file}, preprocess"):
+        preprocess = Preprocess.from_dict(top.child("preprocess").values)
     tokenizer = None
     if settings.get("tokenizer") is not None:
-        tokenizer = _own_tokenizer(top.group("tokenizer"), found.folder)
+        tokenizer = _own_tokenizer(top.child("tokenizer"), files.folder)
     weights = Weights(config, {}, preprocess, tokenizer, "clip_jax", source)
     if settings.get("fingerprint") != weights.fingerprint:
         raise LayoutError(
@@ -185,14 +185,14 @@ def _agreed(parts: Parts, facts: Mapping[str, Any], layout: str, alone: bool, so
     return config, preprocess, tokenizer
 
 
-def _own_tokenizer(facts: Group, folder: Path) -> Tokenizer:
+def _own_tokenizer(facts: JsonObject, folder: Path) -> Tokenizer:
     length, name = facts.integer("context_length", least=2), facts.choice("name", KINDS)
     if name == "clip":
         return ClipTokenizer(length)
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{facts.source} wants {TOKENIZER_FILE}, which is not beside it")
-    with named(str(file)):
+    with error_context(str(file)):
         return KINDS[name](file, length)
 
 
@@ -217,7 +217,7 @@ def _own_entries(config: ClipConfig) -> list[Entry]:
 class _Layout:
     """What there is to know of a layout: its facts, which tensors count, and where they go."""
 
-    parts: Callable[[Found, Tensors, Told, str], Parts]
+    parts: Callable[[WeightFiles, Tensors, LayoutHints, str], Parts]
     weights: Callable[[Tensors], Tensors]
     entries: Callable[[ClipConfig], Sequence[Entry]]
 
@@ -268,7 +268,7 @@ def read(
         heads = heads or tuple(facts.get("heads", ())) or None
     kind = LAYOUTS[name]
     tensors = kind.weights(found.tensors)
-    parts = kind.parts(found, tensors, Told(activation, heads), source)
+    parts = kind.parts(found, tensors, LayoutHints(activation, heads), source)
     if facts:
         parts = _agreed(parts, facts, name, found.settings is None, source)
     config, preprocess, tokenizer = parts

@@ -14,7 +14,7 @@ from clip_jax.data.preprocess_formats import to_hugging_face, to_open_clip
 from clip_jax.interop import files
 from clip_jax.interop.formats import hugging_face, open_clip
 from clip_jax.interop.mapping import LayoutError, export_tensors
-from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch import weight_file
 from clip_jax.interop.weights import FORMAT, LAYOUTS, TOKENIZER_FILE, Weights
 from clip_jax.runtime.atomic import whole_file, write_atomically
 from clip_jax.tokenizers import ClipTokenizer, SigLipTokenizer
@@ -101,7 +101,7 @@ def _openai(path: Path, weights: Weights, tensors: Tensors) -> None:
         "vocab_size": text.vocab_size,
     }
     scalars = {name: np.array(value, np.int64) for name, value in sizes.items()}
-    torch_file.write(path, tensors | _counters(tensors) | scalars)
+    weight_file.write(path, tensors | _counters(tensors) | scalars)
 
 
 def _standard(weights: Weights, implied: Preprocess) -> None:

@@ -26,7 +26,7 @@ LARGE = ["oai_vit", "oai_rn", "hf_vit"]  # not in the repository
 
 
 # How the goldens that are lone files are read: what their tensors do not tell.
-TOLD = {
+HINTS = {
     "oai_vit": {"layout": "openai"},
     "oai_rn": {"layout": "open_clip", "activation": "quick_gelu", "heads": (4, 2)},
     "openclip_vit_gelu": {"layout": "open_clip", "heads": (2, 2)},
@@ -39,8 +39,8 @@ class Golden:
     def __init__(self, folder):
         self.meta = files.json_file(folder / "meta.json")
         self.inputs, self.outputs = np.load(folder / "inputs.npz"), np.load(folder / "outputs.npz")
-        told = TOLD.get(folder.name)
-        found = weights.read(folder / "model.safetensors" if told else folder, **told or {})
+        hints = HINTS.get(folder.name)
+        found = weights.read(folder / "model.safetensors" if hints else folder, **hints or {})
         self.config, self.variables = found.config, found.variables
         layout = weights.LAYOUTS[found.layout]
         self.entries = layout.entries(self.config)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from clip_jax.interop import mapping, tree, weights
 from clip_jax.interop.formats import hugging_face, open_clip, openai
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch import weight_file
 from clip_jax.interop.write import write
 from clip_jax.models.variants import VARIANTS
 
@@ -39,8 +39,8 @@ def test_heads_that_nothing_tells(tmp_path, made):
     save_file(load_file(path), path)
     with pytest.raises(LayoutError, match=r"folder with open_clip_config.json.*heads=\(image, te"):
         weights.read(path, layout="open_clip")
-    told = weights.read(path, layout="open_clip", heads=(8, 2)).config
-    assert (told.vision.heads, told.text.heads) == (8, 2)
+    hints = weights.read(path, layout="open_clip", heads=(8, 2)).config
+    assert (hints.vision.heads, hints.text.heads) == (8, 2)
     with pytest.raises(LayoutError, match="not divisible by model.vision.heads=7"):
         weights.read(path, layout="open_clip", heads=(7, 2))
     with pytest.raises(LayoutError, match="vision.heads is 0"):
@@ -111,11 +111,11 @@ def without(tensors, *names):
                                   "visual.positional_embedding", "token_embedding.weight",
                                   "transformer.resblocks.0.mlp.c_fc.weight"])  # fmt: skip
 def test_all_problems_of_openais_layout_in_one_error(tmp_path, made, gone):
-    whole = torch_file.read(write(tmp_path / "model.pt", made("vit"), "openai"))
+    whole = weight_file.read(write(tmp_path / "model.pt", made("vit"), "openai"))
     bad = without(whole, gone, "ln_final.bias") | {"extra": np.zeros(2, np.float32)}
     bad["visual.ln_post.weight"] = np.zeros(65, np.float32)
     path = tmp_path / "bad.pt"
-    torch_file.write(path, bad)
+    weight_file.write(path, bad)
     with pytest.raises(LayoutError) as error:
         weights.read(path, layout="openai")
     text = str(error.value)
@@ -126,10 +126,10 @@ def test_all_problems_of_openais_layout_in_one_error(tmp_path, made, gone):
 
 
 def test_all_problems_of_a_resnet_in_one_error(tmp_path, made):
-    whole = torch_file.read(write(tmp_path / "model.pt", made("resnet"), "openai"))
+    whole = weight_file.read(write(tmp_path / "model.pt", made("resnet"), "openai"))
     bad = without(whole, "visual.layer1.0.conv1.weight", "visual.attnpool.positional_embedding")
     path = tmp_path / "bad.pt"
-    torch_file.write(path, bad)
+    weight_file.write(path, bad)
     with pytest.raises(LayoutError, match="2 tensor") as error:
         weights.read(path, layout="openai")
     assert "missing: visual.layer1.0.conv1.weight [8, 8, 1, 1]" in str(error.value)
@@ -153,10 +153,10 @@ def test_all_problems_of_big_vision_in_one_error(tmp_path, made):
 
 def test_axes_of_one_are_no_difference(tmp_path, made):
     path = write(tmp_path / "model.pt", made("vit"), "openai")
-    tensors = dict(torch_file.read(path))
+    tensors = dict(weight_file.read(path))
     for name in ("visual.conv1.weight", "text_projection"):
         tensors[name] = np.array(tensors[name])[..., None]
-    torch_file.write(path, tensors)
+    weight_file.write(path, tensors)
     again = weights.read(path, layout="openai").variables["params"]["image_tower"]
     want = made("vit").variables["params"]["image_tower"]
     np.testing.assert_array_equal(
@@ -180,7 +180,7 @@ def test_the_number_of_a_block_claims_nothing(tmp_path, made):
         f"visual.transformer.resblocks.{n}.ln_1.bias": np.zeros(1, np.float32)
         for n in (60000, 10**9, "9" * 5000)
     }
-    torch_file.write(path, dict(torch_file.read(path)) | far)
+    weight_file.write(path, dict(weight_file.read(path)) | far)
     text = cheap(lambda: weights.read(path, layout="openai"))
     assert "3 tensor(s) do not fit" in text and "left over: visual.transformer.resblocks.60" in text
 

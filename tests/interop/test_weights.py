@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.interop import weights
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch import weight_file
 from clip_jax.interop.write import losses, write
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.variants import VARIANTS
@@ -72,7 +72,7 @@ def test_what_a_layout_cannot_hold_is_refused_and_nothing_written(tmp_path, layo
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_half_precision_is_openais(tmp_path, name, made):
     path = write(tmp_path / "model.pt", made(name), "openai", "float16")
-    found = torch_file.read(path)
+    found = weight_file.read(path)
     wide = {k for k, v in found.items() if v.dtype == np.float32}
     assert all("ln_" in k or "bn" in k or "embedding" in k or k == "logit_scale"
                or ".downsample.1." in k for k in wide), wide  # fmt: skip
@@ -95,8 +95,8 @@ def test_published_archives(goldens, tmp_path):
     for other in others:
         assert other.config == archive.config
         assert equal(other.variables, archive.variables)
-    back = torch_file.read(write(tmp_path / "back.pt", archive, "openai", "float16"))
-    original = torch_file.read(folder / "openai_jit_fp16.pt")
+    back = weight_file.read(write(tmp_path / "back.pt", archive, "openai", "float16"))
+    original = weight_file.read(folder / "openai_jit_fp16.pt")
     for key, array in back.items():
         assert (array.dtype, array.tobytes()) == (original[key].dtype, original[key].tobytes()), key
     assert original.keys() == back.keys()
@@ -177,7 +177,7 @@ def test_published_resnets(goldens, tmp_path):
     assert plain.config == archive.config
     assert equal(plain.variables, archive.variables)
     path = write(tmp_path / "back.pt", archive, "openai", "float16")
-    back, original = torch_file.read(path), torch_file.read(folder / "openai_jit_fp16.pt")
+    back, original = weight_file.read(path), weight_file.read(folder / "openai_jit_fp16.pt")
     same = [k for k in back if not k.endswith("num_batches_tracked")]
     assert same
     for key in same:
@@ -191,9 +191,9 @@ def test_a_lone_file_that_does_not_tell_its_activation(tmp_path, made):
     path = write(tmp_path / "whole.pt", made("vit"), "openai")
     assert weights.read(path).layout == "openai"
     scalars = ("input_resolution", "context_length", "vocab_size")
-    tensors = {k: v for k, v in torch_file.read(path).items() if k not in scalars}
+    tensors = {k: v for k, v in weight_file.read(path).items() if k not in scalars}
     path = tmp_path / "model.pt"
-    torch_file.write(path, tensors)
+    weight_file.write(path, tensors)
     with pytest.raises(LayoutError, match=r"layout='openai' \(QuickGELU\)"):
         weights.read(path)
     lone = {"heads": (1, 1)}
@@ -259,7 +259,7 @@ def test_a_folder_in_two_layouts(tmp_path, made, name):
     tensors = load_file(other / "open_clip_model.safetensors")
     (other / "open_clip_config.json").rename(folder / "open_clip_config.json")
     if name.endswith(".bin"):
-        torch_file.write(folder / name, tensors)
+        weight_file.write(folder / name, tensors)
     else:
         save_file(tensors, folder / name)
     found = weights.read(folder)
@@ -380,7 +380,7 @@ def test_truncated_files(tmp_path, layout, keep, made):
     file = path / "model.safetensors" if path.is_dir() else path
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises((LayoutError, torch_file.WeightFileError), match=file.name):
+    with pytest.raises((LayoutError, weight_file.WeightFileError), match=file.name):
         weights.read(path, layout=layout)
 
 

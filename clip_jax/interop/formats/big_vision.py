@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError
-from clip_jax.interop.sizes import counted, voted
+from clip_jax.interop.sizes import counted, majority_size
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
@@ -106,7 +106,7 @@ def infer(tensors: Mapping[str, np.ndarray]) -> ClipConfig:
     """
 
     def size(default: int, *places: tuple[str, int]) -> int:
-        return voted(tensors, places, default)
+        return majority_size(tensors, places, default)
 
     def tower(prefix: str) -> tuple[int, int, int, float]:
         block = f"{prefix}/encoderblock_0"

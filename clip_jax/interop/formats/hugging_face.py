@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
-from clip_jax.interop.settings import Group, shown
+from clip_jax.interop.settings import JsonObject, short_repr
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
@@ -154,7 +154,7 @@ def from_json(config: Any, source: str) -> ClipConfig:
       LayoutError: another kind of model, a setting that our towers do not have, or a value of
         another kind; names the key.
     """
-    top = Group(config, source)
+    top = JsonObject(config, source)
     kind = top.choice("model_type", _DEFAULTS)
     siglip = kind == "siglip"
     groups = []
@@ -162,7 +162,7 @@ def from_json(config: Any, source: str) -> ClipConfig:
         # A null stands for all defaults.
         given = top.values.get(name)
         values = {} if given is None else top.group(name).values
-        groups.append(Group(standard | dict(values), source, name))
+        groups.append(JsonObject(standard | dict(values), source, name))
     text, vision = groups
     activation = text.choice("hidden_act", _ACTIVATIONS)
     epsilon = text.number("layer_norm_eps")
@@ -170,7 +170,7 @@ def from_json(config: Any, source: str) -> ClipConfig:
         if vision.values[key] != ours:
             raise LayoutError(
                 f"{source}: text_config.{key}={ours!r} differs from "
-                f"vision_config.{key}={shown(vision.values[key])}; both towers must share it"
+                f"vision_config.{key}={short_repr(vision.values[key])}; both towers must share it"
             )
     width, text_width = vision.integer("hidden_size"), text.integer("hidden_size")
     vocab_size = text.integer("vocab_size")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.interop.mapping import LayoutError
-from clip_jax.interop.settings import Group, shown
+from clip_jax.interop.settings import JsonObject, short_repr
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import VARIANTS, ClipConfig
@@ -22,7 +22,7 @@ _OFF = (None, False, 0, 0.0, {}, [], "")
 
 def _unknown(group: Mapping[str, Any], known: set[str], harmless: Mapping[str, Any]) -> list[str]:
     return [
-        f"{k}={shown(v)}"
+        f"{k}={short_repr(v)}"
         for k, v in group.items()
         if k not in known and v not in _OFF and harmless.get(k) != v
     ]
@@ -35,8 +35,8 @@ def from_json(model_cfg: Any, source: str) -> ClipConfig:
       LayoutError: it has settings that our towers do not have, and lists them; or a value is
         missing or of another kind, and names the key.
     """
-    model = Group(model_cfg, source, "model_cfg")
-    vision, text = model.group("vision_cfg"), model.group("text_cfg")
+    model = JsonObject(model_cfg, source, "model_cfg")
+    vision, text = model.child("vision_cfg"), model.child("text_cfg")
     problems = [
         group.key(p)
         for group, found in (
@@ -72,7 +72,7 @@ def from_json(model_cfg: Any, source: str) -> ClipConfig:
     )  # fmt: skip
 
 
-def _ratio(tower: Group, width: int) -> float:
+def _ratio(tower: JsonObject, width: int) -> float:
     """The exact ratio of the MLPs' hidden width, which open_clip rounds down, to the width."""
     return int(width * tower.number("mlp_ratio", 4.0)) / width
 

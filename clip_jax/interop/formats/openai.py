@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
-from clip_jax.interop.sizes import counted, voted
+from clip_jax.interop.sizes import counted, majority_size
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
@@ -133,7 +133,7 @@ def weights(tensors: Tensors) -> dict[str, np.ndarray]:
 def _hidden(tensors: Tensors, block: str, width: int) -> int:
     """Hidden width of the MLP of a block."""
     c, p = f"{block}.mlp.c_fc", f"{block}.mlp.c_proj.weight"
-    return voted(tensors, [(f"{c}.weight", 0), (f"{c}.bias", 0), (p, 1)], 4 * width)
+    return majority_size(tensors, [(f"{c}.weight", 0), (f"{c}.bias", 0), (p, 1)], 4 * width)
 
 
 def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = None) -> ClipConfig:
@@ -146,7 +146,7 @@ def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = Non
         64 wide, as in all of OpenAI's models.
     """
     block = "transformer.resblocks.0"
-    width = voted(
+    width = majority_size(
         tensors,
         [
             ("positional_embedding", 1), ("token_embedding.weight", 1), ("ln_final.weight", 0),
@@ -154,7 +154,7 @@ def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = Non
         ],
         512,
     )  # fmt: skip
-    vocab_size = voted(tensors, [("token_embedding.weight", 0)], 49408)
+    vocab_size = majority_size(tensors, [("token_embedding.weight", 0)], 49408)
     resnet = any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in tensors)
     vision = (_infer_resnet if resnet else _infer_vit)(tensors)
     image_heads, text_heads = heads or (
@@ -165,12 +165,12 @@ def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = Non
         width,
         counted(tensors, r"transformer\.resblocks\.#\."),
         text_heads,
-        voted(tensors, [("positional_embedding", 0)], 77),
+        majority_size(tensors, [("positional_embedding", 0)], 77),
         vocab_size,
         vocab_size - 1,
         _hidden(tensors, block, width) / width,
     )
-    embed_dim = voted(
+    embed_dim = majority_size(
         tensors,
         [("text_projection", 1), ("visual.proj", 1), ("visual.attnpool.c_proj.weight", 0)],
         width,
@@ -181,7 +181,7 @@ def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = Non
 
 def _infer_vit(tensors: Tensors) -> ViTConfig:
     block = "visual.transformer.resblocks.0"
-    width = voted(
+    width = majority_size(
         tensors,
         [
             ("visual.conv1.weight", 0), ("visual.class_embedding", 0), ("visual.proj", 0),
@@ -190,8 +190,8 @@ def _infer_vit(tensors: Tensors) -> ViTConfig:
         ],
         768,
     )  # fmt: skip
-    patch = voted(tensors, [("visual.conv1.weight", 3), ("visual.conv1.weight", 2)], 32)
-    tokens = voted(tensors, [("visual.positional_embedding", 0)], 50)
+    patch = majority_size(tensors, [("visual.conv1.weight", 3), ("visual.conv1.weight", 2)], 32)
+    tokens = majority_size(tensors, [("visual.positional_embedding", 0)], 50)
     return ViTConfig(
         _side(tokens) * patch,
         patch,
@@ -203,12 +203,12 @@ def _infer_vit(tensors: Tensors) -> ViTConfig:
 
 
 def _infer_resnet(tensors: Tensors) -> ResNetConfig:
-    width = voted(
+    width = majority_size(
         tensors,
         [(f"visual.layer1.0.{part}.weight", 0) for part in ("conv1", "bn1", "conv2", "bn2")],
         64,
     )
-    tokens = voted(tensors, [("visual.attnpool.positional_embedding", 0)], 50)
+    tokens = majority_size(tensors, [("visual.attnpool.positional_embedding", 0)], 50)
     # They are numbered from 1.
     stages = range(1, max(2, counted(tensors, r"visual\.layer#\.")))
     layers = tuple(counted(tensors, rf"visual\.layer{stage}\.#\.") for stage in stages)

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop.torch import torch_file
-from clip_jax.interop.torch.torch_file import WeightFileError
+from clip_jax.interop.torch import weight_file
+from clip_jax.interop.torch.weight_file import WeightFileError
 
 GOLDENS = [
     "import_vit/openai_plain_fp32.pt",
@@ -27,7 +27,7 @@ TENSORS = {
 
 
 def contents(path):
-    tensors = torch_file.read(path)
+    tensors = weight_file.read(path)
     return {name: (x.dtype, x.shape, x.tobytes()) for name, x in tensors.items()}
 
 
@@ -36,7 +36,7 @@ def whole(request, tmp_path_factory):
     """The bytes of a file, where its records that are not numbers lie, and what it holds."""
     if request.param == "ours":
         path = tmp_path_factory.mktemp("ours") / "a.pt"
-        torch_file.write(path, TENSORS)
+        weight_file.write(path, TENSORS)
     else:
         path = request.getfixturevalue("goldens") / "A_model" / request.param
     with zipfile.ZipFile(path) as archive:
@@ -55,7 +55,7 @@ def test_a_truncated_file_is_refused(whole, tmp_path):
     for end in sorted(ends):
         path.write_bytes(data[:end])
         with pytest.raises(WeightFileError, match="cut.pt"):
-            torch_file.read(path)
+            weight_file.read(path)
 
 
 def test_a_flipped_bit_is_refused_or_harmless(whole, tmp_path):
@@ -78,9 +78,9 @@ def test_a_flipped_bit_is_refused_or_harmless(whole, tmp_path):
 
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        torch_file.read(tmp_path / "absent.pt")
+        weight_file.read(tmp_path / "absent.pt")
     with pytest.raises(IsADirectoryError):
-        torch_file.read(tmp_path)
+        weight_file.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,27 +89,27 @@ def test_a_missing_file_is_an_os_error(tmp_path):
 def test_another_kind_of_file_is_refused(tmp_path, data):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(WeightFileError, match=r"a\.pt: is not a PyTorch file \(it begins with"):
-        torch_file.read(tmp_path / "a.pt")
+        weight_file.read(tmp_path / "a.pt")
 
 
 def test_a_zip_file_of_another_kind_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("model.json", b"{}")
     with pytest.raises(WeightFileError, match="0 data.pkl records"):
-        torch_file.read(tmp_path / "a.pt")
+        weight_file.read(tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/data.pkl", b"\x80\x02}.")
         archive.writestr("b/data.pkl", b"\x80\x02}.")
     with pytest.raises(WeightFileError, match="2 data.pkl records"):
-        torch_file.read(tmp_path / "a.pt")
+        weight_file.read(tmp_path / "a.pt")
 
 
 def test_two_records_of_one_name_are_refused(tmp_path):
-    torch_file.write(tmp_path / "a.pt", TENSORS)
+    weight_file.write(tmp_path / "a.pt", TENSORS)
     with zipfile.ZipFile(tmp_path / "a.pt", "a") as archive, pytest.warns(UserWarning):
         archive.writestr("archive/data/0", bytes(24))
     with pytest.raises(WeightFileError, match="two records archive/data/0"):
-        torch_file.read(tmp_path / "a.pt")
+        weight_file.read(tmp_path / "a.pt")
 
 
 def test_compressed_numbers_are_refused(fake_torch, tmp_path):
@@ -121,11 +121,11 @@ def test_compressed_numbers_are_refused(fake_torch, tmp_path):
         for name, data in records.items():
             archive.writestr(name, data)
     with pytest.raises(WeightFileError, match="byteorder compressed.*zip -0"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def test_a_record_that_claims_a_huge_size_is_refused(tmp_path):
-    torch_file.write(tmp_path / "a.pt", {"a": np.zeros(4, np.float32)})
+    weight_file.write(tmp_path / "a.pt", {"a": np.zeros(4, np.float32)})
     data = bytearray((tmp_path / "a.pt").read_bytes())
     entry = data.rindex(b"archive/data/0") - 46
     assert data[entry : entry + 4] == b"PK\x01\x02"
@@ -133,7 +133,7 @@ def test_a_record_that_claims_a_huge_size_is_refused(tmp_path):
         data[entry + 20 : entry + 28] = struct.pack("<II", *sizes)
         (tmp_path / "b.pt").write_bytes(data)
         with pytest.raises(WeightFileError, match="b.pt"):
-            torch_file.read(tmp_path / "b.pt")
+            weight_file.read(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("numel", [0, 3, 5, 2**40])
@@ -142,10 +142,10 @@ def test_a_storage_of_another_size_than_declared_is_refused(fake_torch, tmp_path
     obj = {"visual.proj": fake_torch.view(storage, 0, (min(numel, 1),), (1,))}
     path = fake_torch.save(tmp_path / "a.pt", obj)
     with pytest.raises(WeightFileError, match="a.pt: visual.proj: storage 0 has 16 bytes, not"):
-        torch_file.read(path)
+        weight_file.read(path)
     path = fake_torch.save_legacy(tmp_path / "a.pt", obj)
     with pytest.raises(WeightFileError, match="a.pt: storage 0 has another size"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def test_each_tensor_of_a_shared_storage_is_checked(fake_torch, tmp_path):
@@ -157,18 +157,18 @@ def test_each_tensor_of_a_shared_storage_is_checked(fake_torch, tmp_path):
         "b": fake_torch.view(claim, 100, (4,), (1,)),
     }
     with pytest.raises(WeightFileError, match="a.pt: b: storage 0 has 16 bytes, not 1000"):
-        torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
     with pytest.raises(WeightFileError, match="a.pt: storage 0 has another size"):
-        torch_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj))
 
 
 def test_a_missing_storage_is_refused(fake_torch, tmp_path):
     obj = {"a": fake_torch.tensor(np.zeros(3, np.float32))}
     fake_torch.storages.clear()
     with pytest.raises(WeightFileError, match="has no record model/data/0"):
-        torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
     with pytest.raises(WeightFileError, match="has no storage 0"):
-        torch_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int16", "uint8"])
@@ -176,7 +176,7 @@ def test_a_missing_storage_is_refused(fake_torch, tmp_path):
 def test_byte_orders(fake_torch, tmp_path, dtype, byteorder):
     expected = np.arange(1, 7).astype(dtype).reshape(2, 3)
     obj = {"a": fake_torch.tensor(expected), "b": fake_torch.tensor(expected.T.copy())}
-    found = torch_file.read(fake_torch.save(tmp_path / "a.pt", obj, byteorder))
+    found = weight_file.read(fake_torch.save(tmp_path / "a.pt", obj, byteorder))
     assert found["a"].dtype == expected.dtype and found["a"].dtype.isnative
     np.testing.assert_array_equal(found["a"], expected)
     np.testing.assert_array_equal(found["b"], expected.T)
@@ -186,7 +186,7 @@ def test_an_unknown_byte_order_is_refused(fake_torch, tmp_path):
     obj = {"a": fake_torch.tensor(np.zeros(3, np.float32))}
     path = fake_torch.save(tmp_path / "a.pt", obj, more={"byteorder": b"middle"})
     with pytest.raises(WeightFileError, match="byte order 'middle'"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def test_the_format_before_1_6(fake_torch, tmp_path):
@@ -199,7 +199,7 @@ def test_the_format_before_1_6(fake_torch, tmp_path):
         "step": 3,
     }
     path = fake_torch.save_legacy(tmp_path / "a.pt", obj)
-    found = torch_file.read(path)
+    found = weight_file.read(path)
     assert list(found) == ["a", "b", "c"]
     np.testing.assert_array_equal(found["a"], weight)
     assert found["b"].tolist() == [1, 3] and found["c"].shape == ()
@@ -207,11 +207,11 @@ def test_the_format_before_1_6(fake_torch, tmp_path):
     for damaged in (data + b"\0", *(data[: len(data) * i // 64] for i in range(64)), data[:-1]):
         path.write_bytes(damaged)
         with pytest.raises(WeightFileError, match="a.pt"):
-            torch_file.read(path)
+            weight_file.read(path)
 
 
 def test_a_pickle_that_torch_did_not_write_is_refused(fake_torch, tmp_path):
     data = b"".join(fake_torch.dumps(x) for x in (1, 1001, {}, {}, []))
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(WeightFileError, match="a pickle, but not one of torch.save"):
-        torch_file.read(tmp_path / "a.pt")
+        weight_file.read(tmp_path / "a.pt")

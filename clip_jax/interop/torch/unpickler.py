@@ -1,16 +1,18 @@
 """Reads the pickles inside PyTorch's weight files, and executes nothing.
 
-A pickle is a program: Python's unpickler imports and calls whatever it names, and even one that is
-fenced in allocates gigabytes on the word of five bytes. So this is a small machine of its own. It
-knows the opcodes that data needs and builds plain containers and `torch_objects`.
+A pickle is a program. ``pickle.Unpickler`` with an allow-list would call nothing else, but still
+crash or fill the memory on hostile data: it hashes a deeply nested key recursively in C (a stack
+overflow), walks through one long tuple again at each use as a key, and allocates on the word of
+five bytes. So this is a small interpreter: it knows the opcodes that data needs, counts what they
+cost, and builds plain containers and ``objects``.
 """
 
 import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from clip_jax.interop.torch import torch_objects
-from clip_jax.interop.torch.torch_objects import Storage, Unreadable
+from clip_jax.interop.torch import objects
+from clip_jax.interop.torch.objects import Storage, Unreadable
 
 LARGEST_PICKLE = 64 * 2**20  # bytes; a thousand tensors with their optimizer state take one
 # Of what a call copies, which costs a few bytes for any length; and of opcodes, a single byte of
@@ -41,12 +43,12 @@ _FROM_MARK: dict[str, Callable[[list], Any]] = {
     "TUPLE": tuple,
     "LIST": list,
     "FROZENSET": list,
-    "DICT": lambda items: torch_objects.set_items({}, items),
+    "DICT": lambda items: objects.set_items({}, items),
 }
 _ON_TARGET: dict[str, Callable[[Any, list], Any]] = {
-    "SETITEMS": torch_objects.set_items,
-    "APPENDS": torch_objects.extend,
-    "ADDITEMS": torch_objects.extend,
+    "SETITEMS": objects.set_items,
+    "APPENDS": objects.extend,
+    "ADDITEMS": objects.extend,
 }
 _PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
@@ -97,30 +99,30 @@ class _Machine:
                 self.below.append(stack)
                 self.stack = []
             case "BINPERSID":
-                storage = torch_objects.storage(stack.pop())
+                storage = objects.storage(stack.pop())
                 self.storages[storage.key] = storage
                 stack.append(storage)
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                self.copied += torch_objects.copied(function, arguments)
+                self.copied += objects.copied(function, arguments)
                 if self.copied > _MOST_COPIED:
                     raise Unreadable(f"has calls that copy more than {_MOST_COPIED} elements")
-                stack.append(torch_objects.call(function, arguments))
+                stack.append(objects.call(function, arguments))
             case "GLOBAL":
                 module, _, member = argument.partition(" ")
-                stack.append(torch_objects.resolve(module, member))
+                stack.append(objects.resolve(module, member))
             case "STACK_GLOBAL":
                 member, module = stack.pop(), stack.pop()
-                stack.append(torch_objects.resolve(module, member))
+                stack.append(objects.resolve(module, member))
             case "BUILD":
                 state = stack.pop()
-                torch_objects.build(stack[-1], state)
+                objects.build(stack[-1], state)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                torch_objects.set_items(stack[-1], [key, value])
+                objects.set_items(stack[-1], [key, value])
             case "APPEND":
                 value = stack.pop()
-                torch_objects.extend(stack[-1], [value])
+                objects.extend(stack[-1], [value])
             case "MEMOIZE":
                 self.memo[len(self.memo)] = stack[-1]
             case "DUP":
@@ -143,7 +145,7 @@ def load(file: BinaryIO, record: str) -> tuple[Any, dict[str, Storage]]:
 
     Returns:
       The object: plain values, tuples, lists (also for sets), dicts (also for their subclasses)
-      and `torch_objects` for all else. And the storages it refers to, by key.
+      and `objects` for all else. And the storages it refers to, by key.
 
     Raises:
       Unreadable: the pickle is damaged, or holds what weights do not need.

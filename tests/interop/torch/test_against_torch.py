@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop.torch import torch_file
+from clip_jax.interop.torch import weight_file
 
 torch = pytest.importorskip("torch", reason="needs pip install '.[reference]'")
 pytestmark = pytest.mark.reference
@@ -54,7 +54,7 @@ def state():
 )
 def test_we_read_what_torch_saves(state, tmp_path, options):
     torch.save(state, tmp_path / "a.pt", **options)
-    assert_equal(torch_file.read(tmp_path / "a.pt"), state)
+    assert_equal(weight_file.read(tmp_path / "a.pt"), state)
 
 
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=str)
@@ -74,13 +74,13 @@ def test_we_read_training_checkpoints(tmp_path, options):
         "rng": torch.get_rng_state(),
     }
     torch.save(checkpoint, tmp_path / "a.pt", **options)
-    assert_equal(torch_file.read(tmp_path / "a.pt"), model.module.state_dict())
+    assert_equal(weight_file.read(tmp_path / "a.pt"), model.module.state_dict())
 
 
 @pytest.mark.parametrize("options", [{}, {"mmap": True}], ids=str)
 def test_torch_reads_what_we_write(state, tmp_path, options):
     tensors = {name: to_numpy(x) for name, x in state.items()}
-    torch_file.write(tmp_path / "a.pt", tensors)
+    weight_file.write(tmp_path / "a.pt", tensors)
     found = torch.load(tmp_path / "a.pt", weights_only=True, **options)
     assert type(found) is collections.OrderedDict
     assert_equal(tensors, found)
@@ -101,4 +101,4 @@ def test_we_read_torchscript(tmp_path):
     model = Model().eval()
     for script in (torch.jit.script(model), torch.jit.trace(model, torch.rand(2, 3))):
         torch.jit.save(script, tmp_path / "a.pt")
-        assert_equal(torch_file.read(tmp_path / "a.pt"), script.state_dict())
+        assert_equal(weight_file.read(tmp_path / "a.pt"), script.state_dict())

@@ -14,9 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clip_jax.interop.torch import torch_container
-from clip_jax.interop.torch.torch_container import Container
-from clip_jax.interop.torch.torch_objects import DTYPES, Record, Storage, Tensor, Unreadable
+from clip_jax.interop.torch.container import Container, native_bytes, read_container
+from clip_jax.interop.torch.objects import DTYPES, Record, Storage, Tensor, Unreadable
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import whole_file
 
@@ -60,7 +59,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     with open(path, "rb") as file:
         try:
-            container = torch_container.read_container(file)
+            container = read_container(file)
             tensors = _state_dict(container.root)
             for name, tensor in tensors.items():
                 _check_extent(name, tensor)
@@ -75,7 +74,7 @@ def names(path: str | os.PathLike) -> list[str]:
     """The names that `read` would return, without the numbers; raises as it does."""
     with open(path, "rb") as file:
         try:
-            return list(_state_dict(torch_container.read_container(file).root))
+            return list(_state_dict(read_container(file).root))
         except Unreadable as error:
             raise WeightFileError(f"{os.fspath(path)}: {error}") from error
 
@@ -194,7 +193,7 @@ def _storage(name: str, storage: Storage, container: Container, loaded: dict) ->
             f"{storage.numel} x {storage.dtype}; fetch or save the file again"
         )
     if key not in loaded:
-        loaded[key] = torch_container.native_bytes(data, itemsize, container.byteorder)
+        loaded[key] = native_bytes(data, itemsize, container.byteorder)
     return data
 
 

@@ -13,13 +13,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clip_jax.interop.torch import torch_file, torch_pickle
-from clip_jax.interop.torch.torch_file import WeightFileError
-from clip_jax.interop.torch.torch_objects import Record, Storage, Unreadable
+from clip_jax.interop.torch import unpickler, weight_file
+from clip_jax.interop.torch.objects import Record, Storage, Unreadable
+from clip_jax.interop.torch.weight_file import WeightFileError
 
 
 def load(data):
-    return torch_pickle.load(io.BytesIO(data), "data.pkl")[0]
+    return unpickler.load(io.BytesIO(data), "data.pkl")[0]
 
 
 class Hostile:
@@ -174,7 +174,7 @@ TEXT = b"X" + struct.pack("<I", 10**6) + b"x" * 10**6
     ],
 )  # fmt: skip
 def test_what_was_met_before_cannot_be_multiplied(data, monkeypatch):
-    monkeypatch.setattr(torch_pickle, "_MOST_COPIED", 100_000)
+    monkeypatch.setattr(unpickler, "_MOST_COPIED", 100_000)
     tracemalloc.start()
     with pytest.raises(Unreadable):
         load(whole(data))
@@ -190,7 +190,7 @@ def test_a_long_integer_is_no_key():
 
 
 def test_the_number_of_steps_is_bounded(monkeypatch):
-    monkeypatch.setattr(torch_pickle, "_MOST_STEPS", 1000)
+    monkeypatch.setattr(unpickler, "_MOST_STEPS", 1000)
     load(whole(b"]" * 900))
     with pytest.raises(Unreadable, match="more than 1000 steps"):
         load(whole(b"]" * 1100))
@@ -243,7 +243,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(fake_torch, tmp_path):
     for obj, more in cases:
         path = fake_torch.save(tmp_path / "a.pt", obj, more=more)
         with pytest.raises(WeightFileError, match=r"a\.pt: .*posix\.system.*nothing was executed"):
-            torch_file.read(path)
+            weight_file.read(path)
     with pytest.raises(WeightFileError, match="posix.system"):
-        torch_file.read(fake_torch.save_legacy(tmp_path / "a.pt", checkpoint))
+        weight_file.read(fake_torch.save_legacy(tmp_path / "a.pt", checkpoint))
     assert not marker.exists()

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clip_jax.interop.torch import torch_pickle
-from clip_jax.interop.torch.torch_objects import Storage, Unreadable
-from clip_jax.interop.torch.torch_pickle import LARGEST_PICKLE
+from clip_jax.interop.torch import unpickler
+from clip_jax.interop.torch.objects import Storage, Unreadable
+from clip_jax.interop.torch.unpickler import LARGEST_PICKLE
 
 _CHUNK = 2**22  # bytes: what reading needs beside the result
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -54,7 +54,7 @@ class ZipContainer:
     """What torch.save writes since PyTorch 1.6, and TorchScript archives.
 
     Attributes:
-      root: the saved object, as `torch_pickle.load` returns it.
+      root: the saved object, as `unpickler.load` returns it.
       byteorder: "little" or "big".
     """
 
@@ -94,7 +94,7 @@ class ZipContainer:
 
     def _load(self, name: str) -> Any:
         data = self._read(self._folder + name, LARGEST_PICKLE)
-        return torch_pickle.load(io.BytesIO(data), name)[0]
+        return unpickler.load(io.BytesIO(data), name)[0]
 
     def _read(self, name: str, most: int | None = None) -> np.ndarray:
         info = self._members.get(name)
@@ -130,7 +130,7 @@ class LegacyContainer:
         file.seek(0)
         head = io.BytesIO(file.read(LARGEST_PICKLE))
         names = ("magic number", "protocol", "system", "data", "storage keys")
-        magic, protocol, system, data, keys = (torch_pickle.load(head, n) for n in names)
+        magic, protocol, system, data, keys = (unpickler.load(head, n) for n in names)
         if magic[0] != _MAGIC or protocol[0] != 1001 or not isinstance(system[0], dict):
             raise Unreadable("is a pickle, but not one of torch.save; save it with torch.save")
         self.byteorder = "little" if system[0].get("little_endian", True) else "big"

@@ -2,7 +2,7 @@
 
 Nothing here imports, creates or calls what a file asks for. A name that is not in a table is
 refused by that name. What a file uses against its kind raises TypeError or ValueError, which
-`torch_pickle.load` reports.
+`unpickler.load` reports.
 """
 
 import dataclasses

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from clip_jax.interop.torch import torch_file
-from clip_jax.interop.torch.torch_file import WeightFileError
+from clip_jax.interop.torch import weight_file
+from clip_jax.interop.torch.weight_file import WeightFileError
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 DTYPES = [*map(np.dtype, DTYPES), np.dtype(ml_dtypes.bfloat16)]
@@ -37,12 +37,12 @@ def folder(goldens):
 
 
 def test_the_files_of_one_model_agree(folder):
-    plain = torch_file.read(folder / "import_vit" / "openai_plain_fp32.pt")
-    checkpoint = torch_file.read(folder / "import_vit" / "openclip_train_ckpt.pt")
+    plain = weight_file.read(folder / "import_vit" / "openai_plain_fp32.pt")
+    checkpoint = weight_file.read(folder / "import_vit" / "openclip_train_ckpt.pt")
     assert_equal(
         {n: checkpoint[n] for n in sorted(checkpoint)}, {n: plain[n] for n in sorted(plain)}
     )
-    archive = torch_file.read(folder / "import_vit" / "openai_jit_fp16.pt")
+    archive = weight_file.read(folder / "import_vit" / "openai_jit_fp16.pt")
     sizes = {n: int(archive.pop(n)) for n in ("input_resolution", "context_length", "vocab_size")}
     assert sizes == {"input_resolution": 32, "context_length": 77, "vocab_size": 128}
     assert any(x.dtype == np.float16 for x in archive.values())
@@ -51,14 +51,14 @@ def test_the_files_of_one_model_agree(folder):
 
 
 def test_the_files_of_a_resnet_agree(folder):
-    plain = torch_file.read(folder / "import_rn" / "openclip_plain.pt")
-    archive = torch_file.read(folder / "import_rn" / "openai_jit_fp16.pt")
+    plain = weight_file.read(folder / "import_rn" / "openclip_plain.pt")
+    archive = weight_file.read(folder / "import_rn" / "openai_jit_fp16.pt")
     assert_equal({n: archive[n].astype(np.float32) for n in plain}, plain)
 
 
 @pytest.mark.parametrize("name", ["import_vit", "import_rn"])
 def test_names_shapes_and_dtypes_are_those_of_torch(folder, name):
-    found = torch_file.read(folder / name / "openai_jit_fp16.pt")
+    found = weight_file.read(folder / name / "openai_jit_fp16.pt")
     expected = json.loads((folder / name / "jit_keys.json").read_text())
     assert {n: [list(x.shape), str(x.dtype)] for n, x in found.items()} == expected
 
@@ -66,24 +66,24 @@ def test_names_shapes_and_dtypes_are_those_of_torch(folder, name):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_written_is_read(tmp_path, dtype):
     tensors = random_tensors(dtype)
-    torch_file.write(tmp_path / "a.pt", tensors)
-    assert_equal(torch_file.read(tmp_path / "a.pt"), tensors)
+    weight_file.write(tmp_path / "a.pt", tensors)
+    assert_equal(weight_file.read(tmp_path / "a.pt"), tensors)
 
 
 def test_names_and_byte_orders_survive(tmp_path):
     names = ["visual.ln.weight", "ü", "模型.a", " ", "a/../../b", "x" * 900]
     tensors = {name: np.array([1.5, -2], ">f4") for name in names}
-    torch_file.write(tmp_path / "a.pt", tensors)
-    found = torch_file.read(tmp_path / "a.pt")
+    weight_file.write(tmp_path / "a.pt", tensors)
+    found = weight_file.read(tmp_path / "a.pt")
     assert_equal(found, {name: np.array([1.5, -2], np.float32) for name in names})
-    torch_file.write(tmp_path / "a.pt", {"none": np.zeros((0,), np.int8)})
-    assert torch_file.read(tmp_path / "a.pt")["none"].shape == (0,)
+    weight_file.write(tmp_path / "a.pt", {"none": np.zeros((0,), np.int8)})
+    assert weight_file.read(tmp_path / "a.pt")["none"].shape == (0,)
 
 
 def test_writing_is_deterministic_and_aligned(tmp_path):
     tensors = random_tensors(np.float32)
     for name in ("a.pt", "other.pt"):
-        torch_file.write(tmp_path / name, tensors)
+        weight_file.write(tmp_path / name, tensors)
     data = (tmp_path / "a.pt").read_bytes()
     assert data == (tmp_path / "other.pt").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.pt") as archive:
@@ -109,7 +109,7 @@ def test_writing_is_deterministic_and_aligned(tmp_path):
 def test_what_torch_cannot_hold_leaves_the_old_file(tmp_path, tensors, message):
     (tmp_path / "a.pt").write_bytes(b"old")
     with pytest.raises(WeightFileError, match=message):
-        torch_file.write(tmp_path / "a.pt", tensors)
+        weight_file.write(tmp_path / "a.pt", tensors)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
@@ -120,7 +120,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "a.pt").write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        torch_file.write(tmp_path / "a.pt", {"a": np.zeros(2)})
+        weight_file.write(tmp_path / "a.pt", {"a": np.zeros(2)})
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
@@ -133,14 +133,14 @@ def test_state_dicts_and_training_checkpoints(fake_torch, tmp_path, wrapper, pre
     obj = kind({prefix + n: fake_torch.tensor(x) for n, x in expected.items()})
     if wrapper:
         obj = {"epoch": 3, "name": "run", wrapper: obj}
-    assert_equal(torch_file.read(fake_torch.save(tmp_path / "a.pt", obj)), expected)
-    assert_equal(torch_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj)), expected)
+    assert_equal(weight_file.read(fake_torch.save(tmp_path / "a.pt", obj)), expected)
+    assert_equal(weight_file.read(fake_torch.save_legacy(tmp_path / "a.pt", obj)), expected)
 
 
 def test_a_prefix_of_some_names_is_kept(fake_torch, tmp_path):
     expected = {"module.a": np.ones(2), "b": np.zeros(2)}
     obj = {n: fake_torch.tensor(x) for n, x in expected.items()}
-    assert_equal(torch_file.read(fake_torch.save(tmp_path / "a.pt", obj)), expected)
+    assert_equal(weight_file.read(fake_torch.save(tmp_path / "a.pt", obj)), expected)
 
 
 def test_what_lies_beside_the_weights_is_ignored(fake_torch, tmp_path):
@@ -160,7 +160,7 @@ def test_what_lies_beside_the_weights_is_ignored(fake_torch, tmp_path):
     }
     # A storage that is not asked for is not read either.
     path = fake_torch.save(tmp_path / "a.pt", obj, more={"data/2": b""})
-    assert_equal(torch_file.read(path), expected)
+    assert_equal(weight_file.read(path), expected)
 
 
 def test_parameters(fake_torch, tmp_path):
@@ -174,7 +174,7 @@ def test_parameters(fake_torch, tmp_path):
                              name("torch._utils._rebuild_tensor_v2"),
                              name("torch.nn.parameter.Parameter"), plain, {"note": 1}),
     }  # fmt: skip
-    found = torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+    found = weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
     assert_equal(found, {n: np.ones(2) for n in "abc"})
 
 
@@ -191,7 +191,7 @@ def test_views(fake_torch, tmp_path):
         "single": fake_torch.view(storage, 23, (1, 1), (2**40, 99)),
         "old": fake_torch.view(storage, 20, (2,), (3,), "_rebuild_tensor"),
     }
-    found = torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+    found = weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
     grid = base.reshape(4, 6)
     expected = {
         "whole": grid, "transposed": grid.T, "part": base[[[7, 9, 11], [19, 21, 23]]],
@@ -221,24 +221,24 @@ def test_a_tensor_outside_of_its_storage_is_refused(fake_torch, tmp_path, offset
         tmp_path / "a.pt", {"w": fake_torch.view(storage, offset, shape, stride)}
     )
     with pytest.raises(WeightFileError, match="a.pt: (w has|data.pkl has a tensor that is not)"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def test_tensors_that_share_a_few_numbers_are_refused(fake_torch, tmp_path):
     storage = fake_torch.storage(np.arange(6.0))
     one = fake_torch.view(storage, 0, (2**12, 2**12), (0, 0))
     path = fake_torch.save(tmp_path / "a.pt", {"w": one})
-    assert torch_file.read(path)["w"].shape == (2**12, 2**12)
+    assert weight_file.read(path)["w"].shape == (2**12, 2**12)
     path = fake_torch.save(tmp_path / "a.pt", {str(n): one for n in range(100)})
     with pytest.raises(WeightFileError, match="a.pt: has tensors of 1677721600 elements"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def test_a_lazy_view_is_refused(fake_torch, tmp_path):
     arguments = fake_torch.storage(np.ones(2)), 0, (2,), (1,), False, {}, {"neg": True}
     obj = {"a": fake_torch.made("torch._utils._rebuild_tensor_v2", *arguments)}
     with pytest.raises(WeightFileError, match="lazy view"):
-        torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
 
 
 @pytest.mark.parametrize(
@@ -253,10 +253,10 @@ def test_a_lazy_view_is_refused(fake_torch, tmp_path):
 )
 def test_a_file_without_a_state_dict_is_refused(fake_torch, tmp_path, obj, message):
     with pytest.raises(WeightFileError, match=message):
-        torch_file.read(fake_torch.save(tmp_path / "a.pt", obj))
+        weight_file.read(fake_torch.save(tmp_path / "a.pt", obj))
     path = fake_torch.save(tmp_path / "a.pt", {3: fake_torch.tensor(np.ones(2))})
     with pytest.raises(WeightFileError, match="no names"):
-        torch_file.read(path)
+        weight_file.read(path)
 
 
 def script_module(fake_torch, **attributes):
@@ -278,7 +278,7 @@ def test_torchscript(fake_torch, tmp_path):
     )
     path = fake_torch.save(tmp_path / "a.pt", root, more={"constants.pkl": fake_torch.dumps(())})
     expected = {"scale": np.array(3), "block.0.weight": np.ones((2, 2), np.float16)}
-    assert_equal(torch_file.read(path), expected | {"tied.weight": expected["block.0.weight"]})
+    assert_equal(weight_file.read(path), expected | {"tied.weight": expected["block.0.weight"]})
 
 
 def test_modules_that_contain_themselves_are_refused(fake_torch, tmp_path):
@@ -286,10 +286,10 @@ def test_modules_that_contain_themselves_are_refused(fake_torch, tmp_path):
     loop.state = {"self": loop}
     path = fake_torch.save(tmp_path / "a.pt", loop)
     with pytest.raises(WeightFileError, match="attributes"):
-        torch_file.read(path)
+        weight_file.read(path)
     diamond = script_module(fake_torch, a=1)
     for _ in range(60):
         diamond = script_module(fake_torch, a=diamond, b=diamond)
     path = fake_torch.save(tmp_path / "a.pt", diamond)
     with pytest.raises(WeightFileError, match="more than 100000 attributes"):
-        torch_file.read(path)
+        weight_file.read(path)
