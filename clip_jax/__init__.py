@@ -1,27 +1,40 @@
 """CLIP in JAX/Flax: training at TPU scale, evaluation, weights in and out.
 
-``clip_jax.load(path)`` gives a pretrained model, see ``clip_jax.api``; ``clip_jax.evaluate(model)``
-measures it as the paper does, see ``clip_jax.evaluate``. Importing this package imports neither JAX
-nor anything heavy: that happens at the first use of a name.
+===============  =================================================================
+``load``         a pretrained model (a ``Clip``) from files, a run or the hub
+``evaluate``     measures it as the paper does
+``models``       the towers, the two-tower model, and their configs
+``losses``       the contrastive losses
+``tokenizers``   texts to token ids
+===============  =================================================================
+
+Importing this package imports neither JAX nor anything heavy: that happens at the first use of a
+name.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clip_jax import lazy
 
 if TYPE_CHECKING:
+    from clip_jax import losses, models, tokenizers
     from clip_jax.api import Clip, load
-    from clip_jax.evaluate import evaluate
+    from clip_jax.evaluation import evaluate
 
-__all__ = ["Clip", "evaluate", "load"]
+__all__ = ["Clip", "evaluate", "load", "losses", "models", "tokenizers"]
+
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        "Clip": "clip_jax.api",
+        "load": "clip_jax.api",
+        "evaluate": "clip_jax.evaluation",
+        "losses": "clip_jax.losses",
+        "models": "clip_jax.models",
+        "tokenizers": "clip_jax.tokenizers",
+    },
+)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "evaluate":
-        # The module of the command line, which can be called: whether it has been imported or not,
-        # this name means the same.
-        return importlib.import_module("clip_jax.evaluate")
-    if name in __all__:
-        from clip_jax import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

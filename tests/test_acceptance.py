@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import clip_jax
-from clip_jax import evaluate
+from clip_jax import evaluation
 from clip_jax.evals import records
 from clip_jax.interop import readers, weights
 from clip_jax.interop.write import write
@@ -29,7 +29,7 @@ from clip_jax.tokenizers import ClipTokenizer
 
 def imagenet(model, data, out, *flags):
     """The record of zero-shot ImageNet, by the command that the documentation gives."""
-    code = evaluate.main([
+    code = evaluation.main([
         f"--model={model}", f"--data=ImageNet={data}", "--tasks=zero_shot", f"--out={out}",
         f"--cache-dir={out}/cache", *flags,
     ])  # fmt: skip

@@ -197,8 +197,41 @@ def test_import_is_quick_and_touches_no_devices(root):
     """``import clip_jax`` does not even import JAX; using it imports no other framework."""
     code = (
         "import sys, clip_jax; slow = {'jax', 'numpy', 'flax', 'PIL'} & set(sys.modules); "
-        "assert not slow, slow; clip_jax.load; "
+        "assert not slow, slow; clip_jax.tokenizers.build; "
+        "assert not {'jax', 'flax'} & set(sys.modules); clip_jax.load; "
         "bad = {'torch', 'transformers', 'tensorflow'} & set(sys.modules); assert not bad, bad; "
         "import jax; from jax._src import xla_bridge; assert not xla_bridge._backends"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=120)
+
+
+# What a program may rely on. A name that goes from here breaks programs of others.
+PUBLIC = {
+    "": {"Clip", "evaluate", "load", "losses", "models", "tokenizers"},
+    "models": {
+        "ClipConfig", "ResNet", "ResNetConfig", "TextConfig", "TextTransformer", "ViT",
+        "ViTConfig",
+    },
+    "losses": {"LOSSES", "Loss", "build", "from_config"},
+    "tokenizers": {
+        "KINDS", "ClipTokenizer", "SentencePieceTokenizer", "SigLipTokenizer", "Tokenizer", "build",
+        "train_sentencepiece",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names(package):
+    module = getattr(clip_jax, package) if package else clip_jax
+    assert PUBLIC[package] <= set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        module.nonsense  # noqa: B018
+
+
+def test_short_names_are_functions_and_packages():
+    assert callable(clip_jax.evaluate) and callable(clip_jax.load)
+    assert isinstance(clip_jax.models, types.ModuleType)
+    assert clip_jax.models.ViT.__module__ == "clip_jax.models.vit"
+    assert {"evaluate", "load"} <= set(dir(clip_jax))

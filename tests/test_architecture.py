@@ -9,13 +9,13 @@ import pytest
 
 # A module may import from its own layer and the ones before it. The longest matching name counts.
 LAYERS = [
-    ["runtime", "cli", "config", "config_values", "analysis", "tokenizers"],
+    ["runtime", "cli", "lazy", "config", "config_values", "analysis", "tokenizers"],
     ["data", "models", "losses"],
     ["interop", "evals"],
     ["training", "report"],
     ["pretrained"],
     ["api"],
-    ["benchmarks", "train", "evaluate", "convert", "aot", "benchmark"],
+    ["benchmarks", "train", "evaluate", "evaluation", "convert", "aot", "benchmark"],
 ]
 # Packages that work without arrays on devices. (The loader is not among them: Grain imports jax.)
 WITHOUT_JAX = [

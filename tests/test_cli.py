@@ -19,7 +19,7 @@ from clip_jax.training.checkpoint import CheckpointError
 from clip_jax.training.trainer import Preempted, TrainingError
 from clip_jax.training.workdir import WorkdirInUse
 
-COMMANDS = ["train", "evaluate", "convert", "aot", "benchmark", "tokenizers.train"]
+COMMANDS = ["train", "evaluation", "convert", "aot", "benchmark", "tokenizers.train"]
 
 
 def raising(error):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax import evaluate
+from clip_jax import evaluation
 from clip_jax.data.test_sets import registry
 from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import runner
@@ -151,8 +151,8 @@ def test_thumbnails_of_any_mode(mode):
 def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
     made = records(root)[:3]
     monkeypatch.setattr(runner, "run", lambda *args, **options: made)
-    monkeypatch.setattr(evaluate.clip_benchmark, "write", lambda *_: None)
-    monkeypatch.setattr(evaluate.datacomp, "write", lambda *_: None)
+    monkeypatch.setattr(evaluation.clip_benchmark, "write", lambda *_: None)
+    monkeypatch.setattr(evaluation.datacomp, "write", lambda *_: None)
 
     class Clip:
         def as_evaluated(self, name):
@@ -162,7 +162,7 @@ def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_pa
            "overlap": 0.5, "difference": 0.0, "p_value": 0.5, "low": 0.1, "high": 0.9}  # fmt: skip
     more = {"row": row, "by": "embedding", "threshold": 0.95, "training_pictures": 12}
     made[2] = dataclasses.replace(made[2], details=made[2].details | more)
-    evaluate.evaluate(Clip(), data(root), settings=settings(root), out=tmp_path / "out")
+    evaluation.evaluate(Clip(), data(root), settings=settings(root), out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert page.count("<img") == 2 * 3 + 2 * 7
     assert "set, recall 25%" in page and "caption 4" in page

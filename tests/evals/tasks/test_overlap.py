@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax import evaluate
+from clip_jax import evaluation
 from clip_jax.config import ConfigError
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets.types import from_arrays
@@ -262,14 +262,16 @@ def test_illegal_settings_are_named(changes, message):
 
 def test_flags_of_the_command_line(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluate.api, "load", lambda *args, **options: "a model")
-    monkeypatch.setattr(evaluate, "evaluate", lambda clip, data, tasks, how, **o: seen.append(how))
+    monkeypatch.setattr(evaluation.api, "load", lambda *args, **options: "a model")
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda clip, data, tasks, how, **o: seen.append(how)
+    )
     for flags in ([], ["--overlap-with=digits", "--overlap-by=hash", "--overlap-threshold=5"]):
-        evaluate.run(evaluate.parse(["--model=x", f"--cache-dir={tmp_path}", *flags]))
+        evaluation.run(evaluation.parse(["--model=x", f"--cache-dir={tmp_path}", *flags]))
     found = [(s.overlap_with, s.overlap_by, s.overlap_threshold) for s in seen]
     assert found == [("", "embedding", None), ("digits", "hash", 5)]
     with pytest.raises(ConfigError, match="overlap-by"):
-        evaluate.parse(["--model=x", "--overlap-by=eye"])
+        evaluation.parse(["--model=x", "--overlap-by=eye"])
 
 
 def test_several_classes_a_picture_are_not_compared(root):

@@ -9,7 +9,7 @@ from PIL import Image
 from small_clip import small_clip
 
 import clip_jax
-from clip_jax import evaluate
+from clip_jax import evaluation
 from clip_jax.evals import records
 from clip_jax.interop.write import write
 from clip_jax.runtime import distributed
@@ -58,7 +58,7 @@ def written(out):
 @pytest.fixture(scope="module")
 def evaluated(folder, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    assert evaluate.main(arguments(folder, data, out)) == distributed.OK
+    assert evaluation.main(arguments(folder, data, out)) == distributed.OK
     return out
 
 
@@ -75,7 +75,7 @@ def test_one_command_writes_everything(evaluated, data, capsys):
 
 def test_a_second_run_reads_what_is_there(evaluated, folder, data, capsys):
     before = {p: p.stat().st_mtime_ns for p in (evaluated / "records").iterdir()}
-    assert evaluate.main(arguments(folder, data, evaluated)) == distributed.OK
+    assert evaluation.main(arguments(folder, data, evaluated)) == distributed.OK
     assert capsys.readouterr().out.count("(read)") == len(before)
     assert {p: p.stat().st_mtime_ns for p in (evaluated / "records").iterdir()} == before
 
@@ -83,16 +83,16 @@ def test_a_second_run_reads_what_is_there(evaluated, folder, data, capsys):
 def test_earlier_results_stay_in_the_report(folder, data, tmp_path):
     for task, spec in (("zero_shot", f"folder:{data}"), ("retrieval", f"csv:{data}/captions.csv")):
         flags = arguments(folder, data, tmp_path, f"--data={spec}", f"--tasks={task}")
-        assert evaluate.main(flags) == distributed.OK
+        assert evaluation.main(flags) == distributed.OK
     page = (tmp_path / "report.html").read_text()
     assert "Zero-shot classification" in page and "image → text" in page
     assert len((tmp_path / "paper" / "eval_results.jsonl").read_text().splitlines()) == 2
     flags = arguments(folder, data, tmp_path, f"--data=folder:{data}", "--tasks=zero_shot")
-    assert evaluate.main([*flags, "--protocol=datacomp"]) == distributed.OK
+    assert evaluation.main([*flags, "--protocol=datacomp"]) == distributed.OK
     assert len((tmp_path / "datacomp" / "eval_results.jsonl").read_text().splitlines()) == 1
     # Another choice of templates is not laid beside them.
     flags = arguments(folder, data, tmp_path, f"--data=csv:{data}/captions.csv")
-    assert evaluate.main([*flags, "--templates=plain"]) == distributed.OK
+    assert evaluation.main([*flags, "--templates=plain"]) == distributed.OK
     assert len((tmp_path / "paper" / "eval_results.jsonl").read_text().splitlines()) == 1
 
 
@@ -127,7 +127,7 @@ def test_python_gives_what_the_command_does(evaluated, folder, data):
     ],
 )
 def test_errors_are_one_line(folder, data, tmp_path, capsys, flags, message):
-    code = evaluate.main(arguments(folder, data, tmp_path, "--data=digits", *flags))
+    code = evaluation.main(arguments(folder, data, tmp_path, "--data=digits", *flags))
     error = capsys.readouterr().err
     assert code == distributed.USAGE, error
     assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
@@ -141,7 +141,7 @@ def test_names_that_other_programs_cannot_tell_apart(folder, data, tmp_path, cap
     names = tmp_path / "names.txt"
     names.write_text("\n".join(map(str, range(10))))
     flags = arguments(folder, data, tmp_path / "out", both, f"--class-names={names}")
-    assert evaluate.main([*flags, "--tasks=zero_shot,zero_shot"]) == distributed.OK
+    assert evaluation.main([*flags, "--tasks=zero_shot,zero_shot"]) == distributed.OK
     assert "not written for other programs: the record mnist" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").is_file()
     assert len(list((tmp_path / "out" / "records").iterdir())) == 2
@@ -153,7 +153,7 @@ def test_a_name_given_later_is_another_question(folder, data, tmp_path):
     table.write_text(f"image,label\n{data}/test/red/0.png,cat\n{data}/test/red/1.png,dog\n")
     for spec, classes in ((f"csv:{table}", 2), (f"CIFAR10=csv:{table}", 10)):
         flags = arguments(folder, data, tmp_path / "out", f"--data={spec}", "--tasks=zero_shot")
-        assert evaluate.main(flags) == distributed.OK
+        assert evaluation.main(flags) == distributed.OK
         (record,) = written(tmp_path / "out").values()
         assert len(record.class_names) == classes
 
@@ -161,7 +161,7 @@ def test_a_name_given_later_is_another_question(folder, data, tmp_path):
 def test_nothing_to_evaluate_is_a_failure(folder, tmp_path, capsys):
     flags = [f"--model={folder}", "--data=ImageNet,folder:/nowhere", f"--out={tmp_path}/out",
              f"--cache-dir={tmp_path}", f"--data-dir={tmp_path}"]  # fmt: skip
-    assert evaluate.main(flags) == distributed.BAD_DATA
+    assert evaluation.main(flags) == distributed.BAD_DATA
     said = capsys.readouterr().out
     assert "hf download clip-benchmark/wds_imagenet1k" in said and "0 results, 2 skipped" in said
     assert not (tmp_path / "out" / "report.html").exists()
@@ -170,7 +170,7 @@ def test_nothing_to_evaluate_is_a_failure(folder, tmp_path, capsys):
 def test_a_data_set_named_twice_is_evaluated_once(folder, data, tmp_path):
     twice = f"--data=folder:{data},folder:{data}"
     flags = arguments(folder, data, tmp_path, twice, "--tasks=zero_shot")
-    assert evaluate.main(flags) == distributed.OK
+    assert evaluation.main(flags) == distributed.OK
     assert len(written(tmp_path)) == 1
 
 
@@ -182,7 +182,7 @@ def test_two_sets_of_one_name_do_not_overwrite_each_other(folder, data, tmp_path
         folder, data, tmp_path / "out", f"--data=folder:{data},folder:{other.parent}",
         "--tasks=zero_shot",
     )  # fmt: skip
-    assert evaluate.main(flags) == distributed.OK
+    assert evaluation.main(flags) == distributed.OK
     assert sorted(r.n for r in written(tmp_path / "out").values()) == [1, 27]
 
 
@@ -205,7 +205,8 @@ def test_two_processes_give_the_numbers_of_one(trainer, evaluated, folder, data,
 # The command line, behind the flags that the fixture adds.
 TWO = """
 import json, sys
-from clip_jax import distributed, evaluate
+from clip_jax import evaluation
+from clip_jax.runtime import distributed
 
-distributed.shut_down(evaluate.main(json.loads(sys.argv[1])))
+distributed.shut_down(evaluation.main(json.loads(sys.argv[1])))
 """
