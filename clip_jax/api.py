@@ -6,9 +6,7 @@ weights, so there is nothing to choose and nothing to get wrong.
 
 import concurrent.futures
 import functools
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
 from clip_jax.models.layers import Execution
+from clip_jax.runtime.digests import json_digest
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import step
@@ -106,7 +105,7 @@ class Clip:
         facts = [found, self.fingerprint, str(self._model.execution.dtype)]
         return EvalModel(
             name or Path(self.weights.source).name,
-            hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+            json_digest(facts),
             self.embedder,
             self.tokenize,
             self.preprocess,

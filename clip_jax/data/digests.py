@@ -7,11 +7,6 @@ from typing import Any
 import numpy as np
 
 
-def json_digest(*parts: Any) -> str:
-    """sha256 (hex) over JSON-like values, as one JSON list."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def digest(*parts: Any) -> str:
     """sha256 (hex) over JSON-like values, numpy arrays and bytes, with type and length of each."""
     whole = hashlib.sha256()

@@ -6,8 +6,6 @@ open_clip store. Resizing is Pillow's, antialiased: nothing else gives the refer
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import numbers
 import os
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from clip_jax.data.image_file import MAX_PIXELS, BadImage, errors_named, on_white, open_image
+from clip_jax.runtime.digests import json_digest
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -150,7 +149,7 @@ class Preprocess:
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) over everything that decides the pixels."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""

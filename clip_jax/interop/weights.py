@@ -13,7 +13,6 @@ clip_jax       a folder with ``clip_jax.json`` and ``model.safetensors``
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
+from clip_jax.runtime.digests import json_digest
 from clip_jax.tokenizers import KINDS, ClipTokenizer, Tokenizer
 
 FORMAT = 1  # of clip_jax.json
@@ -98,7 +98,7 @@ class Weights:
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of ``facts``: what has to agree for the numbers to be used."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.facts())
 
 
 def model_to_dict(config: ClipConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What proves that data is what was written: fingerprints of arrays, digests of files."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax.runtime import distributed
+from clip_jax.runtime.digests import json_digest
 
 
 class Mismatch(ValueError):
@@ -59,7 +59,7 @@ def fingerprint(tree: Any) -> dict[str, str]:
 
 def combined(fingerprints: dict[str, str]) -> str:
     """One hex string for a whole tree."""
-    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:32]
+    return json_digest(fingerprints)[:32]
 
 
 def file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:

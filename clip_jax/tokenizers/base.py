@@ -1,12 +1,11 @@
 """What every tokenizer shares: framing of ids into rows, and the fingerprint."""
 
 import abc
-import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
 
+from clip_jax.runtime.digests import json_digest
 from clip_jax.tokenizers.cleaning import CLEANING
 
 
@@ -50,7 +49,7 @@ class Tokenizer(abc.ABC):
             )
         self.context_length = context_length
         facts = [self.name, content, self.cleaning, context_length]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.fingerprint = json_digest(facts)
 
     @abc.abstractmethod
     def encode(self, text: str) -> Sequence[int]:

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from clip_jax.data.digests import json_digest
 from clip_jax.data.pairs.base import Example, Source
+from clip_jax.runtime.digests import json_digest
 
 COLORS = {
     "red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 210), "black": (20, 20, 20),
@@ -25,7 +25,7 @@ class SyntheticSource(Source):
         self.size, self.pixels, self.first = size, pixels, first
         self.names = [(a, b) for a in COLORS for b in COLORS if a != b]
         self.groups = np.arange(size, dtype=np.int32) % len(self.names)
-        self.fingerprint = json_digest("synthetic", size, pixels, first)
+        self.fingerprint = json_digest(["synthetic", size, pixels, first])
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> Self:

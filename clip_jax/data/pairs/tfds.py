@@ -6,9 +6,9 @@ from typing import Any, Self
 import numpy as np
 
 from clip_jax.data import tfds_split
-from clip_jax.data.digests import json_digest
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
+from clip_jax.runtime.digests import json_digest
 
 
 class TfdsSource(Source):
@@ -25,7 +25,7 @@ class TfdsSource(Source):
             ) from error
         self.name, self.image_key, self.caption_key = name, image_key, caption_key
         identity = tfds_split.identity(builder, split, self.data)
-        self.fingerprint = json_digest(*identity, image_key, caption_key)
+        self.fingerprint = json_digest([*identity, image_key, caption_key])
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> Self:

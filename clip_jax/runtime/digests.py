@@ -1,0 +1,10 @@
+"""The one way in which fingerprints are made of settings."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def json_digest(value: Any) -> str:
+    """sha256 (hex) over a JSON-like value; what JSON does not know counts by its ``str``."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
