@@ -28,7 +28,7 @@ from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import step
 
-Pictures = ImageInput | Iterable[ImageInput]
+Images = ImageInput | Iterable[ImageInput]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)  # paper section 3.1.4
 BATCH_SIZE = 64
 
@@ -41,7 +41,7 @@ class Clip:
 
     Attributes:
       config: sizes and mathematics of the model.
-      preprocess: a picture -> uint8[H, W, 3].
+      preprocess: an image -> uint8[H, W, 3].
       tokenizer: texts -> int32[B, L], or None where the weights came without one.
       fingerprint: sha256 (hex) of architecture, activation, preprocessing and tokenizer.
     """
@@ -123,15 +123,15 @@ class Clip:
         """What is added then; 0 for models without."""
         return float(self.weights.variables["params"].get("logit_bias", 0.0))
 
-    def encode_image(self, images: Pictures) -> np.ndarray:
-        """Unit embeddings float32[n, E] of pictures.
+    def encode_image(self, images: Images) -> np.ndarray:
+        """Unit embeddings float32[n, E] of images.
 
         Args:
-          images: one picture or several: PIL images, paths, encoded bytes or uint8[H, W, 3]; or
+          images: one image or several: PIL images, paths, encoded bytes or uint8[H, W, 3]; or
             already preprocessed uint8[n, size, size, 3].
 
         Raises:
-          BadImage, OSError: a picture cannot be read; the message names it.
+          BadImage, OSError: an image cannot be read; the message names it.
         """
         with jax.set_mesh(self._mesh):
             parts = [self.embedder.images(pixels) for pixels in self._batches(images)]
@@ -182,13 +182,13 @@ class Clip:
         texts = texts if isinstance(texts, str) else list(texts)
         return self.tokenizer(texts, truncate=truncate)
 
-    def similarity(self, images: Pictures, texts: str | Sequence[str]) -> np.ndarray:
-        """Cosines float32[n, m] of every picture with every text."""
+    def similarity(self, images: Images, texts: str | Sequence[str]) -> np.ndarray:
+        """Cosines float32[n, m] of every image with every text."""
         return self.encode_image(images) @ self.encode_text(texts).T
 
     def classify(
         self,
-        images: Pictures,
+        images: Images,
         labels: Sequence[str | Sequence[str]],
         templates: Sequence[str] = DEFAULT_TEMPLATES,
     ) -> np.ndarray:
@@ -210,8 +210,8 @@ class Clip:
         logits = self.logit_scale * (self.encode_image(images) @ classes.T) + self.logit_bias
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
-    def _batches(self, images: Pictures) -> Iterator[np.ndarray]:
-        """Preprocessed pictures uint8[n, size, size, 3], a batch at a time.
+    def _batches(self, images: Images) -> Iterator[np.ndarray]:
+        """Preprocessed images uint8[n, size, size, 3], a batch at a time.
 
         So any number of paths or a generator will do: one batch of pixels is in memory.
         """
@@ -220,17 +220,17 @@ class Clip:
             if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
                 raise ValueError(
                     f"images are {images.dtype}{list(images.shape)}, not uint8[n, {size}, {size}, "
-                    "3]: pass a list of pictures to have them preprocessed"
+                    "3]: pass a list of images to have them preprocessed"
                 )
             yield images
             return
         single = isinstance(images, str | os.PathLike | bytes | np.ndarray) or hasattr(
             images, "convert"
         )
-        pictures = iter([images] if single else images)
+        pending = iter([images] if single else images)
         # Pillow lets go of the interpreter while it decodes and resizes.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            while batch := list(itertools.islice(pictures, self._batch_size)):
+            while batch := list(itertools.islice(pending, self._batch_size)):
                 yield np.stack(list(pool.map(self.preprocess, batch)))
 
 
@@ -252,7 +252,7 @@ def load(
         needs the extra ``hub``: huggingface_hub).
       layout, activation, heads: for lone files that do not tell; see
         ``clip_jax.interop.weights.read``.
-      batch_size: pictures or texts on the devices at once, at most.
+      batch_size: images or texts on the devices at once, at most.
       dtype: of the computation, "float32" or "bfloat16".
       devices: all of this process by default.
 

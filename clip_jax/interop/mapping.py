@@ -161,7 +161,7 @@ def import_tensors(
     def take(name: str) -> np.ndarray:
         entry = by_name[name]
         parts = [
-            # Without the axes of size 1 that `_fits` lets pass.
+            # Without the axes of size 1 that ``_fits`` lets pass.
             np.asarray(tensors[t], np.float32).reshape(shape)
             for t, shape in zip(entry.theirs, _part_shapes(entry, wanted[name].shape), strict=True)
         ]

@@ -36,7 +36,7 @@ Parts = tuple[ClipConfig, Preprocess, Tokenizer | None]
 
 
 def standard_preprocess(config: ClipConfig, resize: str = "shortest") -> Preprocess:
-    """What a model's pictures go through where the files do not say."""
+    """What a model's images go through where the files do not say."""
     return Preprocess(
         config.vision.image_size, resize, mean=config.image_mean, std=config.image_std
     )
@@ -118,11 +118,11 @@ def read_hugging_face(
 
 
 def _same_size(config: ClipConfig, preprocess: Preprocess, source: str) -> None:
-    """Refuses pictures of another size than the model's."""
+    """Refuses images of another size than the model's."""
     size = config.vision.image_size
     if preprocess.image_size != size:
         raise LayoutError(
-            f"{source}: {PREPROCESSOR} makes pictures of {preprocess.image_size} px, but the model "
+            f"{source}: {PREPROCESSOR} makes images of {preprocess.image_size} px, but the model "
             f"of config.json takes {size} px. Set the preprocessor's to {size}, and resize the "
             f"model where {preprocess.image_size} is meant: python -m clip_jax.convert "
             f"--image-size={preprocess.image_size}"

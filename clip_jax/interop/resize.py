@@ -39,7 +39,7 @@ def resize_grid(positions: np.ndarray, side: int) -> np.ndarray:
 
 
 def for_image_size(weights: Weights, image_size: int) -> Weights:
-    """The same model for pictures of another size.
+    """The same model for images of another size.
 
     Raises:
       LayoutError: the size is not a multiple of the patch size (or of a ResNet's stride).

@@ -35,7 +35,7 @@ from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 from clip_jax.runtime.digests import json_digest
-from clip_jax.tokenizers import KINDS, ClipTokenizer, Tokenizer
+from clip_jax.tokenizers import KINDS, Tokenizer
 
 FORMAT = 1  # of clip_jax.json
 TOKENIZER_FILE = "tokenizer.model"
@@ -50,7 +50,7 @@ class Weights:
     Attributes:
       config: sizes and mathematics.
       variables: float32 arrays, as ``Clip.apply`` takes them.
-      preprocess: makes a picture into its input.
+      preprocess: makes an image into its input.
       tokenizer: makes texts into its input; None where the files do not hold it.
       layout: where they came from, a name in ``LAYOUTS``.
       source: the path, for messages.
@@ -187,8 +187,8 @@ def _agreed(parts: Parts, facts: Mapping[str, Any], layout: str, alone: bool, so
 
 def _own_tokenizer(facts: JsonObject, folder: Path) -> Tokenizer:
     length, name = facts.integer("context_length", least=2), facts.choice("name", KINDS)
-    if name == "clip":
-        return ClipTokenizer(length)
+    if not KINDS[name].reads_model:
+        return KINDS[name](length)
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{facts.source} wants {TOKENIZER_FILE}, which is not beside it")

@@ -105,13 +105,13 @@ def _openai(path: Path, weights: Weights, tensors: Tensors) -> None:
 
 
 def _standard(weights: Weights, implied: Preprocess) -> None:
-    """Refuses pictures prepared in a way of their own, where a layout's loaders know but one."""
+    """Refuses images prepared in a way of their own, where a layout's loaders know but one."""
     theirs, ours = implied.to_dict(), weights.preprocess.to_dict()
     different = [f"{k}={v!r}, not {theirs[k]!r}" for k, v in ours.items()
                  if v != theirs[k] and k != "transparency"]  # fmt: skip
     if different:
         raise LayoutError(
-            "this layout says nothing of preprocessing, and its loaders would prepare pictures in "
+            "this layout says nothing of preprocessing, and its loaders would prepare images in "
             f"another way than this model's ({'; '.join(different)}); write --to=clip_jax, "
             "--to=hugging_face or --to=open_clip"
         )
@@ -130,7 +130,7 @@ def losses(weights: Weights, layout: str) -> list[str]:
     ):
         found.append(f"its tokenizer ({t.name})")
     if weights.preprocess.transparency != "drop" and layout in ("openai", "big_vision"):
-        found.append("that transparent pictures are shown on white")
+        found.append("that transparent images are shown on white")
     return found
 
 

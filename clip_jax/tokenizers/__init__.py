@@ -18,7 +18,7 @@ __all__ = [
     "train_sentencepiece",
 ]
 
-#: Every value of the config key `tokenizer.name`.
+# Every value of the config key ``tokenizer.name``; a tokenizer of your own is one more entry.
 KINDS: dict[str, type[Tokenizer]] = {
     "clip": ClipTokenizer,
     "sentencepiece": SentencePieceTokenizer,
@@ -30,10 +30,10 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
     """Builds the tokenizer that a config names.
 
     Args:
-      name: config key `tokenizer.name`, a key of `KINDS`.
+      name: config key ``tokenizer.name``, a key of ``KINDS``.
       context_length: ids in a row, start and end included.
-      model_path: config key `tokenizer.model`: the model file of a "sentencepiece" or "siglip"
-        tokenizer; None or "" for "clip", which brings its own vocabulary.
+      model_path: config key ``tokenizer.model``: the model file of a tokenizer that reads one;
+        None or "" for one that brings its own vocabulary, as "clip".
 
     Raises:
       ValueError: an unknown name; a model path that is missing, leads to no file, or is not for
@@ -43,14 +43,15 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
         near = difflib.get_close_matches(str(name), KINDS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"tokenizer.name={name!r} is not one of {sorted(KINDS)}{hint}")
-    if KINDS[name] is ClipTokenizer:
+    kind = KINDS[name]
+    if not kind.reads_model:
         if model_path:
             raise ValueError(
                 f"tokenizer.name={name!r} has no use for "
                 f"tokenizer.model={os.fspath(model_path)!r}: leave it empty, "
                 "or set tokenizer.name='sentencepiece'"
             )
-        return ClipTokenizer(context_length)
+        return kind(context_length)
     if not model_path:
         raise ValueError(
             f"tokenizer.name={name!r} needs tokenizer.model, the path of a model file: train one "
@@ -58,4 +59,4 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
         )
     if not os.path.isfile(model_path):
         raise ValueError(f"tokenizer.model={os.fspath(model_path)!r}: there is no such file")
-    return KINDS[name](model_path, context_length)
+    return kind(model_path, context_length)

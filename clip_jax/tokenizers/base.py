@@ -10,17 +10,19 @@ from clip_jax.tokenizers.cleaning import CLEANING
 
 
 class Tokenizer(abc.ABC):
-    """Turns texts into rows `[sot, ids..., eot, pad...]` of a fixed length.
+    """Turns texts into rows ``[sot, ids..., eot, pad...]`` of a fixed length.
 
     Instances pickle, may be shared between threads, and never import jax.
 
     Attributes:
-      name: the value of the config key `tokenizer.name`.
+      name: the value of the config key ``tokenizer.name``.
       context_length: ids in a row, the start and end of the text included.
-      vocab_size: number of ids; every id is in `range(vocab_size)`.
+      vocab_size: number of ids; every id is in ``range(vocab_size)``.
       pad_id: fills a row after the end of the text.
       sot_id: starts every row; None: rows start with the text.
       eot_id: ends the text; a text tower pools at its first occurrence.
+      reads_model: whether it is built from a model file, ``cls(model_path, context_length)``,
+        and not by ``cls(context_length)``.
       cleaning: names the rules by which texts are cleaned.
       fingerprint: sha256 (hex) over everything that decides the ids.
     """
@@ -30,6 +32,7 @@ class Tokenizer(abc.ABC):
     pad_id: int
     sot_id: int | None
     eot_id: int
+    reads_model: bool = False
     cleaning: str = CLEANING
 
     def __init__(self, context_length: int, content: str):
@@ -40,7 +43,7 @@ class Tokenizer(abc.ABC):
           content: identifies the vocabulary and the way it is applied.
 
         Raises:
-          ValueError: `context_length` is not an integer of at least 2.
+          ValueError: ``context_length`` is not an integer of at least 2.
         """
         if not isinstance(context_length, int) or context_length < 2:
             raise ValueError(
@@ -53,25 +56,25 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, text: str) -> Sequence[int]:
-        """Returns all ids of the cleaned `text`, without start, end and padding."""
+        """All ids of the cleaned ``text``, without start, end and padding."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the (cleaned) text that `ids` stand for."""
+        """The (cleaned) text that ``ids`` stand for."""
 
     def __call__(self, texts: str | Sequence[str], *, truncate: bool = True) -> np.ndarray:
-        """Tokenizes `texts` into an array of fixed width.
+        """Tokenizes ``texts`` into an array of fixed width.
 
         Args:
           texts: one string, which makes a batch of one, or B strings.
-          truncate: cut a text that is too long and end its row with `eot_id`; otherwise refuse it.
+          truncate: cut a text that is too long and end its row with ``eot_id``; otherwise refuse.
 
         Returns:
           int32[B, context_length].
 
         Raises:
-          TypeError: an entry of `texts` is not a string.
-          ValueError: a text is too long and `truncate` is False.
+          TypeError: an entry of ``texts`` is not a string.
+          ValueError: a text is too long and ``truncate`` is False.
         """
         texts = [texts] if isinstance(texts, str) else texts
         start = [] if self.sot_id is None else [self.sot_id]
@@ -93,7 +96,7 @@ class Tokenizer(abc.ABC):
         return rows
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        """Returns `ids` as Python integers, or raises ValueError for one out of range."""
+        """``ids`` as Python integers, or raises ValueError for one out of range."""
         ids = [int(i) for i in ids]
         for i in ids:
             if not 0 <= i < self.vocab_size:

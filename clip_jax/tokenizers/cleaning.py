@@ -1,4 +1,4 @@
-"""Text cleaning that every tokenizer shares (CLIP's `basic_clean` and `whitespace_clean`)."""
+"""Text cleaning that every tokenizer shares (CLIP's ``basic_clean`` and ``whitespace_clean``)."""
 
 import html
 
@@ -32,5 +32,5 @@ def clean(text: str) -> str:
 
 def _clean_any(text: str) -> str:
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    # `strip` before collapsing too: it takes the separators U+001C to U+001F, `\s` does not.
+    # ``strip`` before collapsing too: it takes the separators U+001C to U+001F, ``\s`` does not.
     return _WHITESPACE.sub(" ", text.strip()).strip().lower()

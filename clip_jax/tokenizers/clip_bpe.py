@@ -34,7 +34,7 @@ _WORDS = regex.compile(
 class _Vocabulary(NamedTuple):
     byte_ids: tuple[int, ...]  # byte -> id; the id of the same byte at a word's end is 256 higher
     merges: dict[tuple[int, int], int]  # pair of ids -> merged id; a lower id merges earlier
-    pieces: list[bytes]  # id -> the bytes it decodes to, `</w>` spelled out
+    pieces: list[bytes]  # id -> the bytes it decodes to, ``</w>`` spelled out
     names: tuple[str, ...]  # id -> its name in the merges file
     lines: list[str]  # the merges as the file has them
 
@@ -42,8 +42,8 @@ class _Vocabulary(NamedTuple):
 class ClipTokenizer(Tokenizer):
     """OpenAI's tokenizer, id for id.
 
-    A text that spells out `<|startoftext|>` or `<|endoftext|>` gets that special id, as in the
-    reference. `decode` writes a space after each word, as in the reference.
+    A text that spells out ``<|startoftext|>`` or ``<|endoftext|>`` gets that special id, as in the
+    reference. ``decode`` writes a space after each word, as in the reference.
     """
 
     name = "clip"
@@ -59,7 +59,7 @@ class ClipTokenizer(Tokenizer):
           context_length: ids in a row; 77 in every published CLIP.
 
         Raises:
-          ValueError: `context_length` is below 2, or the merges file is damaged.
+          ValueError: ``context_length`` is below 2, or the merges file is damaged.
         """
         super().__init__(context_length, MERGES_SHA256)
         self._vocabulary = _load_vocabulary()
@@ -70,7 +70,7 @@ class ClipTokenizer(Tokenizer):
         return type(self), (self.context_length,)
 
     def encode(self, text: str) -> list[int]:
-        """Returns all ids of the cleaned `text`, without start, end and padding."""
+        """All ids of the cleaned ``text``, without start, end and padding."""
         ids: list[int] = []
         # No word holds a space, so the pieces between spaces can be encoded, and cached, alone.
         for piece in clean(text).split(" "):
@@ -78,7 +78,7 @@ class ClipTokenizer(Tokenizer):
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, a space after each word; broken UTF-8 becomes U+FFFD.
+        """The text of ``ids``, a space after each word; broken UTF-8 becomes U+FFFD.
 
         Raises:
           ValueError: an id is outside the vocabulary.
@@ -110,7 +110,7 @@ class ClipTokenizer(Tokenizer):
 
 
 def _merge(ids: list[int], merges: dict[tuple[int, int], int]) -> list[int]:
-    """Applies `merges`, earliest first and from left to right, until none applies.
+    """Applies ``merges``, earliest first and from left to right, until none applies.
 
     A heap and a linked list keep this at n log n: captions in scripts without spaces are one word
     of thousands of bytes.

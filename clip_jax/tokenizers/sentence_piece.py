@@ -29,6 +29,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model applied to cleaned text: pad 0, start 1, end 2, unknown 3."""
 
     name = "sentencepiece"
+    reads_model = True
     cleaning = f"{CLEANING}, punctuation apart"
     pad_id = _SPECIAL_IDS["pad_id"]
     sot_id = _SPECIAL_IDS["bos_id"]
@@ -45,7 +46,7 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
           FileNotFoundError: there is no file at that path.
           ValueError: not a SentencePiece model, or one with other special ids, or a
-            `context_length` below 2.
+            ``context_length`` below 2.
         """
         source = "the model given as bytes" if isinstance(model, bytes) else os.fspath(model)
         self.model = model if isinstance(model, bytes) else Path(model).read_bytes()
@@ -58,11 +59,11 @@ class SentencePieceTokenizer(Tokenizer):
         return type(self), (self.model, self.context_length)
 
     def encode(self, text: str) -> list[int]:
-        """Returns all ids of the cleaned `text`, without start, end and padding."""
+        """All ids of the cleaned ``text``, without start, end and padding."""
         return self._processor.encode(_apart(text), out_type=int)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`; start, end and padding add nothing to it.
+        """The text of ``ids``; start, end and padding add nothing to it.
 
         Raises:
           ValueError: an id is outside the vocabulary.
@@ -100,7 +101,7 @@ def train_sentencepiece(
     max_captions: int = 1_000_000,
     seed: int = 0,
 ) -> int:
-    """Trains a SentencePiece model on `captions` and writes it to `path`.
+    """Trains a SentencePiece model on ``captions`` and writes it to ``path``.
 
     The same captions and arguments give the same bytes. The file appears at once or not at all.
 
@@ -109,7 +110,7 @@ def train_sentencepiece(
       vocab_size: number of ids, the four special ones included; met exactly, but for "word", of
         which it is the most.
       path: where the model goes; an existing file is replaced, folders are made.
-      model_type: one of `MODEL_TYPES`.
+      model_type: one of ``MODEL_TYPES``.
       max_captions: learn from a random sample of this many captions when there are more; memory
         and time grow with it.
       seed: chooses that sample.
@@ -118,7 +119,7 @@ def train_sentencepiece(
       The number of captions it learned from.
 
     Raises:
-      ValueError: there is no caption, or `vocab_size` does not suit the captions; the message
+      ValueError: there is no caption, or ``vocab_size`` does not suit the captions; the message
         gives the largest or smallest size that does.
     """
     if model_type not in MODEL_TYPES:
@@ -140,7 +141,7 @@ def train_sentencepiece(
 
 
 def _sample(captions: Iterable[str], size: int, seed: int) -> list[str]:
-    """Returns `size` captions that are not blank, each as likely, from one pass over them."""
+    """``size`` captions that are not blank, each as likely, from one pass over them."""
     rng = random.Random(seed)
     sample: list[str] = []
     for seen, caption in enumerate(c for c in captions if c.strip()):
@@ -161,7 +162,7 @@ def _train(captions: list[str], vocab_size: int, model_type: str) -> bytes:
             vocab_size=vocab_size,
             hard_vocab_limit=model_type != "word",
             character_coverage=1.0,
-            # `clean` has normalised the text; a second normalisation could undo its choices.
+            # ``clean`` has normalised the text; a second normalisation could undo its choices.
             normalization_rule_name="identity",
             max_sentence_length=2**20,  # bytes; the library's own 4,192 drops longer captions
             num_threads=1,  # the sums of several threads differ in their last bits

@@ -21,6 +21,7 @@ class SigLipTokenizer(Tokenizer):
     """
 
     name = "siglip"
+    reads_model = True
     sot_id = None
     cleaning = "lower, without punctuation, collapse whitespace"
 
@@ -54,12 +55,12 @@ class SigLipTokenizer(Tokenizer):
         return type(self), (self.model, self.context_length)
 
     def encode(self, text: str) -> list[int]:
-        """Returns all ids of the cleaned ``text``, without end."""
+        """All ids of the cleaned ``text``, without end."""
         cleaned = " ".join(text.lower().translate(_PUNCTUATION).split())
         return self._processor.encode(cleaned, out_type=int)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ``ids``; the end adds nothing to it.
+        """The text of ``ids``; the end adds nothing to it.
 
         Raises:
           ValueError: an id is outside the vocabulary.

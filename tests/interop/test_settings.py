@@ -129,7 +129,7 @@ def test_what_a_preprocessor_and_a_model_disagree_about(folders):
     folder = folders[HF]
     value = json.loads((folder / PREPROCESSOR).read_text())
     value |= {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
-    with pytest.raises(LayoutError, match=rf"{PREPROCESSOR} makes pictures of 48 px.*32 px") as e:
+    with pytest.raises(LayoutError, match=rf"{PREPROCESSOR} makes images of 48 px.*32 px") as e:
         read_with(folder, PREPROCESSOR, json.dumps(value))
     assert "config.json" in str(e.value) and "clip_jax.convert --image-size=48" in str(e.value)
 

@@ -358,7 +358,7 @@ def test_what_a_layout_does_not_hold_is_said(tmp_path, made):
     model = made("siglip")
     white = dataclasses.replace(model.preprocess, transparency="white")
     model = dataclasses.replace(model, preprocess=white)
-    assert losses(model, "big_vision") == ["that transparent pictures are shown on white"]
+    assert losses(model, "big_vision") == ["that transparent images are shown on white"]
     assert losses(model, "hugging_face") == losses(model, "clip_jax") == []
 
 

@@ -2,12 +2,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from clip_jax.tokenizers import (
     KINDS,
     ClipTokenizer,
     SentencePieceTokenizer,
+    Tokenizer,
     build,
     train_sentencepiece,
 )
@@ -67,3 +69,26 @@ def test_no_accelerator_library_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class Letters(Tokenizer):
+    """Ids are the code points of ASCII letters: a tokenizer from outside the package."""
+
+    name, vocab_size, pad_id, sot_id, eot_id = "letters", 130, 0, 128, 129
+
+    def __init__(self, context_length):
+        super().__init__(context_length, "ascii")
+
+    def encode(self, text):
+        return [ord(c) for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i < 128)
+
+
+def test_a_tokenizer_of_ones_own_is_one_entry(monkeypatch):
+    monkeypatch.setitem(KINDS, "letters", Letters)
+    tokenizer = build("letters", 6)
+    np.testing.assert_array_equal(tokenizer("ab"), [[128, 97, 98, 129, 0, 0]])
+    with pytest.raises(ValueError, match="has no use for tokenizer.model"):
+        build("letters", 6, "a.model")

@@ -54,7 +54,7 @@ class ZipContainer:
     """What torch.save writes since PyTorch 1.6, and TorchScript archives.
 
     Attributes:
-      root: the saved object, as `unpickler.load` returns it.
+      root: the saved object, as ``unpickler.load`` returns it.
       byteorder: "little" or "big".
     """
 
@@ -122,7 +122,7 @@ class ZipContainer:
 class LegacyContainer:
     """What torch.save wrote before PyTorch 1.6: pickles, then the storages, without checksums.
 
-    Attributes: as `ZipContainer`.
+    Attributes: as ``ZipContainer``.
     """
 
     def __init__(self, file: BinaryIO):

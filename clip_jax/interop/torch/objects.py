@@ -2,7 +2,7 @@
 
 Nothing here imports, creates or calls what a file asks for. A name that is not in a table is
 refused by that name. What a file uses against its kind raises TypeError or ValueError, which
-`unpickler.load` reports.
+``unpickler.load`` reports.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Global:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """A run of `numel` numbers, kept outside of the pickle under `key`."""
+    """A run of ``numel`` numbers, kept outside of the pickle under ``key``."""
 
     key: str
     dtype: np.dtype
@@ -188,7 +188,7 @@ def _is_flat(key: Any) -> bool:
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) > _MOST_PARTS:
         return False
-    # A long integer is hashed anew at every use.
+    # A long integer is hashed again at every use.
     return all(
         part.bit_length() <= 64
         if isinstance(part, int)

@@ -140,12 +140,12 @@ def load(file: BinaryIO, record: str) -> tuple[Any, dict[str, Storage]]:
 
     Args:
       file: positioned at the pickle; positioned after it on return. It should hold at most
-        `LARGEST_PICKLE` bytes.
+        ``LARGEST_PICKLE`` bytes.
       record: the pickle's name, for messages.
 
     Returns:
       The object: plain values, tuples, lists (also for sets), dicts (also for their subclasses)
-      and `objects` for all else. And the storages it refers to, by key.
+      and ``objects`` for all else. And the storages it refers to, by key.
 
     Raises:
       Unreadable: the pickle is damaged, or holds what weights do not need.

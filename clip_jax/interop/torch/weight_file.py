@@ -1,4 +1,4 @@
-"""PyTorch weight files (`.pt`, `.pth`, `.bin`), read and written without PyTorch.
+"""PyTorch weight files (``.pt``, ``.pth``, ``.bin``), read and written without PyTorch.
 
 Reading executes nothing that the file says, and never gives damaged weights back: the checksums
 of the zip format are verified. (The format from before PyTorch 1.6 has none.)
@@ -39,10 +39,10 @@ class WeightFileError(ValueError):
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the state dict of a PyTorch file.
 
-    The file may hold a state dict; a training checkpoint with one under `state_dict`,
-    `model_state_dict` or `model`; or, as OpenAI's published models, a TorchScript archive, whose
-    state dict is every tensor among its modules' attributes. All else in the file is ignored, and
-    `module.` and `_orig_mod.` are stripped where every name begins with them.
+    The file may hold a state dict; a training checkpoint with one under ``state_dict``,
+    ``model_state_dict`` or ``model``; or, as OpenAI's published models, a TorchScript archive,
+    whose state dict is every tensor among its modules' attributes. All else in the file is
+    ignored, and ``module.`` and ``_orig_mod.`` are stripped where every name begins with them.
 
     Args:
       path: a file that torch.save or torch.jit.save wrote.
@@ -71,7 +71,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def names(path: str | os.PathLike) -> list[str]:
-    """The names that `read` would return, without the numbers; raises as it does."""
+    """The names that ``read`` would return, without the numbers; raises as it does."""
     with open(path, "rb") as file:
         try:
             return list(_state_dict(read_container(file).root))
@@ -168,7 +168,7 @@ def _check_total(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _array(name: str, tensor: Tensor, container: Container, loaded: dict) -> np.ndarray:
-    """The array of a checked tensor; `loaded` keeps the storages that others may share."""
+    """The array of a checked tensor; ``loaded`` keeps the storages that others may share."""
     storage = tensor.storage
     data = _storage(name, storage, container, loaded)
     if not math.prod(tensor.shape):
@@ -186,7 +186,7 @@ def _storage(name: str, storage: Storage, container: Container, loaded: dict) ->
     itemsize = storage.dtype.itemsize
     key = (storage.key, itemsize)
     data = loaded[key] if key in loaded else container.storage(storage)
-    # Also where it is shared: each tensor says anew how large the storage is.
+    # Also where it is shared: each tensor states again how large the storage is.
     if data.nbytes != storage.numel * itemsize:
         raise Unreadable(
             f"{name[:200]}: storage {storage.key[:200]} has {data.nbytes} bytes, not "
@@ -198,13 +198,13 @@ def _storage(name: str, storage: Storage, container: Container, loaded: dict) ->
 
 
 def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict that `torch.load(path, weights_only=True)` reads, on the CPU.
+    """Writes a state dict that ``torch.load(path, weights_only=True)`` reads, on the CPU.
 
     The file is there whole or not at all, and equal tensors in equal order give equal bytes.
 
     Args:
       path: the file; one that is there is replaced.
-      tensors: name -> array of a dtype that `read` can return, of any layout.
+      tensors: name -> array of a dtype that ``read`` can return, of any layout.
 
     Raises:
       OSError: the file cannot be written.
