@@ -32,17 +32,17 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     cache = paths.cache_dir(cache_dir)
     source = emoji.EmojiSource(cache, "all", "train", "plain")
     plain = [r for r in source.records if not set(r["emoji"]) & drawings.TONES]
-    pictures = evaluation_images([r["image"] for r in plain], PREPROCESS)
+    train_images = evaluation_images([r["image"] for r in plain], PREPROCESS)
     found = {}
     for split in ("unseen_vendor", "held_out"):
         test = emoji.zero_shot_set(cache, "all", split)
         images = evaluation_images(test.images, PREPROCESS)
         started = time.perf_counter()
         number = {name: i for i, name in enumerate(test.class_names)}
-        if split == "unseen_vendor":  # held-out concepts have no training pictures to be near to
+        if split == "unseen_vendor":  # held-out concepts have no training images to be near to
             labels = np.array([number[r["name"]] for r in plain])
             scores = baselines.nearest_neighbour(
-                baselines.pixel_features(pictures), labels,
+                baselines.pixel_features(train_images), labels,
                 baselines.pixel_features(images), len(number),
             )  # fmt: skip
             found[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
@@ -52,13 +52,13 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
         row = {name: i for i, name in enumerate(classes)}
         text = baselines.text_features(list(classes.values()))
         predicted = baselines.kernel_ridge(
-            baselines.shape_and_color_features(pictures),
+            baselines.shape_and_color_features(train_images),
             text[[row[r["name"]] for r in plain]],
             baselines.shape_and_color_features(images),
         )
         scores = zero_shot.scores(predicted, text[[row[n] for n in test.class_names]])
         found[f"{split}/kernel ridge regression"] = zero_shot.accuracy(scores, test.labels)
-        print(f"{split}: {len(images)} pictures, {len(number)} classes", end="")
+        print(f"{split}: {len(images)} images, {len(number)} classes", end="")
         print(f" ({time.perf_counter() - started:.0f} s)")
         for name, values in found.items():
             if name.startswith(split):

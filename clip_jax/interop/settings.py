@@ -35,7 +35,7 @@ def json_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def short_repr(value: Any) -> str:
+def short_repr(value: object) -> str:
     """A value's ``repr``, cut to 80 characters."""
     if isinstance(value, Mapping):
         return "an object"
@@ -69,7 +69,7 @@ class JsonObject:
       source: the file, for messages.
     """
 
-    def __init__(self, values: Any, source: str, path: str = ""):
+    def __init__(self, values: object, source: str, path: str = ""):
         """Takes an object.
 
         Args:
@@ -87,16 +87,16 @@ class JsonObject:
         """A key with those of the groups around it."""
         return f"{self._path}.{name}" if self._path else name
 
-    def _get(self, name: str, default: Any) -> Any:
+    def _get(self, name: str, default: object) -> object:
         value = self.values.get(name, default)
         if value is _NO_DEFAULT:
             raise LayoutError(f"{self.source} has no {self.key(name)}")
         return value
 
-    def _refuse(self, name: str, value: Any, wanted: str) -> LayoutError:
+    def _refuse(self, name: str, value: object, wanted: str) -> LayoutError:
         return LayoutError(f"{self.source}: {self.key(name)} is {short_repr(value)}, not {wanted}")
 
-    def integer(self, name: str, default: Any = _NO_DEFAULT, least: int = 1) -> int:
+    def integer(self, name: str, default: object = _NO_DEFAULT, least: int = 1) -> int:
         """An integer of at least ``least``."""
         value = self._get(name, default)
         if type(value) is not int or not least <= value <= _LARGEST:
@@ -111,20 +111,20 @@ class JsonObject:
             raise self._refuse(name, value, "a list of positive integers")
         return tuple(value)
 
-    def number(self, name: str, default: Any = _NO_DEFAULT) -> float:
+    def number(self, name: str, default: object = _NO_DEFAULT) -> float:
         """A positive, finite number."""
         value = self._get(name, default)
         if type(value) not in (int, float) or not 0 < value <= _LARGEST or math.isnan(value):
             raise self._refuse(name, value, "a positive number")
         return float(value)
 
-    def choice(self, name: str, legal: Iterable[str], default: Any = _NO_DEFAULT) -> str:
+    def choice(self, name: str, legal: Iterable[str], default: object = _NO_DEFAULT) -> str:
         """One of the strings in ``legal``."""
         value = self._get(name, default)
         if not isinstance(value, str) or value not in legal:
             raise self._refuse(name, value, f"one of {', '.join(legal)}")
         return value
 
-    def child(self, name: str, default: Any = _NO_DEFAULT) -> "JsonObject":
+    def child(self, name: str, default: object = _NO_DEFAULT) -> "JsonObject":
         """An object in this one."""
         return JsonObject(self._get(name, default), self.source, self.key(name))

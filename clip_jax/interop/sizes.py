@@ -93,7 +93,7 @@ def checked(config: ClipConfig, tensors: Tensors, source: str) -> ClipConfig:
     return config
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 2**31  # products with sizes stay finite
 
 
@@ -114,7 +114,7 @@ _WANTED: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _check_values(place: str, group: Any, most: int, source: str) -> None:
+def _check_values(place: str, group: object, most: int, source: str) -> None:
     """Refuses values of another kind than their field, and integers beyond ``most``."""
     for field in dataclasses.fields(group):
         value, problem = getattr(group, field.name), None

@@ -147,7 +147,7 @@ def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array for name, array in tensors.items() if not IGNORED.search(name)}
 
 
-def from_json(config: Any, source: str) -> ClipConfig:
+def from_json(config: object, source: str) -> ClipConfig:
     """``config.json`` of a CLIPModel or a SiglipModel to our sizes.
 
     Raises:
@@ -210,7 +210,7 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
     if not siglip:
         shared["projection_dim"] = config.embed_dim
 
-    def tower(c: Any, name: str) -> dict[str, Any]:
+    def tower(c: object, name: str) -> dict[str, Any]:
         return {
             "model_type": f"{kind}_{name}_model",
             "hidden_size": c.width,

@@ -28,7 +28,7 @@ def _unknown(group: Mapping[str, Any], known: set[str], harmless: Mapping[str, A
     ]
 
 
-def from_json(model_cfg: Any, source: str) -> ClipConfig:
+def from_json(model_cfg: object, source: str) -> ClipConfig:
     """``model_cfg`` of open_clip_config.json (or of its model files) to our sizes.
 
     Raises:
@@ -53,7 +53,7 @@ def from_json(model_cfg: Any, source: str) -> ClipConfig:
     size = vision.integer("image_size", 224)
     if isinstance(vision.values.get("layers"), list | tuple):
         layers = vision.integers("layers")
-        tower: Any = ResNetConfig(size, layers, width, width * 32 // head_width)
+        tower: object = ResNetConfig(size, layers, width, width * 32 // head_width)
     else:
         tower = ViTConfig(
             size, vision.integer("patch_size", 16), width, vision.integer("layers"),

@@ -12,7 +12,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class ZipContainer:
         if sum(info.compress_size for info in self._members.values()) > self._size:
             raise Unreadable("has records that overlap; fetch the file again")
 
-    def _load(self, name: str) -> Any:
+    def _load(self, name: str) -> object:
         data = self._read(self._folder + name, LARGEST_PICKLE)
         return unpickler.load(io.BytesIO(data), name)[0]
 
@@ -137,7 +137,7 @@ class LegacyContainer:
         self.root, storages = data
         self._places = self._find(head.tell(), keys[0], storages)
 
-    def _find(self, position: int, keys: Any, storages: dict[str, Storage]) -> dict:
+    def _find(self, position: int, keys: object, storages: dict[str, Storage]) -> dict:
         """Key of a storage -> where its numbers start, and how many bytes they are."""
         size = self._file.seek(0, os.SEEK_END)
         places = {}

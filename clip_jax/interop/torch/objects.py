@@ -48,7 +48,7 @@ class Record:
     """An object of a class that is not loaded: the class's name and the saved state."""
 
     name: str
-    state: Any = None
+    state: object = None
 
 
 DTYPES = {
@@ -95,7 +95,7 @@ _LONGEST_NAME = 1000
 _INERT = frozenset(_INERT_NAMES.split())
 
 
-def resolve(module: Any, member: Any) -> Global:
+def resolve(module: object, member: object) -> Global:
     """A stand-in for a dotted name.
 
     Raises:
@@ -119,7 +119,7 @@ def resolve(module: Any, member: Any) -> Global:
     return Global(name)
 
 
-def call(function: Any, arguments: Any) -> Any:
+def call(function: object, arguments: object) -> object:
     """What calling a name with arguments stands for."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         raise TypeError("a call of something that is not a name")
@@ -131,7 +131,7 @@ def call(function: Any, arguments: Any) -> Any:
     return stand_in(*arguments)
 
 
-def copied(function: Any, arguments: Any) -> int:
+def copied(function: object, arguments: object) -> int:
     """How many elements a call would copy: its list may be one that was met before."""
     name = function.name if isinstance(function, Global) else None
     if name not in _COPIES or not isinstance(arguments, tuple) or not arguments:
@@ -141,7 +141,7 @@ def copied(function: Any, arguments: Any) -> int:
     return len(arguments[0])
 
 
-def storage(identifier: Any) -> Storage:
+def storage(identifier: object) -> Storage:
     """The storage that a pickle refers to as an object outside of itself."""
     known = isinstance(identifier, tuple) and 5 <= len(identifier) <= _MOST_PARTS
     if not known or identifier[0] != "storage":
@@ -155,7 +155,7 @@ def storage(identifier: Any) -> Storage:
     return Storage(key, dtype, numel)
 
 
-def set_items(target: Any, items: list) -> Any:
+def set_items(target: object, items: list) -> object:
     """Sets keys and values, given in turns; a record forgets them."""
     if not isinstance(target, dict | Record):
         raise TypeError(f"items set on a {type(target).__name__}")
@@ -167,7 +167,7 @@ def set_items(target: Any, items: list) -> Any:
     return target
 
 
-def extend(target: Any, items: list) -> None:
+def extend(target: object, items: list) -> None:
     """Appends to a list; a record forgets what is appended."""
     if isinstance(target, list):
         target.extend(items)
@@ -175,7 +175,7 @@ def extend(target: Any, items: list) -> None:
         raise TypeError(f"items appended to a {type(target).__name__}")
 
 
-def build(target: Any, state: Any) -> None:
+def build(target: object, state: object) -> None:
     """Gives an object its state; dicts and tensors carry none that we need."""
     if isinstance(target, Record):
         target.state = state
@@ -183,7 +183,7 @@ def build(target: Any, state: Any) -> None:
         raise TypeError(f"state given to a {type(target).__name__}")
 
 
-def _is_flat(key: Any) -> bool:
+def _is_flat(key: object) -> bool:
     """Whether a key can be hashed without following it down: nesting would overflow the stack."""
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) > _MOST_PARTS:
@@ -197,12 +197,12 @@ def _is_flat(key: Any) -> bool:
     )
 
 
-def _are_sizes(values: Any) -> bool:
+def _are_sizes(values: object) -> bool:
     short = isinstance(values, tuple) and len(values) <= _MOST_PARTS
     return short and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
+def _rebuild_tensor(storage: object, offset: object, shape: object, stride: object) -> Tensor:
     known = isinstance(storage, Storage) and _are_sizes((offset,))
     if not (known and _are_sizes(shape) and _are_sizes(stride)):
         raise Unreadable("has a tensor that is not a storage and integers of at least 0")
@@ -210,14 +210,20 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Tenso
 
 
 def _rebuild_tensor_v2(
-    storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, bits: Any = None
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    grad: object,
+    hooks: object,
+    bits: object = None,
 ) -> Tensor:
     if bits:  # PyTorch negates or conjugates such a tensor when it is used
         raise Unreadable("has a tensor that is a lazy view; save its .clone() instead")
     return _rebuild_tensor(storage, offset, shape, stride)
 
 
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Tensor:
+def _rebuild_from_type(function: object, kind: object, arguments: object, state: object) -> Tensor:
     if not isinstance(function, Global) or function.name != "torch._utils._rebuild_tensor_v2":
         raise Unreadable("has a tensor subclass that is not made of a plain tensor")
     if not isinstance(arguments, tuple) or len(arguments) > _MOST_PARTS:
@@ -225,7 +231,7 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     return _rebuild_tensor_v2(*arguments)
 
 
-def _ordered_dict(pairs: Any = ()) -> dict:
+def _ordered_dict(pairs: object = ()) -> dict:
     return set_items({}, [x for key, value in pairs for x in (key, value)])
 
 

@@ -68,7 +68,7 @@ class _Machine:
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, name: str, argument: object) -> None:
         """Carries out one opcode."""
         stack = self.stack
         if name in _ARGUMENT:
@@ -91,7 +91,7 @@ class _Machine:
         elif name not in _NOTHING:
             self.rare_step(name, argument)
 
-    def rare_step(self, name: str, argument: Any) -> None:
+    def rare_step(self, name: str, argument: object) -> None:
         """Carries out one of the opcodes that are alone in their kind."""
         stack = self.stack
         match name:

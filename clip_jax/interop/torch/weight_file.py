@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def names(path: str | os.PathLike) -> list[str]:
             raise WeightFileError(f"{os.fspath(path)}: {error}") from error
 
 
-def _state_dict(root: Any) -> dict[str, Tensor]:
+def _state_dict(root: object) -> dict[str, Tensor]:
     if isinstance(root, Record):
         tensors = _attributes(root)
     elif isinstance(root, dict):
@@ -96,7 +96,7 @@ def _state_dict(root: Any) -> dict[str, Tensor]:
     return _without_prefixes(tensors)
 
 
-def _tensors(candidate: Any) -> dict[str, Tensor]:
+def _tensors(candidate: object) -> dict[str, Tensor]:
     if not isinstance(candidate, dict):
         return {}
     tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
@@ -231,7 +231,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
         _add(archive, file, "version", b"3\n")
 
 
-def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: Any) -> None:
+def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: object) -> None:
     """Adds a record, uncompressed and aligned; PyTorch reads it in place when it maps the file."""
     info = zipfile.ZipInfo(f"archive/{name}", date_time=(1980, 1, 1, 0, 0, 0))
     info.create_system = 3  # Unix, on every system
@@ -268,5 +268,5 @@ def _integer(number: int) -> bytes:
     return b"\x8a\x09" + number.to_bytes(9, "little")  # LONG1: signed, thus one byte more than 8
 
 
-def _integers(numbers: Any) -> bytes:
+def _integers(numbers: object) -> bytes:
     return b"(" + b"".join(map(_integer, numbers)) + b"t"
