@@ -209,7 +209,7 @@ def test_import_is_quick_and_touches_no_devices(root):
 PUBLIC = {
     "": {"Clip", "evaluate", "load", "losses", "models", "tokenizers"},
     "models": {
-        "ClipConfig", "ResNet", "ResNetConfig", "TextConfig", "TextTransformer", "ViT",
+        "ClipConfig", "ClipModel", "ResNet", "ResNetConfig", "TextConfig", "TextTransformer", "ViT",
         "ViTConfig",
     },
     "losses": {"LOSSES", "Loss", "build", "from_config"},
@@ -233,5 +233,5 @@ def test_public_names(package):
 def test_short_names_are_functions_and_packages():
     assert callable(clip_jax.evaluate) and callable(clip_jax.load)
     assert isinstance(clip_jax.models, types.ModuleType)
-    assert clip_jax.models.ViT.__module__ == "clip_jax.models.vit"
+    assert clip_jax.models.ClipModel.__module__ == "clip_jax.models.clip"
     assert {"evaluate", "load"} <= set(dir(clip_jax))

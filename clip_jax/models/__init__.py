@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 from clip_jax import lazy
 
 if TYPE_CHECKING:
-    from clip_jax.models.clip import ClipConfig
+    from clip_jax.models.clip import ClipModel
     from clip_jax.models.resnet import ResNet, ResNetConfig
     from clip_jax.models.text import TextConfig, TextTransformer
+    from clip_jax.models.variants import ClipConfig
     from clip_jax.models.vit import ViT, ViTConfig
 
 __all__ = [
     "ClipConfig",
+    "ClipModel",
     "ResNet",
     "ResNetConfig",
     "TextConfig",
@@ -23,7 +25,8 @@ __all__ = [
 __getattr__ = lazy.attributes(
     __name__,
     {
-        "ClipConfig": "clip_jax.models.clip",
+        "ClipConfig": "clip_jax.models.variants",
+        "ClipModel": "clip_jax.models.clip",
         "ResNet": "clip_jax.models.resnet",
         "ResNetConfig": "clip_jax.models.resnet",
         "TextConfig": "clip_jax.models.text",

@@ -161,7 +161,7 @@ def from_json(config: object, source: str) -> ClipConfig:
     for name, standard in _DEFAULTS[kind].items():
         # A null stands for all defaults.
         given = top.values.get(name)
-        values = {} if given is None else top.group(name).values
+        values = {} if given is None else top.child(name).values
         groups.append(JsonObject(standard | dict(values), source, name))
     text, vision = groups
     activation = text.choice("hidden_act", _ACTIVATIONS)
