@@ -1,7 +1,7 @@
-"""Opening image files that nobody has checked, and one error for all that can be wrong with them.
+"""Opening untrusted image files, with one error for everything that can be wrong with them.
 
-Pillow in, Pillow out. What is done with the pixels afterwards is the business of ``preprocess``
-(as the released models expect it) and ``transforms`` (as the training stream wants it).
+Pillow in, Pillow out. ``preprocess`` turns the pixels into what released models expect,
+``transforms`` into what training takes.
 """
 
 import contextlib

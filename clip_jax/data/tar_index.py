@@ -22,7 +22,7 @@ from clip_jax.runtime.atomic import write_atomically
 
 
 class ShardError(DataError):
-    """A shard that is not a whole tar file; the message names it and the place."""
+    """A shard that is not a whole tar file; the message names it and the byte."""
 
 
 class NoPairs(ShardError):

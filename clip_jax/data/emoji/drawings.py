@@ -101,7 +101,7 @@ def clean_drawings(progress: bool = True) -> list[Drawing]:
     to all), images whose pixels occur under two vendors (they would leak from the train vendors
     to the unseen one), and repetitions within a vendor (the first is kept).
     """
-    found, hashes = [], []
+    candidates, hashes = [], []
     owners = collections.defaultdict(set)
     for name, path in tqdm(
         package_files(), desc="emoji: reading images", unit=" files", disable=not progress
@@ -113,11 +113,11 @@ def clean_drawings(progress: bool = True) -> list[Drawing]:
                 continue
             pixels = hashlib.md5(image.convert("RGBA").tobytes()).digest()
         emoji = "".join(chr(int(c[2:], 16)) for c in file.removesuffix(".png").split("-"))
-        found.append(Drawing(vendor, emoji, png))
+        candidates.append(Drawing(vendor, emoji, png))
         hashes.append(pixels)
         owners[pixels].add(vendor)
     kept, seen = [], set()
-    for drawing, pixels in zip(found, hashes, strict=True):
+    for drawing, pixels in zip(candidates, hashes, strict=True):
         if len(owners[pixels]) == 1 and (drawing.vendor, pixels) not in seen:
             seen.add((drawing.vendor, pixels))
             kept.append(drawing)

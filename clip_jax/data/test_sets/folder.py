@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,14 +9,15 @@ from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.test_sets import prompt_files
 from clip_jax.data.test_sets.files import ENDINGS, SPLITS, FileImages, content, spellings
+from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folders of splits in ``root``. (A class may be called "train": its has no folders.)"""
     known = {name for names in SPLITS.values() for name in names}
-    found = (p for p in sorted(root.iterdir()) if p.name in known and p.is_dir())
-    return {p.name: p for p in found if any(_class_folders(p))}
+    folders = (p for p in sorted(root.iterdir()) if p.name in known and p.is_dir())
+    return {p.name: p for p in folders if any(_class_folders(p))}
 
 
 def open_folder(path: str, split: str, options: Options) -> ClassificationDataset:
@@ -69,33 +69,33 @@ def _class_folders(folder: Path) -> Iterator[Path]:
 def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    return sorted(p for p in found if not p.name.startswith("."))
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return sorted(p for p in files if not p.name.startswith("."))
 
 
-def _folder_names(root: Path, classes: list[str], options: Options) -> tuple[Any, ...]:
-    found, place = options.names(), "class_names"
+def _folder_names(root: Path, classes: list[str], options: Options) -> ClassNames:
+    names, location = options.names(), "class_names"
     for file in (root / "classnames.txt", root / "classnames.json"):
-        if not found and file.is_file():
-            found, place = _names_file(file, classes), str(file)
-    if found and len(found) != len(classes):
+        if not names and file.is_file():
+            names, location = _names_file(file, classes), str(file)
+    if names and len(names) != len(classes):
         raise DataError(
-            f"{place}: {len(found)} class names, but {root} has {len(classes)} class folders, "
+            f"{location}: {len(names)} class names, but {root} has {len(classes)} class folders, "
             f"{classes[0]} to {classes[-1]}"
         )
     # A list in another order than the folders' would exchange classes.
-    if found and set(found) == set(classes):
+    if names and set(names) == set(classes):
         return tuple(classes)
-    for i, entry in enumerate(found):
+    for i, entry in enumerate(names):
         if entry in classes and classes.index(entry) != i:
             raise DataError(
-                f"{place}: name {i} is {entry!r}, which is the folder of class "
+                f"{location}: name {i} is {entry!r}, which is the folder of class "
                 f"{classes.index(entry)}; names must be in the order {classes[:3]}..."
             )
-    return found or tuple(classes)
+    return names or tuple(classes)
 
 
-def _names_file(file: Path, classes: list[str]) -> tuple[Any, ...]:
+def _names_file(file: Path, classes: list[str]) -> ClassNames:
     if file.suffix == ".json":
         return prompt_files.read_names_of(file, classes)
     return prompt_files.read_class_names(file)

@@ -8,29 +8,29 @@ from clip_jax.data.errors import DataError
 Groups = Mapping[str, Sequence[str]]
 
 
-def checked(groups: Groups, n: int, place: str) -> dict[str, tuple[str, ...]]:
+def checked(groups: Groups, n: int, location: str) -> dict[str, tuple[str, ...]]:
     """Groups as they may be: attribute -> the group of each of n images.
 
     Raises:
       DataError: a number of groups other than n, a group that is no text, or one called "all",
         which is what all groups together are called.
     """
-    found = {}
+    checked_groups = {}
     for attribute, values in groups.items():
         values = tuple(values)
         if len(values) != n:
             raise DataError(
-                f"{place}: groups[{attribute!r}] has {len(values)} entries, but there are {n} "
+                f"{location}: groups[{attribute!r}] has {len(values)} entries, but there are {n} "
                 "images"
             )
         for i, value in enumerate(values):
             if not isinstance(value, str) or not value or value == "all":
                 raise DataError(
-                    f"{place}: groups[{attribute!r}] is {value!r} for image {i}, not the name of "
-                    "a group ('all' is what all groups together are called)"
+                    f"{location}: groups[{attribute!r}] is {value!r} for image {i}, not the name "
+                    "of a group ('all' is what all groups together are called)"
                 )
-        found[str(attribute)] = tuple(map(str, values))
-    return found
+        checked_groups[str(attribute)] = tuple(map(str, values))
+    return checked_groups
 
 
 def taken(groups: Groups, rows: Sequence[int]) -> dict[str, tuple[str, ...]]:
@@ -50,13 +50,13 @@ def of_rows(
     Raises:
       DataError: a column is missing, or a cell is empty or no name of a group.
     """
-    found = {}
+    columns = {}
     for key in keys:
         values = []
-        for place, row in rows:
+        for location, row in rows:
             if key not in row:
                 raise DataError(
-                    f"{place}: no column {key!r}; the row has {sorted(filter(None, row))}. Name "
+                    f"{location}: no column {key!r}; the row has {sorted(filter(None, row))}. Name "
                     "columns of the table in group_keys"
                 )
             value = row[key]
@@ -64,9 +64,9 @@ def of_rows(
             text = str(value).strip() if whole else ""
             if not text or text == "all":
                 raise DataError(
-                    f"{place}: {key!r} is {value!r}, not the name of a group; name one in every "
+                    f"{location}: {key!r} is {value!r}, not the name of a group; name one in every "
                     "row, or leave the row out ('all' is what all groups together are called)"
                 )
             values.append(text)
-        found[key] = tuple(values)
-    return found
+        columns[key] = tuple(values)
+    return columns

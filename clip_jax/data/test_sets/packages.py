@@ -50,26 +50,26 @@ def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset
     if split not in EMOJI_SETS[name]:
         raise MissingData(f"emoji:{name} has no {split}, only {' and '.join(EMOJI_SETS[name])}")
     try:
-        found = emoji.zero_shot_set(options.cache(), options.emoji_preset, EMOJI_SETS[name][split])
+        data = emoji.zero_shot_set(options.cache(), options.emoji_preset, EMOJI_SETS[name][split])
     except EmojiError as error:
         raise MissingData(f"emoji:{name}: {error}") from error
-    facts = ["emoji", options.emoji_preset, name, split, found.class_names, found.labels]
+    facts = ["emoji", options.emoji_preset, name, split, data.class_names, data.labels]
     title = f"emoji/{name}"
     if name == "held_out_retrieval":
-        rows = [i for i, vendor in enumerate(found.vendors) if vendor == "Google"]
-        images = [found.images[i] for i in rows]
-        captions = [found.class_names[found.labels[i]] for i in rows]
+        rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
+        images = [data.images[i] for i in rows]
+        captions = [data.class_names[data.labels[i]] for i in rows]
         owners = np.arange(len(rows), dtype=np.int32)
         fingerprint = digest(*facts, captions, *images)
         return RetrievalDataset(title, split, images, captions, owners, fingerprint)
-    labels, names = found.labels, tuple(found.class_names)
-    descriptions = tuple(map(tuple, found.descriptions))
+    labels, names = data.labels, tuple(data.class_names)
+    descriptions = tuple(map(tuple, data.descriptions))
     if name == "groups":
-        names, of_class = np.unique(found.groups, return_inverse=True)
+        names, of_class = np.unique(data.groups, return_inverse=True)
         labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
     return ClassificationDataset(
-        title, split, found.images, labels, names, emoji.TEMPLATES, descriptions,
-        fingerprint=digest(*facts, *found.images),
+        title, split, data.images, labels, names, emoji.TEMPLATES, descriptions,
+        fingerprint=digest(*facts, *data.images),
     )  # fmt: skip
 
 
@@ -112,10 +112,10 @@ def _digits_file() -> Path:
 def _digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """All digits, uint8[5000, 28, 28], and their labels."""
     data = gzip.decompress(path.read_bytes())
-    found = hashlib.sha256(data).hexdigest()
-    if found != DIGITS_SHA256:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != DIGITS_SHA256:
         raise DataError(
-            f"{path}: sha256 {found[:16]}..., expected {DIGITS_SHA256[:16]}...: "
+            f"{path}: sha256 {actual[:16]}..., expected {DIGITS_SHA256[:16]}...: "
             f"pip install --no-deps --force-reinstall {DIGITS_PACKAGE}==0.25.0"
         )
     numbers = np.array(data.decode().replace("\n", ",").rstrip(",").split(","), np.uint8)

@@ -13,12 +13,13 @@ from typing import Any
 
 from clip_jax.data.errors import DataError
 
-PLACES = ("{}", "{c}")
+ClassNames = tuple[str | tuple[str, ...], ...]  # of K classes, each one name or several
+MARKS = ("{}", "{c}")  # of the class name in a template
 
 
 def read_class_names(
     path: str | os.PathLike, dataset: Sequence[str] = (), *, gaps: bool = False
-) -> tuple[str | tuple[str, ...], ...]:
+) -> ClassNames:
     """Reads class names: class number = position. In JSON a class may have a list of names.
 
     Args:
@@ -27,20 +28,18 @@ def read_class_names(
       gaps: allow empty lines, which keep their number.
 
     Raises:
-      DataError: no such file, or not such a file; the message names it and the place in it.
+      DataError: no such file, or not such a file; the message names it and the location in it.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
         return tuple(name for _, name in _lines(path, "class name", gaps))
-    found, place = _entry(path, _json(path), dataset)
-    if not isinstance(found, list) or not found:
-        raise DataError(f"{place} is {_kind(found)}, not a list of class names")
-    return tuple(_names(f"{place}[{i}]", entry) for i, entry in enumerate(found))
+    content, location = _entry(path, _json(path), dataset)
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{location} is {_kind(content)}, not a list of class names")
+    return tuple(_names(f"{location}[{i}]", entry) for i, entry in enumerate(content))
 
 
-def read_names_of(
-    path: str | os.PathLike, keys: Sequence[str]
-) -> tuple[str | tuple[str, ...], ...]:
+def read_names_of(path: str | os.PathLike, keys: Sequence[str]) -> ClassNames:
     """Reads the class names of these folders from a JSON object {folder: name or names}; from a
     list it takes all.
 
@@ -48,13 +47,13 @@ def read_names_of(
       DataError: as ``read_class_names``, or a folder has no name.
     """
     path = Path(path)
-    found = _json(path)
-    if not isinstance(found, Mapping):
+    content = _json(path)
+    if not isinstance(content, Mapping):
         return read_class_names(path)
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in content]
     if missing:
         raise DataError(f"{path}: no name for {len(missing)} folders, such as {missing[0]!r}")
-    return tuple(_names(f"{path}: {key!r}", found[key]) for key in keys)
+    return tuple(_names(f"{path}: {key!r}", content[key]) for key in keys)
 
 
 def read_templates(
@@ -71,26 +70,26 @@ def read_templates(
       its name, which need no ``{}`` (see ``of_classes``).
 
     Raises:
-      DataError: no such file, or not such a file; the message names it and the place in it.
+      DataError: no such file, or not such a file; the message names it and the location in it.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
         return tuple(_template(f"{path}:{line}", text) for line, text in _lines(path, "template"))
-    found = _json(path)
-    place = str(path)
-    if isinstance(found, Mapping) and (name := next((n for n in dataset if n in found), "")):
-        found, place = found[name], f"{path}: {name!r}"
-    if isinstance(found, list) and found:
-        return tuple(_template(f"{place}[{i}]", text) for i, text in enumerate(found))
-    if isinstance(found, Mapping) and found:
-        return {name: _prompts(f"{place}: {name!r}", texts) for name, texts in found.items()}
-    raise DataError(f"{place} is {_kind(found)}, not a list of templates or an object of them")
+    content = _json(path)
+    location = str(path)
+    if isinstance(content, Mapping) and (name := next((n for n in dataset if n in content), "")):
+        content, location = content[name], f"{path}: {name!r}"
+    if isinstance(content, list) and content:
+        return tuple(_template(f"{location}[{i}]", text) for i, text in enumerate(content))
+    if isinstance(content, Mapping) and content:
+        return {name: _prompts(f"{location}: {name!r}", texts) for name, texts in content.items()}
+    raise DataError(f"{location} is {_kind(content)}, not a list of templates or an object of them")
 
 
 def of_classes(
     prompts: Mapping[str, Sequence[str]],
     class_names: Sequence[str | Sequence[str]],
-    place: str = "prompts",
+    location: str = "prompts",
 ) -> tuple[tuple[str, ...], ...]:
     """The prompts of every class, from prompts by class name.
 
@@ -100,20 +99,20 @@ def of_classes(
     Raises:
       DataError: a class has none.
     """
-    found, missing = [], []
+    result, missing = [], []
     for entry in class_names:
         names = [entry] if isinstance(entry, str) else list(entry)
         texts = [text.replace("{}", n) for n in names for text in prompts.get(n, ())]
-        found.append(tuple(texts))
+        result.append(tuple(texts))
         if not texts:
             missing.append(names[0])
     if missing:
         raise DataError(
-            f"{place}: no prompts for {len(missing)} of {len(found)} classes: "
+            f"{location}: no prompts for {len(missing)} of {len(result)} classes: "
             f"{', '.join(map(repr, missing[:5]))}{'...' if missing[5:] else ''}; the keys must be "
             "the class names"
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def _read(path: Path) -> str:
@@ -151,15 +150,15 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
-def _entry(path: Path, found: Any, dataset: Sequence[str]) -> tuple[Any, str]:
-    if not isinstance(found, Mapping):
-        return found, str(path)
+def _entry(path: Path, content: Any, dataset: Sequence[str]) -> tuple[Any, str]:
+    if not isinstance(content, Mapping):
+        return content, str(path)
     for name in dataset:
-        if name in found:
-            return found[name], f"{path}: {name!r}"
+        if name in content:
+            return content[name], f"{path}: {name!r}"
     raise DataError(
         f"{path}: no entry {' or '.join(map(repr, dataset)) or 'is asked for'}; it has "
-        f"{sorted(found)[:10]}. Give a file with a list"
+        f"{sorted(content)[:10]}. Give a file with a list"
     )
 
 
@@ -170,29 +169,31 @@ def _kind(value: Any) -> str:
     return names.get(type(value), repr(value))
 
 
-def _text(place: str, value: Any, what: str) -> str:
+def _text(location: str, value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place} is {_kind(value)}, not {what}")
+        raise DataError(f"{location} is {_kind(value)}, not {what}")
     return value
 
 
-def _names(place: str, entry: Any) -> str | tuple[str, ...]:
+def _names(location: str, entry: Any) -> str | tuple[str, ...]:
     if isinstance(entry, list) and entry:
-        return tuple(_text(f"{place}[{i}]", name, "a class name") for i, name in enumerate(entry))
-    return _text(place, entry, "a class name or a list of them")
+        return tuple(
+            _text(f"{location}[{i}]", name, "a class name") for i, name in enumerate(entry)
+        )
+    return _text(location, entry, "a class name or a list of them")
 
 
-def _template(place: str, value: Any) -> str:
-    text = _text(place, value, "a template")
-    if not any(mark in text for mark in PLACES):
-        raise DataError(f"{place}: {text!r} has no '{{}}' (or '{{c}}') for the class name")
+def _template(location: str, value: Any) -> str:
+    text = _text(location, value, "a template")
+    if not any(mark in text for mark in MARKS):
+        raise DataError(f"{location}: {text!r} has no '{{}}' (or '{{c}}') for the class name")
     return text.replace("{c}", "{}")
 
 
-def _prompts(place: str, texts: Any) -> tuple[str, ...]:
+def _prompts(location: str, texts: Any) -> tuple[str, ...]:
     if not isinstance(texts, list) or not texts:
-        raise DataError(f"{place} is {_kind(texts)}, not a list of prompts")
+        raise DataError(f"{location} is {_kind(texts)}, not a list of prompts")
     return tuple(
-        _text(f"{place}[{i}]", text, "a prompt").replace("{c}", "{}")
+        _text(f"{location}[{i}]", text, "a prompt").replace("{c}", "{}")
         for i, text in enumerate(texts)
     )

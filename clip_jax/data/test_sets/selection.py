@@ -52,9 +52,9 @@ def open_selection(path: str, split: str, options: Options) -> CompositionalityD
     captions: list[str] = []
     image_of: list[int] = []
     text_of: list[int] = []
-    for number, (place, row) in enumerate(_rows(file, data)):
-        names, texts = _instance(place, row)
-        images += [_image(place, name, roots) for name in names]
+    for number, (location, row) in enumerate(_rows(file, data)):
+        names, texts = _instance(location, row)
+        images += [_image(location, name, roots) for name in names]
         captions += texts
         image_of += [number] * len(names)
         text_of += [number] * len(texts)
@@ -85,40 +85,40 @@ def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Any]]:
     yield from ((f"{file}, entry {key!r}", row) for key, row in entries)
 
 
-def _instance(place: str, row: Any) -> tuple[list[str], list[str]]:
+def _instance(location: str, row: Any) -> tuple[list[str], list[str]]:
     """The names of a row's images, and its captions."""
     if not isinstance(row, dict):
-        raise DataError(f"{place}: the row is a {type(row).__name__}, not an object")
+        raise DataError(f"{location}: the row is a {type(row).__name__}, not an object")
     form = next((f for f in _FORMS.values() if all(k in row for side in f for k in side)), None)
     if form is None:
         known = "; or ".join(f"{', '.join((*i, *c))} ({name})" for name, (i, c) in _FORMS.items())
-        raise DataError(f"{place}: the row has {sorted(row)}, but should have {known}")
-    images, captions = (_texts(place, row, keys) for keys in form)
+        raise DataError(f"{location}: the row has {sorted(row)}, but should have {known}")
+    images, captions = (_texts(location, row, keys) for keys in form)
     if len(images) == len(captions) == 1:
-        raise DataError(f"{place}: one image and one caption, nothing to choose from")
+        raise DataError(f"{location}: one image and one caption, nothing to choose from")
     return images, [c.strip() for c in captions]
 
 
-def _texts(place: str, row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _texts(location: str, row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     values = [row[key] for key in keys]
     if keys in _LISTS:
         (values,) = values
         if not isinstance(values, list) or not values:
-            raise DataError(f"{place}: {keys[0]!r} is {values!r}, not a list of texts")
+            raise DataError(f"{location}: {keys[0]!r} is {values!r}, not a list of texts")
         keys = keys * len(values)
     for key, value in zip(keys, values, strict=True):
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{place}: {key!r} has {value!r}, not a text")
+            raise DataError(f"{location}: {key!r} has {value!r}, not a text")
     return values
 
 
-def _image(place: str, name: str, roots: Sequence[Path]) -> Path:
+def _image(location: str, name: str, roots: Sequence[Path]) -> Path:
     if Path(name).suffix.lower() not in ENDINGS:
         name += ".png"
-    found = next((root / name for root in roots if (root / name).is_file()), None)
-    if found is None:
+    path = next((root / name for root in roots if (root / name).is_file()), None)
+    if path is None:
         raise MissingData(
-            f"{place}: no image {name} in {', '.join(map(str, roots))}; say where the images "
+            f"{location}: no image {name} in {', '.join(map(str, roots))}; say where the images "
             "lie with image_root (--image-root)"
         )
-    return found
+    return path

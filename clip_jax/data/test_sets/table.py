@@ -12,6 +12,7 @@ from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.table_rows import read_rows
 from clip_jax.data.test_sets import groups
 from clip_jax.data.test_sets.files import SPLITS, FileImages, content, spellings
+from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
 Rows = list[tuple[str, Mapping[str, Any]]]
@@ -37,17 +38,17 @@ def open_table(path: str, split: str, options: Options) -> ClassificationDataset
     rows = [_rows_of(file) for file in (wanted, *files)]
     chosen = _of_split(rows[0], split, wanted)
     key = _label_or_caption(chosen, wanted, options)
-    images = [_image(place, row, wanted, options.image_key) for place, row in chosen]
+    images = [_image(location, row, wanted, options.image_key) for location, row in chosen]
     data = hashlib.sha256(wanted.read_bytes()).hexdigest()
     facts = ["table", data, split, options.image_key, key, [content(p) for p in images]]
     if key == options.caption_key:
         return _captioned(wanted, split, chosen, images, options, facts)
     every = [row for of_file in rows for row in of_file]
     labels, names = _labels(chosen, every, key, options.names())
-    found = groups.of_rows(chosen, options.group_keys)
+    of_image = groups.of_rows(chosen, options.group_keys)
     return ClassificationDataset(
-        wanted.stem, split, FileImages(images), labels, names, groups=found,
-        fingerprint=digest(*facts, names, labels, *([found] if found else [])),
+        wanted.stem, split, FileImages(images), labels, names, groups=of_image,
+        fingerprint=digest(*facts, names, labels, *([of_image] if of_image else [])),
     )  # fmt: skip
 
 
@@ -60,10 +61,10 @@ def _table_files(path: str, split: str) -> list[Path]:
             s: [Path(path.replace("{split}", name)).expanduser() for name in spellings(s)]
             for s in (split, *(s for s in SPLITS if split not in SPLITS[s]))
         }
-    found = {s: [p for p in paths if p.is_file()][:1] for s, paths in candidates.items()}
-    if not found[split]:
+    existing = {s: [p for p in paths if p.is_file()][:1] for s, paths in candidates.items()}
+    if not existing[split]:
         raise MissingData(f"{candidates[split][0]}: no such file")
-    return [p for paths in found.values() for p in paths]
+    return [p for paths in existing.values() for p in paths]
 
 
 def _rows_of(file: Path) -> Rows:
@@ -73,11 +74,11 @@ def _rows_of(file: Path) -> Rows:
     return rows
 
 
-def _of_split(found: Rows, split: str, file: Path) -> Rows:
-    given = {row.get("split") for _, row in found}
+def _of_split(rows: Rows, split: str, file: Path) -> Rows:
+    given = {row.get("split") for _, row in rows}
     if not any(given):
-        return found
-    chosen = [(place, row) for place, row in found if row.get("split") in spellings(split)]
+        return rows
+    chosen = [(location, row) for location, row in rows if row.get("split") in spellings(split)]
     if not chosen:
         raise MissingData(
             f"{file}: no row of split {split!r}; its column split has {sorted(map(str, given))}"
@@ -96,35 +97,38 @@ def _label_or_caption(chosen: Rows, file: Path, options: Options) -> str:
     )
 
 
-def _image(place: str, row: Mapping[str, Any], file: Path, key: str) -> Path:
+def _image(location: str, row: Mapping[str, Any], file: Path, key: str) -> Path:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise DataError(
-            f"{place}: {key!r} is {value!r}, not a path; the row has {sorted(filter(None, row))}. "
-            "Set image_key to the column with the images' paths"
+            f"{location}: {key!r} is {value!r}, not a path; the row has "
+            f"{sorted(filter(None, row))}. Set image_key to the column with the images' paths"
         )
     image = file.parent / value
     if not image.is_file():
-        raise DataError(f"{place}: no image {image}")
+        raise DataError(f"{location}: no image {image}")
     return image
 
 
 def _labels(
-    chosen: Rows, every: Rows, key: str, names: tuple[Any, ...]
-) -> tuple[np.ndarray, tuple[Any, ...]]:
+    chosen: Rows, every: Rows, key: str, names: ClassNames
+) -> tuple[np.ndarray, ClassNames]:
     """Labels of the chosen rows, and the class names: () where labels are numbers without names."""
     several = any(isinstance(row.get(key), list) for _, row in every)
     # Of other splits rows without a label are no concern of this one.
-    asked = {place for place, _ in chosen}
+    asked = {location for location, _ in chosen}
     known = [(p, row) for p, row in every if p in asked or row.get(key) not in (None, "")]
-    values = [v for place, row in known for v in _as_list(place, row.get(key), key, several)]
+    values = [v for location, row in known for v in _as_list(location, row.get(key), key, several)]
     if not names and not all(map(_is_number, values)):
         names = tuple(sorted({str(v) for v in values}))  # among names, "1" is a name
     classes = len(names) or max(map(int, values), default=-1) + 1
     number = {n: k for k, entry in enumerate(names) for n in _all_names(entry)}
     own = [
-        [_class(place, v, number, classes, key) for v in _as_list(place, row[key], key, several)]
-        for place, row in chosen
+        [
+            _class(location, v, number, classes, key)
+            for v in _as_list(location, row[key], key, several)
+        ]
+        for location, row in chosen
     ]
     if not several:
         return np.array([numbers[0] for numbers in own], np.int32), names
@@ -142,24 +146,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) or (value.isascii() and value.isdigit())
 
 
-def _as_list(place: str, value: Any, key: str, several: bool) -> list[str | int]:
+def _as_list(location: str, value: Any, key: str, several: bool) -> list[str | int]:
     values = value if isinstance(value, list) else [value]
     if several and not isinstance(value, list):
-        raise DataError(f"{place}: {key!r} is {value!r}, but other rows have lists; make all lists")
+        raise DataError(
+            f"{location}: {key!r} is {value!r}, but other rows have lists; make all lists"
+        )
     for v in values:
         if isinstance(v, bool) or not isinstance(v, str | int) or v == "":
-            raise DataError(f"{place}: {key!r} is {v!r}, not a class name or number")
+            raise DataError(f"{location}: {key!r} is {v!r}, not a class name or number")
     return values
 
 
-def _class(place: str, value: Any, number: Mapping[str, int], classes: int, key: str) -> int:
+def _class(location: str, value: Any, number: Mapping[str, int], classes: int, key: str) -> int:
     if str(value) in number:
         return number[str(value)]
     if _is_number(value) and 0 <= int(value) < classes:
         return int(value)
     raise DataError(
-        f"{place}: {key!r} is {value!r}, which is none of the {classes} class names nor a number "
-        f"from 0 to {classes - 1}"
+        f"{location}: {key!r} is {value!r}, which is none of the {classes} class names nor a "
+        f"number from 0 to {classes - 1}"
     )
 
 
@@ -169,12 +175,12 @@ def _captioned(
     number: dict[Path, int] = {}
     captions: list[str] = []
     owners: list[int] = []
-    for (place, row), image in zip(chosen, images, strict=True):
+    for (location, row), image in zip(chosen, images, strict=True):
         owner = number.setdefault(image, len(number))
         value = row.get(options.caption_key)
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{place}: {options.caption_key!r} is {text!r}, not a caption")
+                raise DataError(f"{location}: {options.caption_key!r} is {text!r}, not a caption")
             captions.append(text.strip())
             owners.append(owner)
     return RetrievalDataset(

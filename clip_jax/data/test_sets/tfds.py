@@ -123,7 +123,7 @@ def _kept(
 
 
 def _read_labels(images: RecordImages, key: str, several: bool, classes: int) -> np.ndarray:
-    found = []
+    values = []
     for i, record in _records(images):
         value = np.asarray(record[key])
         if not value.size:  # no label: numpy takes an empty list for floats
@@ -134,11 +134,11 @@ def _read_labels(images: RecordImages, key: str, several: bool, classes: int) ->
             raise DataError(
                 f"{images.describe(i)}: {key!r} is {value.tolist()!r}, not of {classes} classes"
             )
-        found.append(value)
+        values.append(value)
     if not several:
-        return np.array(found, np.int32)
-    labels = np.zeros((len(found), classes or 1 + max(v.max(initial=-1) for v in found)), bool)
-    for i, value in enumerate(found):
+        return np.array(values, np.int32)
+    labels = np.zeros((len(values), classes or 1 + max(v.max(initial=-1) for v in values)), bool)
+    for i, value in enumerate(values):
         labels[i, value] = True
     return labels
 

@@ -14,6 +14,7 @@ from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import ImageInput, Preprocess
 from clip_jax.data.test_sets import groups as grouping
 from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.prompt_files import ClassNames
 
 Names = Sequence[str | Sequence[str]]
 
@@ -43,9 +44,9 @@ class ImageDataset:
         try:
             return preprocess(self.images[index])
         except Exception as error:  # whatever the data did
-            place, said = self.describe(index), str(error)
-            why = said if isinstance(error, BadImage) else f"{type(error).__name__}: {said}"
-            raise BadImage(why if place in why else f"{place}: {why}") from error
+            location, message = self.describe(index), str(error)
+            why = message if isinstance(error, BadImage) else f"{type(error).__name__}: {message}"
+            raise BadImage(why if location in why else f"{location}: {why}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,12 +86,12 @@ class ClassificationDataset(ImageDataset):
         if not several:
             labels = labels.astype(np.int32)
         object.__setattr__(self, "labels", labels)
-        found = _classes_in(labels)
+        occurring = _classes_in(labels)
         for field in ("class_names", "descriptions"):
             given = len(getattr(self, field))
-            if given and (given < found or (several and given != found)):
+            if given and (given < occurring or (several and given != occurring)):
                 raise DataError(
-                    f"{self.name} {self.split}: labels are of {found} classes, but {field} has "
+                    f"{self.name} {self.split}: labels are of {occurring} classes, but {field} has "
                     f"{given}"
                 )
         if not several and n and labels.min() < 0:
@@ -181,25 +182,26 @@ class CompositionalityDataset(ImageDataset):
             given = np.asarray(getattr(self, field))
             if given.shape != (size,) or given.dtype.kind not in "iu":
                 raise DataError(
-                    f"{self._place}: {field} is {given.dtype}{list(given.shape)}, not int32[{size}]"
+                    f"{self._location}: {field} is {given.dtype}{list(given.shape)}, "
+                    f"not int32[{size}]"
                 )
             object.__setattr__(self, field, given.astype(np.int32))
         if not len(self.images) and not len(self.captions):
-            raise DataError(f"{self._place}: there are no instances")
+            raise DataError(f"{self._location}: there are no instances")
         images, texts = map(set, (self.instance_of_image.tolist(), self.instance_of_text.tolist()))
         for instance in sorted(images ^ texts):
             side = "caption" if instance in images else "image"
-            raise DataError(f"{self._place}: instance {instance} has no {side}")
+            raise DataError(f"{self._location}: instance {instance} has no {side}")
         alone = (self.images_each == 1) & (self.captions_each == 1)
         if alone.any():
             first = self.instances[np.argmax(alone)]
             raise DataError(
-                f"{self._place}: instance {first} has one image and one caption, nothing to "
+                f"{self._location}: instance {first} has one image and one caption, nothing to "
                 "choose from"
             )
 
     @property
-    def _place(self) -> str:
+    def _location(self) -> str:
         return f"{self.name} {self.split}"
 
     @property
@@ -267,7 +269,7 @@ def from_arrays(
     )  # fmt: skip
 
 
-def _plain(class_names: Names) -> tuple[str | tuple[str, ...], ...]:
+def _plain(class_names: Names) -> ClassNames:
     return tuple(c if isinstance(c, str) else tuple(c) for c in class_names)
 
 
@@ -301,7 +303,7 @@ class Options:
         """The folder that ``cache_dir`` means."""
         return paths.cache_dir(str(self.cache_dir))
 
-    def names(self) -> tuple[str | tuple[str, ...], ...]:
+    def names(self) -> ClassNames:
         """The class names, read from their file if they are in one; () for the data's own."""
         if isinstance(self.class_names, str | os.PathLike) and self.class_names:
             return prompt_files.read_class_names(self.class_names)

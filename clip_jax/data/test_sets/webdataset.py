@@ -8,7 +8,6 @@ In the root lie ``classnames.txt`` and ``zeroshot_classification_templates.txt``
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, TarShards, load_index
 from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 
 IMAGES = "webp;png;jpg;jpeg"
@@ -59,8 +59,8 @@ def _shards(root: Path, split: str) -> list[Path]:
         )
     if not count.is_file():
         splits = sorted(p.parent.name for p in root.glob("*/nshards.txt"))
-        found = len(list(folder.glob("*.tar"))) if folder.is_dir() else 0
-        hint = f"there are {found} .tar files: write their number into it" if found else (
+        tar_files = len(list(folder.glob("*.tar"))) if folder.is_dir() else 0
+        hint = f"there are {tar_files} .tar files: write their number into it" if tar_files else (
             f"the folder has the splits {splits}" if splits else "is it a webdataset at all?"
         )  # fmt: skip
         raise MissingData(f"{count} is missing; {hint}")
@@ -106,7 +106,7 @@ def _index(path: Path, label: str, options: Options) -> TarIndex:
     return index
 
 
-def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+def _prompts(root: Path, options: Options) -> tuple[ClassNames, tuple[str, ...]]:
     """Class names and templates in the root's files; () where there is no file."""
     names, templates = options.names(), ()
     file = root / "classnames.txt"
@@ -121,45 +121,45 @@ def _prompts(root: Path, options: Options) -> tuple[tuple[Any, ...], tuple[str, 
 
 def _classes(images: TarShards, classes: int) -> np.ndarray:
     labels = np.empty(len(images), np.int32)
-    for i, (place, data) in enumerate(images.texts()):
+    for i, (location, data) in enumerate(images.texts()):
         text = data.decode("ascii", "replace").strip()
         if not text.isdigit() or len(text) > 9:
-            raise DataError(f"{place}: .cls is {text[:40]!r}, not a class number")
+            raise DataError(f"{location}: .cls is {text[:40]!r}, not a class number")
         labels[i] = int(text)
         if classes and labels[i] >= classes:
-            raise DataError(f"{place}: class {text}, but there are {classes} class names")
+            raise DataError(f"{location}: class {text}, but there are {classes} class names")
     return labels
 
 
 def _several(images: TarShards, classes: int) -> np.ndarray:
-    rows = [_flags(place, data) for place, data in images.texts()]
+    rows = [_flags(location, data) for location, data in images.texts()]
     classes = classes or len(rows[0])
-    for row, (place, _) in zip(rows, images.texts(), strict=True):
+    for row, (location, _) in zip(rows, images.texts(), strict=True):
         if len(row) != classes:
             raise DataError(
-                f"{place}: .npy has {len(row)} numbers, but there are {classes} classes"
+                f"{location}: .npy has {len(row)} numbers, but there are {classes} classes"
             )
     return np.stack(rows)
 
 
-def _flags(place: str, data: bytes) -> np.ndarray:
+def _flags(location: str, data: bytes) -> np.ndarray:
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{place}: .npy cannot be read: {error}") from None
+        raise DataError(f"{location}: .npy cannot be read: {error}") from None
     if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-        raise DataError(f"{place}: .npy is not a row of 0 and 1, one a class")
+        raise DataError(f"{location}: .npy is not a row of 0 and 1, one a class")
     return values.astype(bool)
 
 
 def _captions(images: TarShards) -> tuple[list[str], np.ndarray]:
     captions: list[str] = []
     owners: list[int] = []
-    for i, (place, data) in enumerate(images.texts()):
+    for i, (location, data) in enumerate(images.texts()):
         try:
             lines = [line.strip() for line in data.decode("utf-8").split("\n")]
         except UnicodeDecodeError as error:
-            raise DataError(f"{place}: .txt is not UTF-8: {error.reason}") from None
+            raise DataError(f"{location}: .txt is not UTF-8: {error.reason}") from None
         kept = [line for line in lines if line]
         captions += kept
         owners += [i] * len(kept)
