@@ -1,4 +1,4 @@
-"""The emoji dataset as training pairs and as zero-shot test sets. See ``emoji.py`` for the data.
+"""The emoji dataset as training pairs and as zero-shot test sets. See ``data.emoji.builder``.
 
 Captions of style ``plain`` are the English names. Style ``rich`` are mostly words of the name,
 the keywords and the groups, in any order. (Names in 13 other languages are in the records too, and

@@ -23,12 +23,11 @@ def _split_folders(root: Path) -> dict[str, Path]:
 def open_folder(path: str, split: str, options: Options) -> ClassificationDataset:
     """Opens ``<path>/<split>/<class>/**/image``, or ``<path>/<class>/...`` without splits.
 
-    Classes are the folders' names in the order of their characters (or, if all are numbers, of
-    these), over all splits, so that their
-    numbers are the same in each (torchvision's ImageFolder counts within one). Class names are the
-    folders' unless ``options.class_names``, ``classnames.txt`` or ``classnames.json`` in ``path``
-    (a list in that order, or an object {folder: name or names}) says otherwise. A class without
-    images keeps its number.
+    Classes are the folders' names in the order of their characters (or of the numbers, where all
+    names are numbers), over all splits, so that their numbers are the same in each (torchvision's
+    ImageFolder counts within one). Class names are the folders' unless ``options.class_names``,
+    ``classnames.txt`` or ``classnames.json`` in ``path`` (a list in that order, or an object
+    {folder: name or names}) says otherwise. A class without images keeps its number.
 
     Raises:
       MissingData: the folder or the split is not there.

@@ -34,7 +34,7 @@ EMOJI_SETS = {
 
 
 def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
-    """Opens a set of the embedded emoji; see ``emoji.py`` for the data.
+    """Opens a set of the embedded emoji; see ``data.emoji.builder`` for the data.
 
     ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts.
     ``held_out``: concepts that are not in the training data. ``held_out_retrieval``: one drawing
