@@ -75,6 +75,12 @@ def test_its_validation_pairs_are_those_of_validation_path(monkeypatch):
         sources.build_validation(data)
 
 
+def test_a_path_that_a_source_needs_must_be_given(monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "levels", Levels)
+    with pytest.raises(ConfigError, match="data.path is empty: data.source='levels' needs it"):
+        sources.build(data_config(source="levels"))
+
+
 def test_a_source_without_a_method_is_refused():
     class Incomplete(Source):
         pass

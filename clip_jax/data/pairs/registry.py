@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.config import ConfigError
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Source
 from clip_jax.data.pairs.emoji import EmojiSource
@@ -35,9 +36,16 @@ def build(data: Mapping[str, Any]) -> Source:
     """The source that ``config.data`` describes.
 
     Raises:
+      ConfigError: the source needs ``data.path``, which is empty.
       DataError: no such source, missing files, or data that cannot be read.
     """
-    return _source(data).from_config(data)
+    kind = _source(data)
+    if kind.needs_path and not data["path"]:
+        raise ConfigError(
+            f"data.path is empty: data.source={data['source']!r} needs it, for example "
+            "--config.data.path='/data/shards/*.tar'"
+        )
+    return kind.from_config(data)
 
 
 def build_validation(data: Mapping[str, Any]) -> Source:
