@@ -12,7 +12,8 @@ CORE = [
     "grain>=0.2.15",
     "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
     "jax>=0.9",
-    "matplotlib>=3.9",  # the report's figures
+    "jinja2>=3.1",  # the reports' templates
+    "matplotlib>=3.9",  # report.png
     "ml_collections>=1.0",
     "ml_dtypes>=0.4",  # bfloat16 for numpy; jax brings it anyway
     "numpy>=2.0",
@@ -52,6 +53,7 @@ setup(
         "clip_jax.data.emoji": ["*.gz", "*.LICENSE"],
         "clip_jax.evals.datasets": ["*.csv"],
         "clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"],
+        "clip_jax.report": ["templates/*"],
         "clip_jax.tokenizers": ["*.gz", "*.LICENSE"],
     },
     python_requires=">=3.11",

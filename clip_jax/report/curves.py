@@ -66,17 +66,6 @@ def series(records: Records, x_key: str, y_key: str) -> tuple[np.ndarray, np.nda
     return x[kept], np.where(np.isfinite(y), y, np.nan)[kept]
 
 
-def legend_rows(chart: Chart) -> int:
-    """Returns how many rows the legend below a panel takes; 0 for a single unnamed line."""
-    labels = [label for _, label in chart.lines if label]
-    return -(-len(labels) // legend_columns(labels))
-
-
-def legend_columns(labels: Sequence[str]) -> int:
-    """Returns how many columns of such labels fit below a panel."""
-    return 2 if max(map(len, labels), default=0) <= 18 else 1
-
-
 def facts(records: Records) -> list[tuple[str, str]]:
     """Names what the run cost, from the last finite value of each progress counter."""
 

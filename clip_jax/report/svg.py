@@ -1,17 +1,17 @@
-"""Drawings that stand in the page itself: lines, dots and words, as SVG elements.
+"""Drawings: lines, dots and words, as SVG elements of a page.
 
-The figures of matplotlib are pictures with letters of its own font. Here names of data sets and
-classes are drawn, in any script: so the reader's fonts draw them. Colours are the page's, which
-makes one drawing serve both modes. Coordinates are CSS pixels on a narrow screen; wider ones
+The page's style sheet has the colors, so one drawing serves light and dark mode, and names in any
+script are drawn by the reader's fonts. Coordinates are CSS pixels on a narrow screen; wider ones
 enlarge the drawing.
 """
 
 import math
 import unicodedata
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from clip_jax.report.parts import escaped, percent
+from clip_jax.report.render import percent, printable
 
 Point = tuple[float, float]
 
@@ -37,47 +37,56 @@ class Scale(NamedTuple):
 class Drawing:
     """A drawing, element by element; what is drawn later lies on top.
 
-    ``kind`` is a class of the style sheet, which has the colour: "accent", "second", "muted",
-    "grid" or "ink".
+    ``kind`` is a class of the style sheet, which has the color: "accent", "second" to "sixth",
+    "muted", "grid" or "ink".
+
+    Attributes:
+      root: the ``svg`` element.
     """
 
     def __init__(self, width: float, height: float, description: str):
         self.width, self.height = width, height
-        self._head = (
-            f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" '
-            f'aria-label="{escaped(description)}">'
-        )
-        self._parts: list[str] = []
+        self.root = ET.Element("svg", {
+            "class": "plot", "viewBox": f"0 0 {width:g} {height:g}", "role": "img",
+            "aria-label": description,
+        })  # fmt: skip
 
-    def line(self, points: Sequence[Point], kind: str, *, dashed: bool = False) -> None:
-        """A line through the points; one with a coordinate that is not a number is left out."""
+    def _add(self, tag: str, kind: str, tip: str = "", **attributes: str) -> ET.Element:
+        names = {name.replace("_", "-"): value for name, value in attributes.items()}
+        element = ET.SubElement(self.root, tag, {"class": kind} | names)
+        if tip:
+            ET.SubElement(element, "title").text = tip
+        return element
+
+    def line(self, points: Sequence[Point], kind: str, *, style: str = "") -> None:
+        """A line through the points; one with a coordinate that is not a number is left out.
+
+        ``style`` is "" or some of the words "dashed", "strong" and "pale".
+        """
         path = _path(points)
         if path.count(" "):
-            dash = " dashed" if dashed else ""
-            self._parts.append(f'<polyline class="line {kind}{dash}" points="{path}"/>')
+            self._add("polyline", f"line {kind} {style}".strip(), points=path)
 
     def area(self, points: Sequence[Point], kind: str) -> None:
         """A pale area with these corners."""
         if path := _path(points):
-            self._parts.append(f'<polygon class="area {kind}" points="{path}"/>')
+            self._add("polygon", f"area {kind}", points=path)
 
     def box(self, left: float, top: float, right: float, bottom: float, kind: str) -> None:
         """A filled rectangle with round corners."""
         if not all(map(math.isfinite, (left, top, right, bottom))):
             return
         width, height = max(right - left, 0), bottom - top
-        self._parts.append(
-            f'<rect class="box {kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
-            f'height="{height:.1f}" rx="{min(2, height / 2):g}"/>'
-        )
+        self._add(
+            "rect", f"box {kind}", x=f"{left:.1f}", y=f"{top:.1f}", width=f"{width:.1f}",
+            height=f"{height:.1f}", rx=f"{min(2, height / 2):g}",
+        )  # fmt: skip
 
     def dot(self, at: Point, kind: str, tip: str = "", *, size: float = 4) -> None:
         """A dot; a pointer that rests on it shows ``tip``."""
         if all(map(math.isfinite, at)):
-            self._parts.append(
-                f'<circle class="dot {kind}" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{size:g}">'
-                f"{_title(tip)}</circle>"
-            )
+            x, y = at
+            self._add("circle", f"dot {kind}", tip, cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{size:g}")
 
     def text(
         self, at: Point, words: str, kind: str = "ink", *, anchor: str = "start", size: float = 11,
@@ -88,53 +97,51 @@ class Drawing:
         What is wider than ``most`` is cut; a pointer that rests on it shows the whole.
         """
         shown = shortened(words, most / (_LETTER * size))
-        tip = _title(words if shown != words else "")
-        self._parts.append(
-            f'<text class="{kind}" x="{at[0]:.1f}" y="{at[1]:.1f}" text-anchor="{anchor}" '
-            f'font-size="{size:g}">{tip}{escaped(shown)}</text>'
-        )
+        element = self._add(
+            "text", kind, words if shown != words else "", x=f"{at[0]:.1f}", y=f"{at[1]:.1f}",
+            text_anchor=anchor, font_size=f"{size:g}",
+        )  # fmt: skip
+        if len(element):
+            element[0].tail = shown
+        else:
+            element.text = shown
 
     def grid(
         self, x: Scale, y: Scale, across: Sequence[float], up: Sequence[float], size: float = 10
     ) -> None:
-        """Lines at the shares ``across`` and ``up``, which are named below and on the left."""
-        for tick in up:
-            self.line([(x.start, y(tick)), (x.end, y(tick))], "grid")
-            at = x.start - 5, y(tick) + 0.35 * size
-            self.text(at, percent(tick, 0), "muted", anchor="end", size=size)
+        """Lines at the fractions ``across`` and ``up``, which are named below and on the left."""
+        name = lambda tick: percent(tick, 0)  # noqa: E731
+        self.axis_up(x, y, [(tick, name(tick)) for tick in up], size)
         for tick in across:
             self.line([(x(tick), y.start), (x(tick), y.end)], "grid")
-            at = x(tick), y.start + 1.5 * size
-            self.text(at, percent(tick, 0), "muted", anchor="middle", size=size)
+        self.axis_across(x, y, [(tick, name(tick)) for tick in across], size)
 
-    def __str__(self) -> str:
-        return f"{self._head}{''.join(self._parts)}</svg>"
+    def axis_up(self, x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], size: float) -> None:
+        """Lines at (value, name), named on the left."""
+        for tick, name in ticks:
+            self.line([(x.start, y(tick)), (x.end, y(tick))], "grid")
+            at = x.start - 5, y(tick) + 0.35 * size
+            self.text(at, name, "muted", anchor="end", size=size)
+
+    def axis_across(
+        self, x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], size: float
+    ) -> None:
+        """Names of (value, name) below the drawing."""
+        for tick, name in ticks:
+            self.text((x(tick), y.start + 1.5 * size), name, "muted", anchor="middle", size=size)
+
+    def __html__(self) -> str:
+        return printable(ET.tostring(self.root, encoding="unicode"))
 
 
-def figure(
-    title: str,
-    drawing: Drawing,
-    note: str = "",
-    *,
-    keys: Sequence[tuple[str, str]] = (),
-    small: bool = False,
-) -> str:
-    """Returns a card with a drawing, its title, what its colours mean, and a note.
+class Figure(NamedTuple):
+    """A drawing, its title, (kind, meaning) of its colors, and a note; small: one of many."""
 
-    Args:
-      title, note: text, escaped here.
-      drawing: see ``Drawing``.
-      keys: (kind, meaning) of colours.
-      small: whether the card is one of many.
-    """
-    key = "".join(f'<span><i class="{kind}"></i>{escaped(words)}</span>' for kind, words in keys)
-    return (
-        f'<figure class="card{" small-plot" if small else ""}"><figcaption dir="auto">'
-        f"{escaped(title)}</figcaption>{drawing}"
-        + (f'<p class="small key">{key}</p>' if key else "")
-        + (f'<p class="small">{escaped(note)}</p>' if note else "")
-        + "</figure>"
-    )
+    title: str
+    drawing: Drawing
+    note: str = ""
+    keys: Sequence[tuple[str, str]] = ()
+    small: bool = False
 
 
 class Labels:
@@ -189,6 +196,15 @@ def shortened(text: str, most: float) -> str:
     return text.rstrip("\u200d\ufe0f ") + "…"
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """Round values, some three to six, from at or below ``low`` to at or above ``high``."""
+    high = high if high > low else low + 1.0
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= (high - low) / 5.001)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
 def percent_ticks(low: float, high: float) -> list[float]:
     """Round values from ``low`` to ``high``, some four to six."""
     step = next(s for s in (0.02, 0.05, 0.1, 0.2, 0.25) if (high - low) / s <= 5.01 or s == 0.25)
@@ -198,10 +214,6 @@ def percent_ticks(low: float, high: float) -> list[float]:
 
 def _path(points: Sequence[Point]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(x) and math.isfinite(y))
-
-
-def _title(words: str) -> str:
-    return f"<title>{escaped(words)}</title>" if words else ""
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from html_page import Page
+from markupsafe import escape
 
 from clip_jax.evals import records as records_room
 from clip_jax.evals.datasets import published
@@ -19,7 +20,7 @@ from clip_jax.evals.records import Record
 from clip_jax.report import eval_page
 
 NASTY = "<b>&\"' 🦊 漢字 $x^$ שלום"
-ESCAPED = "&lt;b&gt;&amp;&quot;&#x27; 🦊 漢字 $x^$ שלום"
+ESCAPED = "&lt;b&gt;&amp;&#34;&#39; 🦊 漢字 $x^$ שלום"
 LONG = "an exceedingly long class name that nobody would print " * 3
 NAMES = ["tabby cat", "🦊 fox", "富士山", LONG, "<script>alert(1)</script>", "crème brûlée", "שלום"]
 MODEL = "ViT-B/32"
@@ -191,7 +192,7 @@ def test_results_show_value_interval_and_what_was_published(records, html):
         low, high = (100 * bound for bound in record.intervals[record.main_metric])
         fitting = [
             row for row in rows
-            if f">{eval_page.escaped(title)}</span>" in row and value in row
+            if f">{escape(title)}</span>" in row and value in row
             and f"{low:.1f} to {high:.1f}" in row and f"n\xa0=\xa0{record.n:,}" in row
         ]  # fmt: skip
         assert fitting, (title, record.task)
@@ -283,7 +284,7 @@ def worth_of(*shots):
 
 def test_shots_that_zero_shot_is_worth():
     page = section(worth_of(2.0, (">", None), 8.0, ("<=", 1.0)), "few-shot")
-    figure = page[page.index("How many labelled pictures") :]
+    figure = page[page.index("How many labelled images") :]
     names = re.findall(r'text-anchor="end" font-size="11">([^<]*)<', figure)
     assert names == ["set 1", "&gt; 16", "set 2", "8", "set 0", "2", "set 3", "≤ 1"]
     bars = re.findall(r'class="box (\w+)"[^>]*width="([0-9.]+)"', figure)
@@ -292,7 +293,7 @@ def test_shots_that_zero_shot_is_worth():
         ("muted", pytest.approx(182, abs=0.1)), ("accent", pytest.approx(4 * 36.4, abs=0.1)),
         ("accent", pytest.approx(2 * 36.4, abs=0.1)), ("muted", pytest.approx(36.4, abs=0.1)),
     ]  # fmt: skip
-    assert "Median of 4 data sets: 5." in figure and "it is 5.4 (Figure 7)" in figure
+    assert "Median of 4 datasets: 5." in figure and "it is 5.4 (Figure 7)" in figure
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_median_is_told_where_it_is_known(shots, median):
     page = worth_of(*shots)
     assert ("Median of" in page) == (median is not None)
     assert ("the median is 5.4" in page) == (median is None)
-    assert median is None or f"Median of {len(shots)} data sets: {median}. " in page
+    assert median is None or f"Median of {len(shots)} datasets: {median}. " in page
 
 
 def test_few_shot_without_spread_and_zero_shot():
@@ -372,7 +373,7 @@ def test_worst_classes_are_the_ten_with_the_lowest_recall():
     assert re.findall(r'dir="auto">(class \d+)<', page) == [f"class {i}" for i in range(10)]
     assert "10 of 12 classes" in page and "unseen" not in page
     assert "49 of 50 taken for other" in page and page.count("taken for other") == 9
-    assert page.count("50 pictures") == 1
+    assert page.count("50 images") == 1
 
 
 def test_skipped_ones_are_told_with_the_reason(records, html):
@@ -463,7 +464,7 @@ def test_written_whole_or_not_at_all(tmp_path, records, monkeypatch):
     assert path == tmp_path / "new" / "report.html"
     before = path.read_bytes()
     assert before.decode() == eval_page.render(records[:3])
-    with pytest.raises(ValueError, match=r"a picture must be uint8\[H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"an image must be uint8\[H, W, 3\]"):
         eval_page.write(path, records, [("q", [np.zeros((2, 2))])])
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space"):

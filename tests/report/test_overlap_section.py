@@ -108,12 +108,12 @@ def test_pairs_are_listed_and_shown():
     image = lambda: rng.integers(0, 256, (8, 8, 3), np.uint8)  # noqa: E731
     loaded = [(pair, image(), image()) for pair in one.details["pairs"]]
     html = section(made, pairs={one.file_name: loaded})
-    assert html.count("<img") == 4 and html.count('alt="Training picture"') == 2
+    assert html.count("<img") == 4 and html.count('alt="Training image"') == 2
     assert html.count("<details") == 3 and html.count('class="card paired"') == 1
     assert "0.988 found</li>" in html and "0.951</li>" in html
     assert html.count("<span>0.988</span>") == 3
-    assert "a/&lt;b&gt;&amp;&quot;&#x27; 🦊 שלום/0" in html and "training/1" in html
-    assert "40 pictures against 12,345, ≥\xa00.95 cosine" in html
+    assert "a/&lt;b&gt;&amp;&#34;&#39; 🦊 שלום/0" in html and "training/1" in html
+    assert "40 images against 12,345, ≥\xa00.95 cosine" in html
     bits = section(records(by="hash"))
     assert "<span>1 bit</span>" in bits and "<span>5 bits</span>" in bits and "≤\xa06 bits" in bits
     assert "<img" not in bits and "paired" not in bits

@@ -8,7 +8,7 @@ import pytest
 from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
 from clip_jax.report import eval_page
-from clip_jax.report.robustness_section import Compared
+from clip_jax.report.sections.robustness import Compared
 
 SHIFTS = ("ImageNetV2", "ImageNetR", "ImageNetSketch")
 

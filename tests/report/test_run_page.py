@@ -16,18 +16,18 @@ from PIL import Image
 
 from clip_jax.report import curves as curves_lib
 from clip_jax.report import run_page
-from clip_jax.report.run_page import (
+from clip_jax.report.run_page import render_html, write_report
+from clip_jax.report.types import (
     ImageQuery,
     Prediction,
     ReportData,
     Result,
     Similarity,
     TextQuery,
-    write_report,
 )
 
 NASTY = "<b>&\"' $x^$ 🦊 漢字 \x00 שלום"
-ESCAPED = "&lt;b&gt;&amp;&quot;&#x27; $x^$ 🦊 漢字 \ufffd שלום"
+ESCAPED = "&lt;b&gt;&amp;&#34;&#39; $x^$ 🦊 漢字 \ufffd שלום"
 
 # Warnings are errors here: a caption without a glyph must not clutter a training log.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -102,19 +102,16 @@ def test_page_is_well_formed_and_self_contained(written):
     assert {a["href"][1:] for a in page.all("a")} <= set(ids)
 
 
-def test_every_picture_has_an_alt_text_and_decodes(written):
-    images = Page(written.html, "").all("img")
-    assert len(images) > 10
+def test_every_image_has_an_alt_text_and_decodes(written):
+    page = Page(written.html, "")
+    images, drawings = page.all("img"), page.all("svg")
+    assert len(images) + len(drawings) > 10
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
     for image in images:
         assert "alt" in image
-        kind, data = re.fullmatch(
-            r"data:image/(png|jpeg|svg\+xml);base64,(.*)", image["src"]
-        ).groups()
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.*)", image["src"]).groups()
         content = base64.b64decode(data, validate=True)
-        if kind == "svg+xml":
-            assert b"<svg" in content
-        else:
-            assert Image.open(io.BytesIO(content)).format.lower() == kind
+        assert Image.open(io.BytesIO(content)).format.lower() == kind
 
 
 def test_captions_are_escaped_and_shown(written):
@@ -135,7 +132,7 @@ def test_numbers_are_shown(written):
 
 def test_a_tie_in_the_matrix_is_not_a_hit(data):
     tied = data.similarity._replace(matrix=np.ones((4, 4)))
-    page = run_page.render_html(dataclasses.replace(data, similarity=tied))
+    page = render_html(dataclasses.replace(data, similarity=tied))
     assert "0 of 4 captions are closest" in page
 
 
@@ -182,8 +179,7 @@ def test_own_matplotlib_settings_are_neither_used_nor_changed(data, written, tmp
 def test_any_curves_can_be_drawn(tmp_path, curves):
     html_path, png_path = write_report(tmp_path, ReportData("t", curves=curves))
     page = Page(html_path.read_text("utf-8"))
-    drawn = [image for image in page.all("img") if "svg" in image["src"]]
-    assert len(drawn) == len(curves_lib.charts(curves))
+    assert len(page.all("svg")) == len(curves_lib.charts(curves))
     assert html_path.stat().st_size < 600_000
     Image.open(png_path).verify()
 
@@ -215,13 +211,13 @@ def test_plain_tuples_will_do(tmp_path, data):
     }
     similarity = tuple(data.similarity)
     same = dataclasses.replace(data, similarity=similarity, **plain)
-    assert run_page.render_html(same) == run_page.render_html(data)
+    assert render_html(same) == render_html(data)
 
 
 def test_large_pictures_become_small_files():
     flat, photo = np.full((500, 800, 3), 200, np.uint8), picture(0, 500, 800)
     for image, kind in ((flat, "png"), (photo, "jpeg")):
-        page = run_page.render_html(ReportData("t", image_to_text=[ImageQuery(image, [])]))
+        page = render_html(ReportData("t", image_to_text=[ImageQuery(image, [])]))
         found = re.search(r'src="data:image/(\w+);base64,([^"]+)"', page)
         content = base64.b64decode(found[2])
         assert found[1] == kind and len(content) < 60_000
@@ -232,15 +228,15 @@ def test_large_pictures_become_small_files():
     "image",
     [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)],
 )
-def test_refuses_other_pictures(tmp_path, image):
-    with pytest.raises(ValueError, match=r"a picture must be uint8\[H, W, 3\]"):
+def test_refuses_other_images(tmp_path, image):
+    with pytest.raises(ValueError, match=r"an image must be uint8\[H, W, 3\]"):
         write_report(tmp_path, ReportData("t", image_to_text=[ImageQuery(image, [])]))
 
 
 @pytest.mark.parametrize(("captions", "shape"), [(2, (3, 3)), (3, (3, 2)), (2, (2, 3))])
 def test_refuses_a_matrix_that_does_not_fit(tmp_path, captions, shape):
     similarity = Similarity([picture(0)] * 3, ["c"] * captions, np.zeros(shape))
-    with pytest.raises(ValueError, match=r"3 pictures, \d captions and a matrix"):
+    with pytest.raises(ValueError, match=r"3 images, \d captions and a matrix"):
         write_report(tmp_path, ReportData("t", similarity=similarity))
     assert list(tmp_path.iterdir()) == []
 
@@ -259,7 +255,7 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path, data, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             write_report(tmp_path, data)
     with monkeypatch.context() as patch:
-        patch.setattr(run_page.figures, "summary_png", lambda *_: 1 / 0)
+        patch.setattr(run_page.summary, "summary_png", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_report(tmp_path, data)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -269,8 +265,9 @@ def test_imports_are_lazy_and_never_include_pyplot_or_jax(tmp_path):
     code = """
 import sys
 from clip_jax.report import run_page
+from clip_jax.report.types import ReportData
 print({"matplotlib", "PIL", "jax"} & set(sys.modules))
-run_page.write_report(sys.argv[1], run_page.ReportData("t", curves=[{"examples": 1, "loss": 2}]))
+run_page.write_report(sys.argv[1], ReportData("t", curves=[{"examples": 1, "loss": 2}]))
 print({"matplotlib.pyplot", "jax"} & set(sys.modules))
 """
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -7,21 +7,23 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from clip_jax.report.render import macro
 from clip_jax.report.svg import (
     Drawing,
+    Figure,
     Labels,
     Scale,
-    figure,
     percent_ticks,
     shortened,
     text_width,
+    ticks,
 )
 
 NASTY = "<b>&\"' ]]> 🦊 漢字 \x00"
 
 
 def elements(drawing):
-    return ET.fromstring(str(drawing))
+    return ET.fromstring(drawing.__html__())
 
 
 def test_scales():
@@ -57,9 +59,18 @@ def test_ticks_are_round_and_few(low):
     np.testing.assert_allclose(np.asarray(ticks) * 100, np.round(np.asarray(ticks) * 100))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "want"),
+    [(0, 5.4, [0, 2, 4, 6]), (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-0.3, 1, [-0.5, 0, 0.5, 1]),
+     (0, 48e4, [0, 1e5, 2e5, 3e5, 4e5, 5e5]), (0, 3e-4, [0, 1e-4, 2e-4, 3e-4])],
+)  # fmt: skip
+def test_ticks_of_any_scale_are_round_and_include_the_ends(low, high, want):
+    np.testing.assert_allclose(ticks(low, high), want, atol=1e-12)
+
+
 def test_drawing_is_whole_and_says_what_it_shows():
     drawing = Drawing(100, 50, NASTY)
-    drawing.line([(0, 0), (math.nan, 1), (10, 20.04)], "accent", dashed=True)
+    drawing.line([(0, 0), (math.nan, 1), (10, 20.04)], "accent", style="dashed")
     drawing.area([(0, 0), (1, 1), (1, 0)], "accent")
     drawing.box(0, 1, 10, 3, "muted")
     drawing.dot((5, 6), "second", NASTY)
@@ -113,8 +124,8 @@ def test_labels_hide_neither_dots_nor_each_other():
 
 
 def test_figure_escapes_and_leaves_out_what_is_not_there():
-    card = figure(NASTY, Drawing(9, 9, ""), NASTY, keys=[("accent", NASTY)])
+    card = macro("figure", Figure(NASTY, Drawing(9, 9, ""), NASTY, [("accent", NASTY)]))
     assert card.count("&lt;b&gt;") == 3 and "<b>" not in card and "small-plot" not in card
-    bare = figure("t", Drawing(9, 9, ""), small=True)
+    bare = macro("figure", Figure("t", Drawing(9, 9, ""), small=True))
     assert "<p" not in bare and "small-plot" in bare
-    assert re.fullmatch(r"<figure.*</figure>", bare)
+    assert re.fullmatch(r"<figure.*</figure>", bare.strip(), re.DOTALL)

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
-from clip_jax.report.parts import escaped, finite, percent
-from clip_jax.report.svg import Drawing, Labels, Scale, figure
-from clip_jax.report.tables import folding, points, valued
+from clip_jax.report.render import finite, percent, points
+from clip_jax.report.svg import Drawing, Figure, Labels, Scale
 from clip_jax.report.titles import Titles
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -63,11 +62,11 @@ def rows(
         return []  # several models, and no shift that all of them have
 
 
-def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
+def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> Figure | None:
     """Accuracy under shift against ImageNet's, and the line through the baselines."""
     ours = {row.model for row in rows} - set(robustness.PAPER_TABLE_16)
     if not ours:
-        return ""
+        return None
     through = (
         f"{len(compared.baselines)} measured baselines."
         if compared.baselines
@@ -78,17 +77,17 @@ def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
         f"Shifts: {', '.join(rows[0].shifts)}. Both axes are logit-scaled. Grey: models of the "
         f"paper's Table 16; the dashed line goes through {through}"
     )
-    return figure(
+    return Figure(
         "Accuracy under natural shift (up) against ImageNet (across)",
         _drawing(rows, ours, compared.baselines or robustness.PAPER_BASELINES),
         " ".join([*(_words(row) for row in rows if row.model in ours), note]),
     )
 
 
-def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
+def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> dict[str, Any] | None:
     """A row for each model: its accuracies, and what they lack of that on ImageNet."""
     if not rows:
-        return ""
+        return None
     columns = [robustness.REFERENCE, *rows[0].shifts, "Mean of shifts", "Effective robustness"]
     if compared.reference:
         columns.append("Relative robustness")
@@ -104,27 +103,22 @@ def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> str:
         )
         + (f" Relative: the mean less that of {compared.reference}." if compared.reference else "")
     )
-    shown = [(_titled(row), _cells(row, bool(compared.reference))) for row in rows]
-    return (
-        f"<h3>Natural distribution shifts</h3>{folding('Model', columns, shown)}"
-        f'<p class="small">{escaped(note)}</p>'
-    )
+    shown = [
+        (row.model, "paper, Table 16" if row.model in robustness.PAPER_TABLE_16 else "",
+         _cells(row, bool(compared.reference)))
+        for row in rows
+    ]  # fmt: skip
+    return {"columns": columns, "rows": shown, "note": note}
 
 
-def _titled(row: robustness.ShiftRow) -> str:
-    source = '<div class="small">paper, Table 16</div>'
-    known = row.model in robustness.PAPER_TABLE_16
-    return f'<span dir="auto">{escaped(row.model)}</span>{source if known else ""}'
-
-
-def _cells(row: robustness.ShiftRow, relative: bool) -> list[str]:
-    found = [valued(percent(row.reference))]
+def _cells(row: robustness.ShiftRow, relative: bool) -> list[tuple[str, ...]]:
+    cells = [(percent(row.reference),)]
     for accuracy in (*row.shifts.values(), row.average):
-        found.append(valued(percent(accuracy), points(accuracy - row.reference)))
+        cells.append((percent(accuracy), points(accuracy - row.reference)))
     effective, low, high, _ = row.effective
-    between = f"{points(low)} to {points(high)}" if finite(low) and finite(high) else ""
-    found.append(valued(points(effective), between))
-    return [*found, valued(points(row.relative))] if relative else found
+    interval = f"{points(low)} to {points(high)}" if finite(low) and finite(high) else ""
+    cells.append((points(effective), interval))
+    return [*cells, (points(row.relative),)] if relative else cells
 
 
 def _name(record: Record, titles: Titles) -> str:
@@ -155,7 +149,7 @@ def _drawing(
     line = robustness.fit(*zip(*(places_of[b] for b in baselines), strict=True), n=_IMAGENET_SIZE)
     across = [low + (high - low) * i / 40 for i in range(41)]
     fitted = [(a, float(line.predict(a))) for a in across]
-    drawing.line([(x(a), y(b)) for a, b in fitted if low <= b <= high], "muted", dashed=True)
+    drawing.line([(x(a), y(b)) for a, b in fitted if low <= b <= high], "muted", style="dashed")
     drawing.text((189, 339), "ImageNet", "muted", anchor="middle")
     places = {name: (x(a), y(b)) for name, (a, b) in places_of.items()}
     labels = Labels(list(places.values()), right=356)

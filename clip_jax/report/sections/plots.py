@@ -1,4 +1,4 @@
-"""The plots of the suite's report: each a card for the page, or "" where there is nothing to draw.
+"""The plots of an evaluation's report: figures, or None where there is nothing to draw.
 
 They show the records' own figures and compute none.
 """
@@ -9,22 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_jax.evals.records import Record
-from clip_jax.report.parts import finite, percent
-from clip_jax.report.svg import Drawing, Labels, Scale, figure, percent_ticks
+from clip_jax.report.render import finite, percent
+from clip_jax.report.svg import Drawing, Figure, Labels, Scale, percent_ticks
 from clip_jax.report.titles import Titles, metric
 
 _WIDTH = 360
 
 
-def bars(records: Sequence[Record], titles: Titles) -> str:
+def bars(records: Sequence[Record], titles: Titles) -> Figure | None:
     """Zero-shot results as bars, best first: the ensemble of prompts above the plain template."""
     shown = [r for r in records if r.task == "zero_shot" and not r.skipped]
     if not shown:
-        return ""
+        return None
     shown = sorted(shown, key=lambda r: -r.value if finite(r.value) else math.inf)
     plain = [(r.details.get("plain") or {}).get(r.main_metric) for r in shown]
     row, top = (27 if any(map(finite, plain)) else 20), 20
-    drawing = Drawing(_WIDTH, top + row * len(shown) + 4, "Zero-shot results by data set")
+    drawing = Drawing(_WIDTH, top + row * len(shown) + 4, "Zero-shot results by dataset")
     x = Scale(0, 1, 130, 312)
     for tick in (0, 0.25, 0.5, 0.75, 1):
         drawing.line([(x(tick), top - 4), (x(tick), top + row * len(shown))], "grid")
@@ -42,11 +42,11 @@ def bars(records: Sequence[Record], titles: Titles) -> str:
             drawing.text((_WIDTH - 4, y + 22), percent(other), "muted", anchor="end", size=9.5)
     keys = [("accent", "all prompts of the protocol, with the 95% interval as a line")]
     keys += [("muted", "“a photo of a {}.” alone")] if any(map(finite, plain)) else []
-    return figure("Zero-shot, by data set", drawing, keys=keys)
+    return Figure("Zero-shot, by dataset", drawing, keys=keys)
 
 
-def scatter(records: Sequence[Record], titles: Titles) -> str:
-    """Zero-shot against a linear probe on the same data set, as in the paper's Figure 8."""
+def scatter(records: Sequence[Record], titles: Titles) -> Figure | None:
+    """Zero-shot against a linear probe on the same dataset, as in the paper's Figure 8."""
     pairs = []
     probes = {_same(r): r for r in records if r.task == "linear_probe" and not r.skipped}
     for record in records:
@@ -57,12 +57,12 @@ def scatter(records: Sequence[Record], titles: Titles) -> str:
         if all(map(finite, point)):
             pairs.append((record, point))
     if not pairs:
-        return ""
+        return None
     low = min(0.8, math.floor(5 * min(min(point) for _, point in pairs)) / 5)
-    drawing = Drawing(_WIDTH, 344, f"Zero-shot against linear probe on {len(pairs)} data sets")
+    drawing = Drawing(_WIDTH, 344, f"Zero-shot against linear probe on {len(pairs)} datasets")
     x, y = Scale(low, 1, 38, 340), Scale(low, 1, 304, 8)
     drawing.grid(x, y, percent_ticks(low, 1), percent_ticks(low, 1))
-    drawing.line([(x(low), y(low)), (x(1), y(1))], "muted", dashed=True)
+    drawing.line([(x(low), y(low)), (x(1), y(1))], "muted", style="dashed")
     drawing.text((189, 339), "linear probe", "muted", anchor="middle")
     places = [(x(probe), y(zero)) for _, (probe, zero) in pairs]
     labels = Labels(places, right=_WIDTH - 4)
@@ -73,13 +73,13 @@ def scatter(records: Sequence[Record], titles: Titles) -> str:
         )
         drawing.dot(place, "accent", tip)
         labels.draw(drawing, place, titles(record))
-    return figure(
+    return Figure(
         "Zero-shot (up) against linear probe (across)", drawing,
         "Below the dashed line the probe is better. Names that would hide others are left out.",
     )  # fmt: skip
 
 
-def few_shot(records: Sequence[Record], titles: Titles) -> list[str]:
+def few_shot(records: Sequence[Record], titles: Titles) -> list[Figure]:
     """A small card for each curve: the mean over draws, their spread, and zero-shot beside it."""
     cards = []
     for record in records:
@@ -93,7 +93,7 @@ def few_shot(records: Sequence[Record], titles: Titles) -> list[str]:
     return cards
 
 
-def _curve(record: Record, points: list[tuple[int, float, float | None]], titles: Titles) -> str:
+def _curve(record: Record, points: list[tuple[int, float, float | None]], titles: Titles) -> Figure:
     zero = record.details.get("zero_shot")
     drawing = Drawing(172, 132, f"Few-shot curve of {titles(record)}")
     last = max(math.log2(points[-1][0]), 1)
@@ -111,7 +111,7 @@ def _curve(record: Record, points: list[tuple[int, float, float | None]], titles
     if any(spread):
         drawing.area(upper + lower[::-1], "accent")
     if finite(zero):
-        drawing.line([(x(-1), y(zero)), (x(last), y(zero))], "second", dashed=True)
+        drawing.line([(x(-1), y(zero)), (x(last), y(zero))], "second", style="dashed")
         drawing.text((x(-1), 125), "0", "muted", anchor="middle", size=9)
         drawing.dot((x(-1), y(zero)), "second", f"zero-shot {percent(zero)}", size=3.5)
     drawing.line([(a, y(p[1])) for a, p in zip(at, points, strict=True)], "accent")
@@ -121,15 +121,15 @@ def _curve(record: Record, points: list[tuple[int, float, float | None]], titles
     keys.append(("accent", f"{_shots(points[-1][0])} {percent(points[-1][1])}"))
     worth = record.details.get("efficiency")
     note = f"zero-shot is worth {_worth(worth)} shots" if worth else ""
-    return figure(titles(record), drawing, note, keys=keys, small=True)
+    return Figure(titles(record), drawing, note, keys=keys, small=True)
 
 
-def efficiency(records: Sequence[Record], titles: Titles) -> str:
-    """How many shots a probe needs to reach zero-shot, by data set: the paper's Figure 7."""
+def efficiency(records: Sequence[Record], titles: Titles) -> Figure | None:
+    """How many shots a probe needs to reach zero-shot, by dataset: the paper's Figure 7."""
     shown = [r for r in records if r.task == "few_shot" and not r.skipped]
     found = [(_reach(worth), worth, r) for r in shown if (worth := r.details.get("efficiency"))]
     if not found:
-        return ""
+        return None
     found.sort(key=lambda entry: (-entry[0], entry[1]["bound"] != ">"))
     row, top = 20, 20
     most = max(16, *(max(reach, worth["most"]) for reach, worth, _ in found))
@@ -147,7 +147,7 @@ def efficiency(records: Sequence[Record], titles: Titles) -> str:
     keys = [("accent", "shots at which the probe’s curve crosses zero-shot")]
     if any(worth["bound"] for _, worth, _ in found):
         keys.append(("muted", "it is above with the fewest (≤), or below with the most (>)"))
-    return figure("How many labelled pictures a class zero-shot is worth", drawing,
+    return Figure("How many labelled images a class zero-shot is worth", drawing,
                   _median(found), keys=keys)  # fmt: skip
 
 
@@ -161,18 +161,18 @@ def _worth(worth: Mapping[str, Any]) -> str:
 
 
 def _median(found: Sequence[tuple[float, Mapping[str, Any], Record]]) -> str:
-    """The median over data sets, unless it is one of those whose number is not known."""
-    paper = "In the paper, whose curves go on to all training pictures, it is 5.4 (Figure 7)."
+    """The median over datasets, unless it is one of those whose number is not known."""
+    paper = "In the paper, whose curves go on to all training images, it is 5.4 (Figure 7)."
     ranked = sorted(found, key=lambda entry: (entry[0], entry[1]["bound"] == ">"))
     middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
     if len(found) < 2 or any(worth["bound"] for _, worth, _ in middle):
         return paper.replace(" it is", " the median is")
     value = statistics.median(reach for reach, *_ in middle)
-    return f"Median of {len(found)} data sets: {value:.3g}. {paper}"
+    return f"Median of {len(found)} datasets: {value:.3g}. {paper}"
 
 
 def _same(record: Record) -> tuple[str, ...]:
-    """What a probe and a zero-shot record of one model on the same pictures have in common."""
+    """What a probe and a zero-shot record of one model on the same images have in common."""
     return (
         record.dataset, record.split, record.protocol, record.model, record.model_fingerprint
     )  # fmt: skip

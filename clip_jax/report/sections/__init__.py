@@ -1,0 +1,1 @@
+"""The parts of an evaluation's report: what their templates show, from a list of records."""
