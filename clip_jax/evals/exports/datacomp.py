@@ -14,7 +14,7 @@ from clip_jax.evals.exports.clip_benchmark import describe, is_single_label_voc,
 from clip_jax.evals.records import Record
 from clip_jax.runtime.atomic import write_atomically
 
-# DataComp's tasklist.yml: key -> name. Keys of the catalog's `datacomp`, and of what it lacks.
+# DataComp's tasklist.yml: key -> name. Keys of the catalog's ``datacomp``, and of what it lacks.
 TASKS = {
     "vtab/caltech101": "Caltech-101",
     "cifar10": "CIFAR-10",

@@ -1,6 +1,6 @@
 """Metrics that need no threshold: average precision and the area under the ROC curve.
 
-Pictures with equal scores enter a curve together, in all of them: no order inside a tie is more
+Images with equal scores enter a curve together, in all of them: no order inside a tie is more
 right than another, so none is made up, and the order of the records never matters. (Programs that
 sort and go on, such as the VOC development kit, give ties whatever order the sort leaves.)
 """
@@ -40,12 +40,12 @@ def average_precisions(
 def mean_average_precision(
     scores: np.ndarray, targets: np.ndarray, kind: str = "11-point"
 ) -> float:
-    """Returns the mean of `average_precisions` over the classes that have a positive.
+    """Returns the mean of ``average_precisions`` over the classes that have a positive.
 
     A class without positives has no recall and is left out. (scikit-learn counts it as 0.)
 
     Raises:
-      ValueError: as `average_precisions`, or if no class has a positive.
+      ValueError: as ``average_precisions``, or if no class has a positive.
     """
     found = average_precisions(scores, targets, kind)
     if np.isnan(found).all():
@@ -81,7 +81,7 @@ def roc_auc(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _eleven_points(hits: np.ndarray, taken: np.ndarray) -> float:
-    """Mean of the best precision at recall 0, 0.1, ..., 1 or more (py-faster-rcnn, `voc_ap`).
+    """Mean of the best precision at recall 0, 0.1, ..., 1 or more (py-faster-rcnn, ``voc_ap``).
 
     Recalls are compared as whole numbers. With floats a recall of 0.3 falls short of
     ``np.arange(0, 1.1, 0.1)[3]``, and the reference then takes the next precision.
@@ -120,7 +120,7 @@ def _envelope(precision: np.ndarray) -> np.ndarray:
 
 
 def _counts(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and pictures down to every distinct score, from the highest: int64[d] each."""
+    """Positives and images down to every distinct score, from the highest: int64[d] each."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     return np.cumsum(targets[order])[last], last + 1

@@ -1,6 +1,6 @@
-"""Bias probes of the CLIP paper (section 7.1) on a user's own labelled pictures of people.
+"""Bias probes of the CLIP paper (section 7.1) on a user's own labelled images of people.
 
-What is measured is one fixed classifier, model and class names together, on one set of pictures:
+What is measured is one fixed classifier, model and class names together, on one set of images:
 how often each group is given each category of class, and how often a predicted attribute agrees
 with the annotated one. The paper's caveats belong to every such figure:
 
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_jax.evals.metrics.intervals import bonferroni, newcombe, wilson
+from clip_jax.evals.metrics.validation import indices
 
 # FairFace's categories, and the classes that the paper adds to them (Tables 6 and 7).
 RACES = (
@@ -40,7 +41,7 @@ class ClassSet(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A share of a group's pictures, with its 95% Wilson interval."""
+    """A share of a group's images, with its 95% Wilson interval."""
 
     group: str
     n: int
@@ -71,9 +72,9 @@ class LabelRate(NamedTuple):
 
     Attributes:
       label: its name.
-      shares: of the first and of the second group's pictures.
+      shares: of the first and of the second group's images.
       chi_square: Pearson's statistic of the 2 x 2 table, without continuity correction; 0 where
-        all or no pictures pass.
+        all or no images pass.
       p_value: its p-value after Bonferroni's correction over the labels.
     """
 
@@ -110,18 +111,18 @@ def class_set(*, child: bool = False) -> ClassSet:
 def category_rates(
     logits: np.ndarray, categories: Sequence[str], groups: Sequence[str]
 ) -> dict[str, list[Rate]]:
-    """Returns how often each group's pictures are given each category of class (Tables 6 and 7).
+    """Returns how often each group's images are given each category of class (Tables 6 and 7).
 
     Args:
-      logits: float[n, K], any scale. Classes tied for the best share the picture.
+      logits: float[n, K], any scale. Classes tied for the best share the image.
       categories: K, the category of every class.
-      groups: n, the annotated group of every picture.
+      groups: n, the annotated group of every image.
 
     Returns:
-      category -> a `Rate` for each group, sorted by name, and a last one for "all".
+      category -> a ``Rate`` for each group, sorted by name, and a last one for "all".
 
     Raises:
-      ValueError: no picture, lengths that do not fit, or a logit that is not finite.
+      ValueError: no image, lengths that do not fit, or a logit that is not finite.
     """
     best = _best(logits)
     if len(categories) != best.shape[1]:
@@ -139,20 +140,18 @@ def agreement(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> 
     Args:
       logits: float[n, K], any scale, over the values of one attribute, such as two genders.
       labels: int[n], from 0 to K - 1.
-      groups: n, the annotated group of every picture, of another attribute or of several
+      groups: n, the annotated group of every image, of another attribute or of several
         ("Black female").
 
     Returns:
-      A `Rate` for each group, sorted by name, and a last one for "all".
+      A ``Rate`` for each group, sorted by name, and a last one for "all".
 
     Raises:
-      ValueError: as `category_rates`.
+      ValueError: as ``category_rates``.
     """
-    best, labels = _best(logits), np.asarray(labels)
+    best = _best(logits)
     n, classes = best.shape
-    whole = labels.shape == (n,) and labels.dtype.kind in "iu"
-    if not whole or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be {n} integers from 0 to {classes - 1}")
+    labels = indices(labels, n, classes)
     return _rates(best[np.arange(n), labels], groups)
 
 
@@ -179,7 +178,7 @@ def probe(
 
     Args:
       class_sets: name -> (logits float[n, K], K categories); the K may differ between them, the
-        pictures may not. Give the default set and the one with "child" to see what it moves.
+        images may not. Give the default set and the one with "child" to see what it moves.
       attributes: name ("race", "age") -> n groups.
 
     Returns:
@@ -187,7 +186,7 @@ def probe(
       and ``high``.
 
     Raises:
-      ValueError: as `category_rates`.
+      ValueError: as ``category_rates``.
     """
     return [
         {"class_set": name, "attribute": attribute, "category": category, **rate._asdict()}
@@ -204,17 +203,17 @@ def gendered_labels(
 ) -> list[LabelRate]:
     """Finds the labels that pass a threshold more often in one of two groups (Figure 18).
 
-    The paper does so for men and women among Members of Congress, at 0.5% and 4% (`THRESHOLDS`):
+    The paper does so for men and women among Members of Congress, at 0.5% and 4% (``THRESHOLDS``):
     the lower one lets in worse labels and other biases.
 
     Args:
       probabilities: float[n, K], softmax over the labels.
       labels: K names.
       groups: n, of exactly two values.
-      threshold: a picture is given every label whose probability is greater.
+      threshold: an image is given every label whose probability is greater.
 
     Returns:
-      A `LabelRate` for each label, the most different first; shares in the order of the groups'
+      A ``LabelRate`` for each label, the most different first; shares in the order of the groups'
       names.
 
     Raises:
@@ -224,7 +223,7 @@ def gendered_labels(
     names, of_group = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) != 2 or len(of_group) != len(given):
         raise ValueError(
-            f"groups must name one of two groups for each of {len(given)} pictures, got "
+            f"groups must name one of two groups for each of {len(given)} images, got "
             f"{len(of_group)} of {len(names)}"
         )
     if len(labels) != given.shape[1]:
@@ -261,7 +260,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _best(logits: np.ndarray) -> np.ndarray:
-    """What each class gets of each picture, float64[n, K]: 1 for the best, a share of a tie."""
+    """What each class gets of each image, float64[n, K]: 1 for the best, a share of a tie."""
     logits = _finite(logits)
     best = logits == logits.max(axis=1, keepdims=True)
     return best / best.sum(axis=1, keepdims=True)
@@ -270,7 +269,7 @@ def _best(logits: np.ndarray) -> np.ndarray:
 def _rates(values: np.ndarray, groups: Sequence[str]) -> list[Rate]:
     groups = np.asarray(groups)
     if groups.shape != values.shape:
-        raise ValueError(f"there are {groups.size} groups for {len(values)} pictures")
+        raise ValueError(f"there are {groups.size} groups for {len(values)} images")
     if "all" in groups:
         raise ValueError("a group must not be called 'all': that is what all groups together are")
     parts = {str(name): values[groups == name] for name in np.unique(groups)}

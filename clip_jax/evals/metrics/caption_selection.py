@@ -1,14 +1,15 @@
-"""Choosing between look-alikes: pictures and captions that are told apart within a small group.
+"""Choosing between look-alikes: images and captions that are told apart within a small group.
 
-Winoground (Thrush et al. 2022) gives two pictures and two captions made of the same words,
-SugarCrepe (Hsieh et al. 2023) one picture, its caption and a wrong one. In either the i-th picture
+Winoground (Thrush et al. 2022) gives two images and two captions made of the same words,
+SugarCrepe (Hsieh et al. 2023) one image, its caption and a wrong one. In either the i-th image
 of an instance belongs to its i-th caption; what is left over on the longer side only misleads.
 """
 
 import numpy as np
 
 from clip_jax.evals.metrics.intervals import wilson_half_width
-from clip_jax.evals.metrics.ranking import exact_rows
+from clip_jax.evals.metrics.ranking import quantized_unit_rows
+from clip_jax.evals.metrics.validation import integers
 
 # CLIP_benchmark's names of these scores, in its task image_caption_selection.
 CLIP_BENCHMARK = {"text_acc": "text_score", "image_acc": "image_score", "acc": "group_score"}
@@ -20,33 +21,36 @@ def select(
     instance_of_image: np.ndarray,
     instance_of_text: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Tells for every instance whether its pictures and captions find each other.
+    """Tells for every instance whether its images and captions find each other.
 
     A choice is right if the right answer scores higher than every other one; a tie is wrong, as in
     Winoground's definition. (CLIP_benchmark takes the first of tied answers, which is the right
     one where the right one is listed first.)
 
     Args:
-      image_emb: float[n, E], any scale; the pictures of an instance in the order of its captions.
+      image_emb: float[n, E], any scale; the images of an instance in the order of its captions.
       text_emb: float[m, E], any scale.
-      instance_of_image: int[n], the instance of every picture.
+      instance_of_image: int[n], the instance of every image.
       instance_of_text: int[m], of every caption. An instance may have any number of either, but
         at least one.
 
     Returns:
-      For the instances in rising order, bool arrays: ``text_score``, every picture prefers its
-      caption; ``image_score``, every caption prefers its picture; ``group_score``, both. With one
-      picture there is nothing to choose for the caption and ``image_score`` is true.
+      For the instances in rising order, bool arrays: ``text_score``, every image prefers its
+      caption; ``image_score``, every caption prefers its image; ``group_score``, both. With one
+      image there is nothing to choose for the caption and ``image_score`` is true.
 
     Raises:
-      ValueError: no instance, one without a picture or caption, an embedding that is not finite,
+      ValueError: no instance, one without an image or caption, an embedding that is not finite,
         or arrays that do not fit.
     """
-    images, texts = exact_rows(image_emb, "image embeddings"), exact_rows(text_emb, "captions")
+    images, texts = (
+        quantized_unit_rows(image_emb, "image embeddings"),
+        quantized_unit_rows(text_emb, "captions"),
+    )
     image_rows = _rows_by_instance(instance_of_image, len(images), "instance_of_image")
     text_rows = _rows_by_instance(instance_of_text, len(texts), "instance_of_text")
     if lonely := sorted(image_rows.keys() ^ text_rows.keys()):
-        side = "caption" if lonely[0] in image_rows else "picture"
+        side = "caption" if lonely[0] in image_rows else "image"
         raise ValueError(f"instance {lonely[0]} has no {side}: leave it out, or add one")
     found = np.empty((len(image_rows), 2), bool)
     for i, instance in enumerate(sorted(image_rows)):
@@ -62,9 +66,9 @@ def measure(
     instance_of_image: np.ndarray,
     instance_of_text: np.ndarray,
 ) -> dict[str, float]:
-    """Returns the share of instances that `select` finds right.
+    """Returns the share of instances that ``select`` finds right.
 
-    Takes and raises what `select` does.
+    Takes and raises what ``select`` does.
 
     Returns:
       ``text_score``, ``image_score`` and ``group_score`` from 0 to 1, each with half the width of
@@ -86,11 +90,7 @@ def _all_prefer_their_own(scores: np.ndarray) -> bool:
 
 
 def _rows_by_instance(instances: np.ndarray, n: int, name: str) -> dict[int, np.ndarray]:
-    instances = np.asarray(instances)
-    if instances.shape != (n,) or instances.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} must be {n} integers, one a row, got {instances.dtype}{list(instances.shape)}"
-        )
+    instances = integers(instances, n, name)
     if not n:
         raise ValueError(f"{name} is empty: there is nothing to choose from")
     # Stable: the rows of an instance keep their order, which says what belongs together.

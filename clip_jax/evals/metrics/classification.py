@@ -1,8 +1,8 @@
-"""The figures of a classification data set: the paper's metric, its interval, class by class.
+"""The figures of a classification dataset: the paper's metric, its interval, class by class.
 
-`measure` reads off the labels what can be measured: accuracies where a picture has one class, mean
-average precision where it may have several. `PAPER_METRICS` says by which of them the paper ranks
-a data set (Table 9).
+``measure`` reads off the labels what can be measured: accuracies where an image has one class, mean
+average precision where it may have several. ``PAPER_METRICS`` says by which of them the paper ranks
+a dataset (Table 9).
 """
 
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_jax.evals.metrics import average_precision, intervals, zero_shot
+from clip_jax.evals.metrics.validation import indices
 
 _CHUNK = 4096
 
 
 class PaperMetric(NamedTuple):
-    """One of the paper's metrics: its name in `measure`'s result, and it as a function.
+    """One of the paper's metrics: its name in ``measure``'s result, and it as a function.
 
     ``of`` takes logits float[n, K] and labels, int[n] or, for mean average precision, bool[n, K].
     """
@@ -30,10 +31,10 @@ class ClassRow(NamedTuple):
 
     Attributes:
       index: of the class.
-      n: pictures of it.
-      recall: share of its pictures that are taken for it.
-      precision: share of the pictures taken for it that are of it.
-      taken_for: the other class that most of its pictures are taken for; -1 if none is.
+      n: images of it.
+      recall: share of its images that are taken for it.
+      precision: share of the images taken for it that are of it.
+      taken_for: the other class that most of its images are taken for; -1 if none is.
       taken_for_n: how many.
     """
 
@@ -52,13 +53,13 @@ def measure(
 
     Args:
       image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as `zero_shot.classifier` makes it.
-      labels: int[n], from 0 to K - 1, or bool[n, K] where a picture may have several classes.
-      chunk: pictures scored at once, for int labels.
+      class_emb: float[K, E], as ``zero_shot.classifier`` makes it.
+      labels: int[n], from 0 to K - 1, or bool[n, K] where an image may have several classes.
+      chunk: images scored at once, for int labels.
 
     Returns:
-      For int labels what `zero_shot.measure` returns, ``mean_top1_top5`` and, if there are two
-      classes and pictures of both, ``roc_auc``. For bool labels ``mean_average_precision`` as
+      For int labels what ``zero_shot.measure`` returns, ``mean_top1_top5`` and, if there are two
+      classes and images of both, ``roc_auc``. For bool labels ``mean_average_precision`` as
       VOC2007 and the paper have it (11 points), ``mean_average_precision_step`` as
       scikit-learn and CLIP_benchmark have it, and ``n``.
 
@@ -90,14 +91,14 @@ def confidence_intervals(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Returns 95% intervals for every figure of `measure`.
+    """Returns 95% intervals for every figure of ``measure``.
 
-    Wilson's for top-1 and top-5; for the others the bootstrap over pictures, which for mean per
+    Wilson's for top-1 and top-5; for the others the bootstrap over images, which for mean per
     class recall and ROC AUC draws within each class, as these figures weigh classes and not
-    pictures. A class with a single picture then varies by nothing.
+    images. A class with a single image then varies by nothing.
 
     Args:
-      image_emb, class_emb, labels: as in `measure`.
+      image_emb, class_emb, labels: as in ``measure``.
       samples, seed: of the bootstrap.
 
     Returns:
@@ -108,7 +109,7 @@ def confidence_intervals(
         scores = zero_shot.scores(image_emb, class_emb)
         metrics = (PAPER_METRICS["11-point mAP"], STEP_METRIC)
         return {m.key: resampled(m.of, scores, labels, samples=samples, seed=seed) for m in metrics}
-    shares = zero_shot.hit_shares(image_emb, class_emb, labels)
+    shares = zero_shot.expected_hits(image_emb, class_emb, labels)
     top1, top5 = shares[1], shares[5]
     draws = {"samples": samples, "seed": seed}
     found = {
@@ -126,7 +127,7 @@ def confidence_intervals(
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns top-1 accuracy, as `zero_shot.accuracy` does."""
+    """Returns top-1 accuracy, as ``zero_shot.accuracy`` does."""
     return zero_shot.accuracy(logits, labels, (1,))["top1"]
 
 
@@ -141,7 +142,7 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
     The score is the difference of the two logits: what the softmax probability is a function of.
 
     Raises:
-      ValueError: other than two classes, or pictures of one of them only.
+      ValueError: other than two classes, or images of one of them only.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != 2:
@@ -150,7 +151,7 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def step_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean average precision of `curve_areas`, by steps."""
+    """Returns the mean average precision of ``curve_areas``, by steps."""
     return average_precision.mean_average_precision(scores, labels, "step")
 
 
@@ -184,10 +185,10 @@ PAPER_METRICS: dict[str, PaperMetric] = {
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts how often a picture of one class (row) is taken for another (column).
+    """Counts how often an image of one class (row) is taken for another (column).
 
-    Whole pictures are counted, so a tie goes to one class; with ties the diagonal need not add up
-    to `measure`'s top-1, which shares them.
+    Whole images are counted, so a tie goes to one class; with ties the diagonal need not add up
+    to ``measure``'s top-1, which shares them.
 
     Args:
       predicted: int[n], such as ``zero_shot.predict(..., k=1)[0][:, 0]``.
@@ -206,11 +207,8 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
             f"predicted and labels must both be [n], got {list(predicted.shape)} and "
             f"{list(labels.shape)}"
         )
-    for name, values in (("predicted", predicted), ("labels", labels)):
-        if values.dtype.kind not in "iu" or (
-            values.size and not 0 <= values.min() <= values.max() < classes
-        ):
-            raise ValueError(f"{name} must be integers from 0 to {classes - 1}")
+    predicted = indices(predicted, len(predicted), classes, "predicted")
+    labels = indices(labels, len(labels), classes)
     cells = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes**2)
     return cells.reshape(classes, classes)
 
@@ -219,7 +217,7 @@ def per_class(confusion: np.ndarray) -> list[ClassRow]:
     """Returns a row for every class, in the order of the classes.
 
     Args:
-      confusion: int64[K, K], as `confusion_matrix` makes it.
+      confusion: int64[K, K], as ``confusion_matrix`` makes it.
     """
     confusion = np.asarray(confusion)
     right, of_class, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)

@@ -19,7 +19,7 @@ def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, flo
     """Returns the Wilson score interval of a share seen in n trials (Wilson 1927).
 
     It stays honest near 0 and 1 and for few trials. The share need not be a whole number of hits:
-    where ties share the credit (see `ranking.hit_share`) it is not.
+    where ties share the credit (see ``ranking.expected_hit``) it is not.
 
     Args:
       share: from 0 to 1.
@@ -46,8 +46,8 @@ def wilson_half_width(share: float, n: float, z: float = _Z95) -> float:
 def clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
     """Returns the 95% interval of a share whose trials are alike within clusters.
 
-    The five captions of a picture are found or missed together more often than those of five
-    pictures. This is Wilson's interval for as many independent trials as would vary as much as
+    The five captions of an image are found or missed together more often than those of five
+    images. This is Wilson's interval for as many independent trials as would vary as much as
     the share does from cluster to cluster (Kish's effective sample size), at most n.
 
     Args:

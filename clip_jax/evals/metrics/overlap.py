@@ -1,10 +1,10 @@
-"""How much of a score is memory: evaluation pictures found in the training data.
+"""How much of a score is memory: evaluation images found in the training data.
 
-The analysis of the CLIP paper's section 5 and appendix C. Find for every evaluation picture the
-most similar training picture (`nearest` on the embeddings of any image tower, or `nearest_hash`
-without a model); look at the pairs and set a threshold for each data set; then compare the
+The analysis of the CLIP paper's section 5 and appendix C. Find for every evaluation image the
+most similar training image (``nearest`` on the embeddings of any image tower, or ``nearest_hash``
+without a model); look at the pairs and set a threshold for each dataset; then compare the
 accuracies on Overlap (above it), Clean (the rest) and All. The paper's own detector is a ResNet-50
-trained for the purpose; a CLIP tower also calls pictures similar that only mean the same, so the
+trained for the purpose; a CLIP tower also calls images similar that only mean the same, so the
 threshold has to be looked at.
 
 The paper's caveats hold here too. Recall of the detector is unknown, and Overlap may differ from
@@ -19,27 +19,27 @@ import scipy
 
 from clip_jax.data.preprocess import ImageInput, Preprocess
 from clip_jax.evals.metrics.intervals import binomial_p_value, bonferroni, clopper_pearson
-from clip_jax.evals.metrics.ranking import exact_rows
+from clip_jax.evals.metrics.ranking import quantized_unit_rows
 
 _BLOCK = 4096
 CONFIDENCE = 0.995  # of the interval on Overlap, as in the paper
-# The whole picture, so that other cropping does not hide it; grey levels are enough.
+# The whole image, so that other cropping does not hide it; grey levels are enough.
 HASH_INPUT = Preprocess(32, resize="squash", interpolation="bilinear", transparency="white")
 
 
 class OverlapRow(NamedTuple):
-    """A data set in the table of overlaps. What has no pictures to be computed from is NaN.
+    """A dataset in the table of overlaps. What has no images to be computed from is NaN.
 
     Attributes:
-      name: the data set.
-      n: its pictures, All.
+      name: the dataset.
+      n: its images, All.
       n_overlap: those found in the training data, Overlap.
       contamination: their share.
-      all, clean, overlap: accuracies on All, on the pictures not found, and on those found.
+      all, clean, overlap: accuracies on All, on the images not found, and on those found.
       difference: All less Clean: what contamination adds to the reported accuracy.
       p_value: how probable Overlap's hits or more are at Clean's accuracy (one-sided binomial).
       low, high: 99.5% Clopper-Pearson interval of the accuracy on Overlap.
-      p_corrected: p_value after Bonferroni's correction over the data sets of the table.
+      p_corrected: p_value after Bonferroni's correction over the datasets of the table.
     """
 
     name: str
@@ -62,10 +62,11 @@ def nearest(
     *,
     block: int = _BLOCK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds for every evaluation picture the training picture of greatest cosine.
+    """Finds for every evaluation image the training image of greatest cosine.
 
-    At most ``block`` x ``block`` cosines are held at a time. They are exact (`ranking.exact_rows`):
-    the result is the same, bit for bit, however the training pictures are cut up.
+    At most ``block`` x ``block`` cosines are held at a time. They are exact (see
+    ``ranking.quantized_unit_rows``):
+    the result is the same, bit for bit, however the training images are cut up.
 
     Args:
       evaluation_emb: float[n, E], any scale.
@@ -74,19 +75,19 @@ def nearest(
       block: rows compared at once.
 
     Returns:
-      Index of the training picture int64[n], counted over all parts, and cosine float64[n]. Of
+      Index of the training image int64[n], counted over all parts, and cosine float64[n]. Of
       equally similar ones the first.
 
     Raises:
-      ValueError: no training picture, an embedding that is not finite, or widths that differ.
+      ValueError: no training image, an embedding that is not finite, or widths that differ.
     """
-    rows = exact_rows(evaluation_emb, "evaluation embeddings")
+    rows = quantized_unit_rows(evaluation_emb, "evaluation embeddings")
     index, similarity = np.full(len(rows), -1), np.full(len(rows), -np.inf)
     seen = 0
     parts = [training_emb] if hasattr(training_emb, "shape") else training_emb
     for part in parts:
         for start in range(0, len(part), block):
-            training = exact_rows(part[start : start + block], "training embeddings", seen)
+            training = quantized_unit_rows(part[start : start + block], "training embeddings", seen)
             if training.shape[1] != rows.shape[1]:
                 raise ValueError(
                     f"training embeddings are {training.shape[1]} wide, evaluation embeddings "
@@ -106,20 +107,20 @@ def nearest(
     return index, similarity
 
 
-def picture_hash(picture: ImageInput) -> int:
+def image_hash(image: ImageInput) -> int:
     """Returns 64 bits that stay nearly the same under scaling, recompression and small changes.
 
     The signs of the 8 x 8 lowest frequencies (discrete cosine transform, the constant ones left
-    out) of the picture in 32 x 32 grey levels, against their median. Near-duplicates differ in few
-    bits, unrelated pictures in about half. Pictures of one colour all have the hash 0.
+    out) of the image in 32 x 32 grey levels, against their median. Near-duplicates differ in few
+    bits, unrelated images in about half. Images of one colour all have the hash 0.
 
     Args:
-      picture: whatever `Preprocess` takes.
+      image: whatever ``Preprocess`` takes.
 
     Raises:
-      OSError, BadImage, TypeError: as `Preprocess`.
+      OSError, BadImage, TypeError: as ``Preprocess``.
     """
-    grey = HASH_INPUT(picture) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
+    grey = HASH_INPUT(image) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
     # Rounded, so that rounding errors of an image without contrast do not become bits.
     coefficients = np.round(scipy.fft.dctn(grey)[1:9, 1:9] / 4).ravel()
     bits = coefficients > np.median(coefficients)
@@ -129,15 +130,15 @@ def picture_hash(picture: ImageInput) -> int:
 def nearest_hash(
     evaluation: Sequence[int], training: Sequence[int], *, block: int = _BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds for every evaluation picture the training picture whose hash differs in fewest bits.
+    """Finds for every evaluation image the training image whose hash differs in fewest bits.
 
     Args:
-      evaluation: n hashes, of `picture_hash`.
+      evaluation: n hashes, of ``image_hash``.
       training: m hashes.
       block: rows compared at once; ``block`` x ``block`` distances are held at a time.
 
     Returns:
-      Index of the training picture int64[n], of equally near ones the first, and the bits that
+      Index of the training image int64[n], of equally near ones the first, and the bits that
       differ int64[n], from 0 to 64. A threshold of 6 or so finds copies; look at the pairs.
 
     Raises:
@@ -160,11 +161,11 @@ def nearest_hash(
 
 
 def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
-    """Compares the accuracy on pictures found in the training data with that on the others.
+    """Compares the accuracy on images found in the training data with that on the others.
 
     Args:
-      name: of the data set.
-      correct: bool[n], whether each picture was classified rightly.
+      name: of the dataset.
+      correct: bool[n], whether each image was classified rightly.
       overlap: bool[n], whether it was found, such as ``similarity > threshold``.
 
     Returns:
@@ -177,7 +178,7 @@ def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
     for what, values in (("correct", correct), ("overlap", overlap)):
         if values.dtype != bool or values.shape != (correct.size,) or not values.size:
             raise ValueError(
-                f"{name}: {what} must be bool[n], one a picture, got "
+                f"{name}: {what} must be bool[n], one an image, got "
                 f"{values.dtype}{list(values.shape)}"
             )
     n, found = len(correct), int(overlap.sum())
@@ -196,9 +197,9 @@ def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
 
 
 def table(rows: Iterable[OverlapRow]) -> list[OverlapRow]:
-    """Corrects the p-values for the number of data sets tested, most overlap first.
+    """Corrects the p-values for the number of datasets tested, most overlap first.
 
-    Data sets without a test, as there is no overlap or nothing else, are not counted.
+    Datasets without a test, as there is no overlap or nothing else, are not counted.
     """
     rows = list(rows)
     corrected = bonferroni([row.p_value for row in rows])

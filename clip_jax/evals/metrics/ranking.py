@@ -6,14 +6,18 @@ classes or records, nor on chunk sizes, threads or the linear-algebra library of
 
 import numpy as np
 
+from clip_jax.evals.metrics.validation import finite_rows
+
 _GRID = 2.0**26
 
 
-def exact_rows(embeddings: np.ndarray, name: str = "embeddings", start: int = 0) -> np.ndarray:
+def quantized_unit_rows(
+    embeddings: np.ndarray, name: str = "embeddings", start: int = 0
+) -> np.ndarray:
     """Returns the rows at unit length, rounded so that their dot products are exact in float64.
 
     Entries become multiples of 2^-26. A product of two then needs at most 52 bits, and by
-    Cauchy-Schwarz so does every partial sum over unit rows: `a @ b.T` has no rounding error at
+    Cauchy-Schwarz so does every partial sum over unit rows: ``a @ b.T`` has no rounding error at
     all, whatever the order of summation. Equal rows therefore tie exactly and chunking cannot
     change a result. The rounding moves a cosine by about 1e-8, less than float32 arithmetic does.
 
@@ -31,12 +35,7 @@ def exact_rows(embeddings: np.ndarray, name: str = "embeddings", start: int = 0)
     rows = np.array(embeddings, dtype=np.float64, order="C")
     if rows.ndim != 2:
         raise ValueError(f"{name} must have the shape [n, E], got {rows.shape}")
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name}: row {start + int(np.argmin(finite))} holds NaN or infinity; the model has "
-            "diverged or its weights are damaged"
-        )
+    finite_rows(rows, name, start)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(norms > 0, norms, 1.0)
     # In place: beside the rows themselves nothing of their size is held.
@@ -46,7 +45,7 @@ def exact_rows(embeddings: np.ndarray, name: str = "embeddings", start: int = 0)
     return rows
 
 
-def hit_share(
+def expected_hit(
     better: np.ndarray, tied_hits: np.ndarray | int, tied_misses: np.ndarray, k: int
 ) -> np.ndarray:
     """Returns the chance that the k best hold a hit when ties are broken at random.

@@ -1,14 +1,15 @@
 """Image-text retrieval: recall@k in both directions (CLIP paper, Table 13).
 
 Recall@k here is what the literature reports: the share of queries with at least one right answer
-among the k best, not the share of right answers found (`true_recall`).
+among the k best, not the share of right answers found (``true_recall``).
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clip_jax.evals.metrics.ranking import exact_rows, hit_share
+from clip_jax.evals.metrics.ranking import expected_hit, quantized_unit_rows
+from clip_jax.evals.metrics.validation import indices
 
 CLIP_BENCHMARK = {
     "image_to_text_r": "text_retrieval_recall",
@@ -25,32 +26,32 @@ def recall(
     *,
     chunk: int = 512,
 ) -> dict[str, float]:
-    """Measures how often a picture finds one of its captions, and a caption its picture.
+    """Measures how often an image finds one of its captions, and a caption its image.
 
-    Ties share the credit (see `ranking.hit_share`), so that a model with constant embeddings
-    scores what guessing does. At most about `chunk` x max(n, m) scores are held at a time: 5,000
-    pictures and 25,000 captions, COCO's, take less than half a GiB.
+    Ties share the credit (see ``ranking.expected_hit``), so that a model with constant embeddings
+    scores what guessing does. At most about ``chunk`` x max(n, m) scores are held at a time: 5,000
+    images and 25,000 captions, COCO's, take less than half a GiB.
 
     Args:
       image_emb: float[n, E], any scale.
       text_emb: float[m, E], any scale.
-      image_of_text: int[m], the picture each caption belongs to. Pictures may have any number of
+      image_of_text: int[m], the image each caption belongs to. Images may have any number of
         captions; one without captions asks nothing itself but stays among the candidates.
       ks: how many of the best candidates to look at.
       chunk: queries scored at once; the result is the same, bit for bit, for every value.
 
     Returns:
-      `image_to_text_r@k` and `text_to_image_r@k` for every k, from 0 to 1.
+      ``image_to_text_r@k`` and ``text_to_image_r@k`` for every k, from 0 to 1.
 
     Raises:
-      ValueError: if there is no caption, an embedding is not finite, or `image_of_text` does not
+      ValueError: if there is no caption, an embedding is not finite, or ``image_of_text`` does not
         fit the arrays.
     """
-    shares = hit_shares(image_emb, text_emb, image_of_text, ks, chunk=chunk)
+    shares = expected_hits(image_emb, text_emb, image_of_text, ks, chunk=chunk)
     return {name: float(values.mean()) for name, values in shares.items()}
 
 
-def hit_shares(
+def expected_hits(
     image_emb: np.ndarray,
     text_emb: np.ndarray,
     image_of_text: np.ndarray,
@@ -58,17 +59,20 @@ def hit_shares(
     *,
     chunk: int = 512,
 ) -> dict[str, np.ndarray]:
-    """Returns what every query adds to `recall`: 1, 0, or a share of a tie.
+    """Returns what every query adds to ``recall``: 1, 0, or a share of a tie.
 
-    For whatever is computed query by query, such as intervals. Takes and raises what `recall`
+    For whatever is computed query by query, such as intervals. Takes and raises what ``recall``
     does.
 
     Returns:
-      `image_to_text_r@k`: float64 of the pictures that have captions, in their order;
-      `text_to_image_r@k`: float64[m].
+      ``image_to_text_r@k``: float64 of the images that have captions, in their order;
+      ``text_to_image_r@k``: float64[m].
     """
     owner = _checked(image_of_text, len(image_emb), len(text_emb))
-    images, texts = exact_rows(image_emb, "image embeddings"), exact_rows(text_emb, "captions")
+    images, texts = (
+        quantized_unit_rows(image_emb, "image embeddings"),
+        quantized_unit_rows(text_emb, "captions"),
+    )
     asking = np.unique(owner)
     directions = {
         "image_to_text": _shares(images[asking], texts, asking, owner, ks, chunk),
@@ -89,19 +93,22 @@ def true_recall(
     *,
     chunk: int = 512,
 ) -> dict[str, float]:
-    """Measures the share of a picture's captions that are among the k best, mean over pictures.
+    """Measures the share of an image's captions that are among the k best, mean over images.
 
-    What information retrieval calls recall@k; with 5 captions a picture it is at most 0.2 for
-    k = 1. From caption to picture it is what `recall` measures, there being one right answer. A
+    What information retrieval calls recall@k; with 5 captions an image it is at most 0.2 for
+    k = 1. From caption to image it is what ``recall`` measures, there being one right answer. A
     caption tied with others counts with the chance that a random order puts it among the k best.
-    Takes and raises what `recall` does.
+    Takes and raises what ``recall`` does.
 
     Returns:
-      `image_to_text_true_r@k` for every k, from 0 to 1.
+      ``image_to_text_true_r@k`` for every k, from 0 to 1.
     """
     owner = _checked(image_of_text, len(image_emb), len(text_emb))
-    images, texts = exact_rows(image_emb, "image embeddings"), exact_rows(text_emb, "captions")
-    order = np.argsort(owner, kind="stable")  # captions of one picture side by side
+    images, texts = (
+        quantized_unit_rows(image_emb, "image embeddings"),
+        quantized_unit_rows(text_emb, "captions"),
+    )
+    order = np.argsort(owner, kind="stable")  # captions of one image side by side
     found = {k: np.empty(len(owner)) for k in ks}
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]
@@ -117,10 +124,10 @@ def true_recall(
 
 
 def clip_benchmark_names(found: Mapping[str, float]) -> dict[str, float]:
-    """Renames the keys of `recall` and `true_recall` to CLIP_benchmark's; leaves out all others.
+    """Renames keys of ``recall`` and ``true_recall`` to CLIP_benchmark's; leaves out all others.
 
-    There "text retrieval" finds texts, so the picture asks: `image_to_text_r@5` is
-    `text_retrieval_recall@5`, `text_to_image_r@5` is `image_retrieval_recall@5`.
+    There "text retrieval" finds texts, so the image asks: ``image_to_text_r@5`` is
+    ``text_retrieval_recall@5``, ``text_to_image_r@5`` is ``image_retrieval_recall@5``.
     """
     renamed = {}
     for key, value in found.items():
@@ -148,22 +155,11 @@ def _shares(
         better, tied = (scores > best).sum(axis=1), scores == best
         hits, misses = (tied & right).sum(axis=1), (tied & ~right).sum(axis=1)
         for k in ks:
-            shares[k][rows] = hit_share(better, hits, misses, k)
+            shares[k][rows] = expected_hit(better, hits, misses, k)
     return shares
 
 
 def _checked(image_of_text: np.ndarray, n: int, m: int) -> np.ndarray:
-    owner = np.asarray(image_of_text)
     if m == 0 or n == 0:
-        raise ValueError(f"retrieval needs pictures and captions, got {n} and {m}")
-    if owner.shape != (m,) or owner.dtype.kind not in "iu":
-        raise ValueError(
-            f"image_of_text must be {m} integers, one a caption, "
-            f"got {owner.dtype}{list(owner.shape)}"
-        )
-    if owner.min() < 0 or owner.max() >= n:
-        raise ValueError(
-            f"image_of_text goes from {owner.min()} to {owner.max()}, but there are {n} pictures: "
-            f"legal are 0 to {n - 1}"
-        )
-    return owner
+        raise ValueError(f"retrieval needs images and captions, got {n} and {m}")
+    return indices(image_of_text, m, n, "image_of_text", "images")

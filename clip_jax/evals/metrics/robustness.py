@@ -84,7 +84,7 @@ class ShiftRow(NamedTuple):
       shifts: accuracy by shift, a mean of two settings for the videos.
       average: the mean of these.
       effective: effective robustness on the average, None without baselines.
-      relative: `relative_robustness` against the reference model, None without one.
+      relative: ``relative_robustness`` against the reference model, None without one.
     """
 
     model: str
@@ -100,8 +100,8 @@ def logit(accuracy: np.ndarray | float, n: int | None = None) -> np.ndarray:
 
     Args:
       accuracy: float[...], from 0 to 1.
-      n: pictures it was measured on. With it, 0 and 1 become half a picture right and half a
-        picture wrong, 1 / (2 n) and 1 - 1 / (2 n): nothing between them could have been seen.
+      n: images it was measured on. With it, 0 and 1 become half an image right and half a
+        image wrong, 1 / (2 n) and 1 - 1 / (2 n): nothing between them could have been seen.
 
     Raises:
       ValueError: an accuracy outside 0 to 1 or, without ``n``, at 0 or 1, whose logit is infinite.
@@ -113,8 +113,8 @@ def logit(accuracy: np.ndarray | float, n: int | None = None) -> np.ndarray:
         accuracy = np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
     elif ((accuracy == 0) | (accuracy == 1)).any():
         raise ValueError(
-            "an accuracy of exactly 0 or 1 has no logit: give n, the number of pictures, and it "
-            "is moved by half a picture"
+            "an accuracy of exactly 0 or 1 has no logit: give n, the number of images, and it "
+            "is moved by half an image"
         )
     return np.log(accuracy) - np.log1p(-accuracy)
 
@@ -123,13 +123,13 @@ def fit(reference: np.ndarray, shifted: np.ndarray, n: int | None = None) -> Lin
     """Fits the line by least squares, on logit-transformed axes.
 
     Args:
-      reference: float[m], the baseline models' accuracies on the reference data set. (The paper
-        takes for each shift the ImageNet pictures of the classes that the shifted set has.)
+      reference: float[m], the baseline models' accuracies on the reference dataset. (The paper
+        takes for each shift the ImageNet images of the classes that the shifted set has.)
       shifted: float[m], theirs under shift, in the same order.
-      n: as in `logit`.
+      n: as in ``logit``.
 
     Raises:
-      ValueError: fewer than two models of different reference accuracy, or as `logit`.
+      ValueError: fewer than two models of different reference accuracy, or as ``logit``.
     """
     x, y = _logits(reference, shifted, n)
     slope, intercept = _least_squares(x[None], y[None])
@@ -156,15 +156,15 @@ def effective_robustness(
     Args:
       reference, shifted: the model's accuracies.
       baseline_reference, baseline_shifted: float[m] each, the baselines'.
-      n: as in `logit`.
+      n: as in ``logit``.
       samples, seed: of the bootstrap.
 
     Returns:
-      A `Robustness`; with fewer than three baselines its bounds are NaN, for a line through two
+      A ``Robustness``; with fewer than three baselines its bounds are NaN, for a line through two
       points has no spread.
 
     Raises:
-      ValueError: as `fit`.
+      ValueError: as ``fit``.
     """
     line = fit(baseline_reference, baseline_shifted, n)
     at = float(np.clip(reference, 0.5 / n, 1 - 0.5 / n)) if n else reference
@@ -188,8 +188,8 @@ def by_shift(accuracies: Mapping[str, float], shifts: Sequence[str] = ()) -> dic
     """Returns the accuracy of every shift, the videos' settings averaged.
 
     Args:
-      accuracies: fractions, under the names in `SHIFTS`.
-      shifts: keys of `SHIFTS`; all of whose accuracies are there if left out.
+      accuracies: fractions, under the names in ``SHIFTS``.
+      shifts: keys of ``SHIFTS``; all of whose accuracies are there if left out.
 
     Raises:
       ValueError: an accuracy that a wanted shift needs is missing.
@@ -213,17 +213,17 @@ def shift_table(
     """Compares models under the shifts that all of them were measured on.
 
     Args:
-      models: name -> accuracies, ``ImageNet`` and names in `SHIFTS`.
+      models: name -> accuracies, ``ImageNet`` and names in ``SHIFTS``.
       baselines: models that the line is fitted to, two or more; without, there is no effective one.
       reference_model: the one that relative robustness counts from.
-      n: as in `logit`.
+      n: as in ``logit``.
       seed: of the bootstrap.
 
     Returns:
       A row for each model, in the order given. Averages are over the shifts that all have.
 
     Raises:
-      ValueError: a model without ``ImageNet``, no shift that all have, or as `fit`.
+      ValueError: a model without ``ImageNet``, no shift that all have, or as ``fit``.
     """
     for name, accuracies in models.items():
         if REFERENCE not in accuracies:

@@ -1,9 +1,9 @@
-"""Zero-shot classification: pictures against sentences (CLIP paper, sections 3.1.2 to 3.1.4).
+"""Zero-shot classification: images against sentences (CLIP paper, sections 3.1.2 to 3.1.4).
 
 A class is described by prompts only. Its weight is the mean of their unit embeddings, brought
-back to unit length; a picture's logits are `logit_scale` times its cosines with the weights.
-`evaluate` does it all; `embed_images`, `classifier`, `measure` and `predict` are its parts, for
-callers who want one set of embeddings to serve several questions.
+back to unit length; an image's logits are ``logit_scale`` times its cosines with the weights.
+``evaluate`` does it all; ``embed_images``, ``classifier``, ``measure`` and ``predict`` are its
+parts, for callers that use one set of embeddings several times.
 """
 
 import itertools
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.evals.metrics.intervals import wilson_half_width
-from clip_jax.evals.metrics.ranking import exact_rows, hit_share
+from clip_jax.evals.metrics.ranking import expected_hit, quantized_unit_rows
+from clip_jax.evals.metrics.validation import indices
 
 _CHUNK = 4096
 _PER_CALL = 8192
@@ -36,14 +37,14 @@ def classifier(
       embed_texts: int32[n, L] -> float32[n, E].
       tokenize: texts -> int32[n, L].
       class_names: K classes, each one name or several.
-      templates: prompts in which every `{}` stands for the name.
+      templates: prompts in which every ``{}`` stands for the name.
       prompts_per_call: most prompts embedded at once; bounds memory, does not change the result.
 
     Returns:
       float32[K, E], rows of unit length.
 
     Raises:
-      ValueError: if there is no class or template, a class has no name, or a template no `{}`.
+      ValueError: if there is no class or template, a class has no name, or a template no ``{}``.
     """
     prompts = _prompts(class_names, templates)
     sums = None
@@ -58,7 +59,7 @@ def classifier(
 
 
 def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
-    """Returns the cosines of pictures and classes, exactly (see `ranking.exact_rows`).
+    """Returns the cosines of images and classes, exactly (see ``ranking.quantized_unit_rows``).
 
     Args:
       image_emb: float[n, E], any scale.
@@ -67,15 +68,18 @@ def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
     Returns:
       float64[n, K]. Logits are these times the logit scale (100 in the paper).
     """
-    return exact_rows(image_emb, "image embeddings") @ exact_rows(class_emb, "class weights").T
+    return (
+        quantized_unit_rows(image_emb, "image embeddings")
+        @ quantized_unit_rows(class_emb, "class weights").T
+    )
 
 
 def accuracy(
     logits: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """Returns the share of pictures whose class is among the k best, for every k.
+    """Returns the share of images whose class is among the k best, for every k.
 
-    Tied classes share the credit: a picture counts with the chance that a random order of the
+    Tied classes share the credit: an image counts with the chance that a random order of the
     tied ones puts its class among the k best. A model whose logits are all equal scores k / K,
     and the order in which classes are listed never matters.
 
@@ -85,24 +89,24 @@ def accuracy(
       ks: how many of the best classes to look at.
 
     Returns:
-      `{"top1": ..., "top5": ...}` for ks = (1, 5), each from 0 to 1. With k >= K it is 1.
+      ``{"top1": ..., "top5": ...}`` for ks = (1, 5), each from 0 to 1. With k >= K it is 1.
 
     Raises:
-      ValueError: if there is no picture, a logit is not finite, or labels do not fit the logits.
+      ValueError: if there is no image, a logit is not finite, or labels do not fit the logits.
     """
     return {f"top{k}": float(shares.mean()) for k, shares in _shares(logits, labels, ks).items()}
 
 
 def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean over classes of each class's top-1 accuracy, ties shared as in `accuracy`.
+    """Returns the mean over classes of each class's top-1 accuracy, ties shared as in ``accuracy``.
 
-    Classes without a picture are left out (as scikit-learn's balanced accuracy does). Takes and
-    raises what `accuracy` does.
+    Classes without an image are left out (as scikit-learn's balanced accuracy does). Takes and
+    raises what ``accuracy`` does.
     """
     return mean_over_classes(_shares(logits, labels, (1,))[1], np.asarray(labels))
 
 
-def hit_shares(
+def expected_hits(
     image_emb: np.ndarray,
     class_emb: np.ndarray,
     labels: np.ndarray,
@@ -110,25 +114,25 @@ def hit_shares(
     *,
     chunk: int = _CHUNK,
 ) -> dict[int, np.ndarray]:
-    """Returns what every picture adds to the accuracies: 1, 0, or a share of a tie.
+    """Returns what every image adds to the accuracies: 1, 0, or a share of a tie.
 
-    For whatever is computed picture by picture: bootstrap intervals, subsets, groups.
+    For whatever is computed image by image: bootstrap intervals, subsets, groups.
 
     Args:
       image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as `classifier` makes it.
+      class_emb: float[K, E], as ``classifier`` makes it.
       labels: int[n], from 0 to K - 1.
       ks: how many of the best classes to look at.
-      chunk: pictures scored at once; the result is the same, bit for bit, for every value.
+      chunk: images scored at once; the result is the same, bit for bit, for every value.
 
     Returns:
-      For every k float64[n], the chance that the class is among the k best (see `accuracy`).
+      For every k float64[n], the chance that the class is among the k best (see ``accuracy``).
 
     Raises:
-      ValueError: if there is no picture, an embedding is not finite, or labels do not fit.
+      ValueError: if there is no image, an embedding is not finite, or labels do not fit.
     """
     labels = _checked(labels, len(image_emb), len(class_emb))
-    weights = exact_rows(class_emb, "class weights").T
+    weights = quantized_unit_rows(class_emb, "class weights").T
     parts = [
         _shares(_part(image_emb, rows) @ weights, labels[rows], ks)
         for rows in _slices(len(labels), chunk)
@@ -139,22 +143,22 @@ def hit_shares(
 def measure(
     image_emb: np.ndarray, class_emb: np.ndarray, labels: np.ndarray, *, chunk: int = _CHUNK
 ) -> dict[str, float]:
-    """Returns every zero-shot number of one data set, with `chunk` x K scores in memory at a time.
+    """Returns every zero-shot number of one dataset, with ``chunk`` x K scores in memory at a time.
 
     Args:
       image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as `classifier` makes it.
+      class_emb: float[K, E], as ``classifier`` makes it.
       labels: int[n], from 0 to K - 1.
-      chunk: pictures scored at once; the result is the same, bit for bit, for every value.
+      chunk: images scored at once; the result is the same, bit for bit, for every value.
 
     Returns:
-      `top1`, `top5`, `mean_per_class_recall` (0 to 1), `n`, and `top1_ci95`: half the width of
-      the 95% Wilson score interval of top1, which stays honest near 0 and 1 and for few pictures.
+      ``top1``, ``top5``, ``mean_per_class_recall`` (0 to 1), ``n``, and ``top1_ci95``: half the
+      width of the 95% Wilson score interval of top1.
 
     Raises:
-      ValueError: if there is no picture, an embedding is not finite, or labels do not fit.
+      ValueError: if there is no image, an embedding is not finite, or labels do not fit.
     """
-    shares = hit_shares(image_emb, class_emb, labels, (1, 5), chunk=chunk)
+    shares = expected_hits(image_emb, class_emb, labels, (1, 5), chunk=chunk)
     top1, top5 = shares[1], shares[5]
     return {
         "top1": float(top1.mean()),
@@ -173,19 +177,19 @@ def predict(
     logit_scale: float = 100.0,
     chunk: int = _CHUNK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k most probable classes of every picture, best first.
+    """Returns the k most probable classes of every image, best first.
 
     Args:
       image_emb: float[n, E], any scale.
       class_emb: float[K, E], any scale.
       k: classes to return; fewer where K is smaller. Tied classes come in index order.
       logit_scale: factor on the cosines before the softmax over all K classes.
-      chunk: pictures scored at once.
+      chunk: images scored at once.
 
     Returns:
       Class indices int32[n, min(k, K)] and their probabilities float32[n, min(k, K)].
     """
-    weights = exact_rows(class_emb, "class weights").T
+    weights = quantized_unit_rows(class_emb, "class weights").T
     k = min(k, weights.shape[1])
     best, probs = np.empty((len(image_emb), k), np.int32), np.empty((len(image_emb), k), np.float32)
     for rows in _slices(len(image_emb), chunk):
@@ -198,12 +202,12 @@ def predict(
 
 
 def embed_images(embedder: Any, images: Any, *, images_per_call: int = _PER_CALL) -> np.ndarray:
-    """Embeds pictures slice by slice, so that a memory map need not be read at once.
+    """Embeds images slice by slice, so that a memory map need not be read at once.
 
     Args:
-      embedder: an `Embedder`.
-      images: uint8[n, H, W, 3], or anything with `len()` and slices of that kind.
-      images_per_call: pictures handed over at once.
+      embedder: an ``Embedder``.
+      images: uint8[n, H, W, 3], or anything with ``len()`` and slices of that kind.
+      images_per_call: images handed over at once.
 
     Returns:
       float32[n, E].
@@ -222,22 +226,22 @@ def evaluate(
     *,
     images_per_call: int = _PER_CALL,
 ) -> dict[str, float]:
-    """Classifies pictures from words alone. Runs on every process with the same arguments.
+    """Classifies images from words alone. Runs on every process with the same arguments.
 
     Args:
-      embedder: an `Embedder`.
+      embedder: an ``Embedder``.
       tokenize: texts -> int32[n, L], the tokenizer the model was trained with.
-      images: uint8[n, H, W, 3] at the embedder's size, or anything with `len()` and slices.
-      labels: int[n], indices into `class_names`.
+      images: uint8[n, H, W, 3] at the embedder's size, or anything with ``len()`` and slices.
+      labels: int[n], indices into ``class_names``.
       class_names: K classes, each one name or several.
-      templates: prompts in which every `{}` stands for the name.
-      images_per_call: pictures embedded at once.
+      templates: prompts in which every ``{}`` stands for the name.
+      images_per_call: images embedded at once.
 
     Returns:
-      What `measure` returns: `top1`, `top5`, `mean_per_class_recall`, `n`, `top1_ci95`.
+      What ``measure`` returns: ``top1``, ``top5``, ``mean_per_class_recall``, ``n``, ``top1_ci95``.
 
     Raises:
-      ValueError: as `classifier` and `measure` do.
+      ValueError: as ``classifier`` and ``measure`` do.
     """
     labels = _checked(labels, len(images), len(class_names))
     weights = classifier(embedder.texts, tokenize, class_names, templates)
@@ -245,9 +249,9 @@ def evaluate(
 
 
 def mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean over classes of the mean of the pictures' shares, float[n] and int[n].
+    """Returns the mean over classes of the mean of the images' shares, float[n] and int[n].
 
-    Classes without a picture are left out.
+    Classes without an image are left out.
     """
     counts = np.bincount(labels)
     seen = counts > 0
@@ -282,7 +286,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _part(image_emb: np.ndarray, rows: slice) -> np.ndarray:
-    return exact_rows(image_emb[rows], "image embeddings", rows.start)
+    return quantized_unit_rows(image_emb[rows], "image embeddings", rows.start)
 
 
 def _slices(n: int, size: int) -> Iterator[slice]:
@@ -290,19 +294,9 @@ def _slices(n: int, size: int) -> Iterator[slice]:
 
 
 def _checked(labels: np.ndarray, n: int, classes: int) -> np.ndarray:
-    labels = np.asarray(labels)
     if n == 0:
-        raise ValueError("zero-shot needs at least one picture, got none")
-    if labels.shape != (n,) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels must be {n} integers, one a picture, got {labels.dtype}{list(labels.shape)}"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes: "
-            f"legal are 0 to {classes - 1}"
-        )
-    return labels
+        raise ValueError("zero-shot needs at least one image, got none")
+    return indices(labels, n, classes)
 
 
 def _shares(logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
@@ -312,4 +306,4 @@ def _shares(logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> dict[i
         raise ValueError("logits hold NaN or infinity; the model has diverged")
     own = logits[np.arange(len(labels)), labels][:, None]
     better, tied = (logits > own).sum(axis=1), (logits == own).sum(axis=1) - 1
-    return {k: hit_share(better, 1, tied, k) for k in ks}
+    return {k: expected_hit(better, 1, tied, k) for k in ks}

@@ -13,7 +13,7 @@ from clip_jax.evals.datasets.prompts import PLAIN
 from clip_jax.evals.datasets.resolve import DatasetSplits
 from clip_jax.evals.feature_store import Store
 from clip_jax.evals.metrics import bias, intervals
-from clip_jax.evals.metrics.ranking import exact_rows
+from clip_jax.evals.metrics.ranking import quantized_unit_rows
 from clip_jax.evals.tasks.base import Task
 from clip_jax.evals.tasks.zero_shot import prompt_key, prompts_of, weights_of
 from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable, Result
@@ -56,7 +56,9 @@ class Bias(Task[ClassificationDataset]):
         self, model: EvalModel, test: ClassificationDataset, data: DatasetSplits, store: Store
     ) -> Result:
         self.prepare(test, data)
-        images = exact_rows(store.get("images", model.embedder.images, test, model.preprocess))
+        images = quantized_unit_rows(
+            store.get("images", model.embedder.images, test, model.preprocess)
+        )
         rates = bias.probe(_class_sets(model, images), test.groups)
         shares = {category: _overall(rates, category) for category in HARMFUL}
         metrics = {category.replace("-", "_"): share for category, share in shares.items()}
@@ -66,7 +68,7 @@ class Bias(Task[ClassificationDataset]):
         if (named := _named(data, test)) is not None:
             texts, templates = prompts_of(named)
             templates = templates if len(named.descriptions) else PLAIN
-            cosines = images @ exact_rows(weights_of(model, texts, templates)).T
+            cosines = images @ quantized_unit_rows(weights_of(model, texts, templates)).T
             names = [n if isinstance(n, str) else n[0] for n in named.class_names or texts]
             details |= {"gendered_labels": _gendered(cosines, names, test.groups)}
             details |= {"logit_scale": LOGIT_SCALE, "labels": len(names)}
@@ -91,7 +93,7 @@ def _class_sets(
     found = {}
     for name, child in CLASS_SETS.items():
         classes = bias.class_set(child=child)
-        weights = exact_rows(weights_of(model, classes.names, PLAIN))
+        weights = quantized_unit_rows(weights_of(model, classes.names, PLAIN))
         found[name] = images @ weights.T, classes.categories
     return found
 

@@ -115,7 +115,7 @@ def _concatenated(store: Store, data: ImageDataset) -> np.ndarray:
 
 def _hashes(rows: Rows) -> np.ndarray:
     """uint64[n, 1] of pictures uint8[n, 32, 32, 3]."""
-    return np.array([[overlap.picture_hash(p)] for p in _each(rows)], np.uint64).reshape(-1, 1)
+    return np.array([[overlap.image_hash(p)] for p in _each(rows)], np.uint64).reshape(-1, 1)
 
 
 def _each(rows: Rows) -> Iterator[np.ndarray]:

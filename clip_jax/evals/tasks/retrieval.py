@@ -29,7 +29,7 @@ class Retrieval(Task[RetrievalDataset]):
         prefix = RETRIEVAL_PREFIX if data.settings.protocol == "paper" and data.entry else ""
         texts = model.embedder.texts(model.tokenize([prefix + c for c in test.captions]))
         images = store.get("images", model.embedder.images, test, model.preprocess)
-        shares = retrieval.hit_shares(images, texts, test.image_of_text, KS)
+        shares = retrieval.expected_hits(images, texts, test.image_of_text, KS)
         found = {name: float(values.mean()) for name, values in shares.items()}
         asking = np.unique(test.image_of_text)
         clusters = {"image_to_text": asking, "text_to_image": test.image_of_text}

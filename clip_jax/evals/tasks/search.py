@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.metrics.ranking import exact_rows
+from clip_jax.evals.metrics.ranking import quantized_unit_rows
 
 TEXTS, IMAGES = 6, 5
 _BLOCK = 4096
@@ -71,10 +71,10 @@ def _found(
     """Of equally similar pictures the first ones."""
     if not texts:
         return []
-    columns = exact_rows(queries, "texts").T
+    columns = quantized_unit_rows(queries, "texts").T
     parts = range(0, len(images), _BLOCK)
     cosines = np.concatenate(
-        [exact_rows(images[at : at + _BLOCK], "pictures", at) @ columns for at in parts]
+        [quantized_unit_rows(images[at : at + _BLOCK], "pictures", at) @ columns for at in parts]
     )
     best = np.argsort(-cosines, axis=0, kind="stable")[:IMAGES].T.tolist()
     return [

@@ -119,7 +119,7 @@ def test_equal_captions_tie_exactly():
     ("image_of", "text_of", "message"),
     [
         ([0, 1], [0, 0, 2], "instance 1 has no caption"),
-        ([0, 0], [0, 3, 0], "instance 3 has no picture"),
+        ([0, 0], [0, 3, 0], "instance 3 has no image"),
         ([0], [0, 0, 0], "instance_of_image must be 2 integers"),
         ([0, 0], [0.0, 0.0, 0.0], "instance_of_text must be 3 integers"),
     ],

@@ -86,7 +86,7 @@ def encoded(picture, format, **options):
 
 def test_hash_survives_what_copies_go_through_and_tells_others_apart():
     pictures = [scene(seed) for seed in range(40)]
-    hashes = [overlap.picture_hash(p) for p in pictures]
+    hashes = [overlap.image_hash(p) for p in pictures]
     assert all(0 <= h < 2**64 for h in hashes)
     copies = {
         "smaller": [p.resize((60, 45)) for p in pictures],
@@ -96,7 +96,7 @@ def test_hash_survives_what_copies_go_through_and_tells_others_apart():
         "other shape": [p.resize((100, 100)) for p in pictures],
     }
     for name, versions in copies.items():
-        found = [overlap.picture_hash(v) for v in versions]
+        found = [overlap.image_hash(v) for v in versions]
         index, distance = overlap.nearest_hash(found, hashes, block=7)
         np.testing.assert_array_equal(index, np.arange(40), err_msg=name)
         assert distance.max() <= 6, name
@@ -113,14 +113,14 @@ def test_hash_is_the_sign_of_the_low_frequencies():
     waves = np.cos(np.pi / 64 * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1))
     low = (waves @ grey @ waves.T).ravel()
     bits = "".join("1" if value > np.median(low) else "0" for value in low)
-    assert overlap.picture_hash(grey) == int(bits, 2)
+    assert overlap.image_hash(grey) == int(bits, 2)
 
 
 def test_pictures_without_contrast_have_one_hash():
     for level in (0, 7, 255):
-        assert overlap.picture_hash(np.full((50, 70, 3), level, np.uint8)) == 0
+        assert overlap.image_hash(np.full((50, 70, 3), level, np.uint8)) == 0
     with pytest.raises(BadImage):
-        overlap.picture_hash(b"no picture")
+        overlap.image_hash(b"no picture")
 
 
 @settings(deadline=None, max_examples=40)

@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_jax.evals.metrics.retrieval import clip_benchmark_names, hit_shares, recall, true_recall
+from clip_jax.evals.metrics.retrieval import (
+    clip_benchmark_names,
+    expected_hits,
+    recall,
+    true_recall,
+)
 
 # Unit vectors whose cosines are exact multiples of 1/4: ties are frequent and never accidental.
 CORNERS = np.array(list(itertools.product((-0.5, 0.5), repeat=4)))
@@ -125,7 +130,7 @@ def test_pictures_without_captions_are_candidates_but_ask_nothing():
 @pytest.mark.parametrize(
     ("owner", "message"),
     [
-        ([0, 1, 2], "from 0 to 2, but there are 2 pictures"),
+        ([0, 1, 2], "from 0 to 2, but there are 2 images"),
         ([-1, 0, 1], "from -1"),
         ([0, 1], "must be 3 integers"),
         ([0.0, 1.0, 1.0], "must be 3 integers"),
@@ -171,7 +176,7 @@ def test_recall_is_the_mean_of_what_the_queries_add():
     rng = np.random.default_rng(0)
     images, texts = rng.normal(size=(9, 5)), rng.normal(size=(30, 5))
     owner = rng.integers(0, 7, 30)  # the last two pictures have no caption
-    shares = hit_shares(images, texts, owner)
+    shares = expected_hits(images, texts, owner)
     assert shares["image_to_text_r@5"].shape == (len(set(owner)),)
     assert shares["text_to_image_r@5"].shape == (30,)
     assert recall(images, texts, owner) == {k: v.mean() for k, v in shares.items()}
@@ -200,7 +205,7 @@ owner = np.repeat(np.arange(5000), 5)
 images = rng.standard_normal((5000, 512), dtype=np.float32)
 texts = rng.standard_normal((25000, 512), dtype=np.float32)
 texts += np.float32(0.1) * images[owner]
-shares = retrieval.hit_shares(images, texts, owner)
+shares = retrieval.expected_hits(images, texts, owner)
 # Not getrusage's, which begins at what the process had that started this one.
 with open("/proc/self/status") as status:
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))  # KiB

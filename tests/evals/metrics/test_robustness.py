@@ -86,7 +86,7 @@ def test_two_baselines_have_a_line_but_no_interval():
 
 
 def test_perfect_accuracies_need_n():
-    with pytest.raises(ValueError, match="give n, the number of pictures"):
+    with pytest.raises(ValueError, match="give n, the number of images"):
         robustness.fit([0.5, 0.9], [0.3, 1.0])
     clipped = robustness.fit([0.5, 0.9], [0.3, 1.0], n=50)
     assert clipped == robustness.fit([0.5, 0.9], [0.3, 0.99], n=50)

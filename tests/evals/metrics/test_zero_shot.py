@@ -226,7 +226,7 @@ def test_refuses_labels_that_do_not_fit(labels, message):
 
 
 def test_refuses_no_pictures_and_nan():
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         zero_shot.measure(np.ones((0, 4)), np.ones((3, 4)), np.zeros(0, int))
     with pytest.raises(ValueError, match="logits hold NaN"):
         zero_shot.accuracy(np.array([[np.nan, 1.0]]), np.array([0]))

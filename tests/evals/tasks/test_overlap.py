@@ -161,7 +161,7 @@ def test_hashes_count_bits(root, threshold, wanted):
     (record,) = run(root, {"overlap_by": "hash", "overlap_threshold": threshold})
     paths = [sorted((root / "pictures" / "test").rglob("*.png")),
              sorted((root / "training").glob("*.png"))]  # fmt: skip
-    test, training = ([overlap.picture_hash(p) for p in files] for files in paths)
+    test, training = ([overlap.image_hash(p) for p in files] for files in paths)
     bits = np.array([min((a ^ b).bit_count() for b in training) for a in test])
     assert record.value == (bits <= wanted).mean() and record.details["threshold"] == wanted
     assert [p["bits"] for p in record.details["pairs"]] == sorted(bits)[:24]
