@@ -160,15 +160,15 @@ def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> 
     """The report of the largest global batch that fits, to within an eighth; None if none does.
 
     Begins with the config's own. Batches are multiples of all that has to divide them: the batch
-    shards, ``train.pieces``, ``loss.chunk`` and ``model.batch_norm_group``.
+    shards, ``train.num_microbatches``, ``loss.chunk_size`` and ``model.batch_norm_group``.
     """
     from clip_jax.runtime import mesh
 
     config = config.copy_and_resolve_references()
-    pieces = config.train.pieces
+    pieces = config.train.num_microbatches
     shards = mesh.batch_shards(mesh.create_mesh(config.mesh.to_dict(), devices))
     unit = math.lcm(
-        shards * pieces, config.loss.chunk or 1, (config.model.batch_norm_group or 1) * pieces
+        shards * pieces, config.loss.chunk_size or 1, (config.model.batch_norm_group or 1) * pieces
     )
     best, low, high = None, 0, 0  # in units: fits, does not fit
     count = max(1, config.train.batch_size // unit)

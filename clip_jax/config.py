@@ -7,6 +7,7 @@ that is not here is an error, which names the nearest legal one.
 
 import ast
 import difflib
+import functools
 import json
 import math
 import runpy
@@ -28,21 +29,22 @@ def defaults() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.variant = "ViT-B/32"  # a name in clip_jax.models.variants.VARIANTS
-    c.model.weights = ""  # begin from these: what clip_jax.load takes; empty: from scratch
+    c.model.init_from = ""  # begin from these: what clip_jax.load takes; empty: from scratch
     c.model.vision = ConfigDict()  # None: what the variant says
-    for key in ("image_size", "patch_size", "width", "heads"):
+    for key in ("image_size", "patch_size", "width", "num_heads"):
         c.model.vision[key] = placeholder(int)
-    c.model.vision.layers = placeholder(object)  # ResNet: blocks of each stage, (3, 4, 6, 3)
+    c.model.vision.num_layers = placeholder(object)  # ResNet: blocks of each stage, (3, 4, 6, 3)
     c.model.vision.mlp_ratio = placeholder(float)
-    c.model.vision.pool = placeholder(str)  # ViT: class | map (SigLIP's attention)
+    c.model.vision.pool = placeholder(str)  # ViT: cls | map (SigLIP's attention)
     c.model.vision.position_init = placeholder(str)  # ViT: normal | sincos
     c.model.vision.stem = placeholder(tuple)  # ViT: channels of convolutions before the patches
     c.model.text = ConfigDict()  # vocabulary and context length come from the tokenizer
-    for key in ("width", "layers", "heads"):
+    for key in ("width", "num_layers", "num_heads"):
         c.model.text[key] = placeholder(int)
     c.model.text.mlp_ratio = placeholder(float)
     c.model.text.causal = placeholder(bool)
     c.model.text.pool = placeholder(str)  # eot | last
+    c.model.text.param_dtype = "float32"  # of its kernels: bfloat16 is rounded stochastically
     c.model.embed_dim = placeholder(int)
     c.model.activation = placeholder(str)  # quick_gelu | gelu | gelu_tanh
     c.model.norm_epsilon = placeholder(float)  # of the layer norms
@@ -50,8 +52,8 @@ def defaults() -> ConfigDict:
     c.model.image_mean = placeholder(tuple)  # of pixels in 0 to 1; None: what the variant says
     c.model.image_std = placeholder(tuple)
     c.model.dtype = "bfloat16"  # compute; parameters, moments and the loss are float32
-    c.model.scan = True  # compile one block and loop over it; False unrolls (faster on CPU)
-    c.model.remat = "none"  # none | dots | full: what the backward pass recomputes
+    c.model.scan_layers = True  # compile one block and loop over it; False unrolls (faster on CPU)
+    c.model.remat_policy = "none"  # none | dots | full: what the backward pass recomputes
     c.model.patch_dropout = 0.0  # ViT: share of image patches dropped in training
     c.model.batch_norm_group = 0  # ResNet: examples that share statistics; 0: the global batch
 
@@ -71,8 +73,10 @@ def defaults() -> ConfigDict:
     c.data.image_key = "image"  # table, tfds, tar: column, feature or file ending of the image
     c.data.caption_key = "caption"  # likewise of the caption
     c.data.cache_dir = ""  # prepared data; empty: $CLIP_JAX_CACHE or ~/.cache/clip_jax
-    c.data.emoji_preset = "all"  # all | free (only drawings under free licences)
-    c.data.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
+    c.data.tfds_data_dir = ""  # folder of prepared TFDS datasets; empty: TFDS's own default
+    c.data.emoji = ConfigDict()
+    c.data.emoji.preset = "all"  # all | free (only drawings under free licences)
+    c.data.emoji.captions = "plain"  # plain | rich: emoji names only, or mixed with keywords etc.
     c.data.resize = "shortest"  # without augmentation: shortest, then the centre | squash (SigLIP)
     c.data.augmentation = "square_crop"  # a name in clip_jax.data.transforms.AUGMENTATIONS
     c.data.sampling = "uniform"  # uniform: every record once an epoch | grouped: every group once
@@ -86,14 +90,16 @@ def defaults() -> ConfigDict:
     c.train.batch_size = 32768  # global
     c.train.epochs = 0.0  # passes over the data; or give examples
     c.train.examples = 0  # examples seen in all; or give epochs
-    c.train.pieces = 1  # micro-batches of a step: the memory of one, the gradient of all; each
+    c.train.num_microbatches = (
+        1  # micro-batches of a step: the memory of one, the gradient of all; each
+    )
     # sums all gradients over the devices once, and with mesh.fsdp gathers the parameters twice
-    c.train.max_skipped = 10  # non-finite steps in a row before the run stops
+    c.train.max_consecutive_nonfinite = 10  # non-finite steps in a row before the run stops
 
     c.loss = ConfigDict()
     c.loss.name = "softmax"  # softmax | sigmoid (SigLIP's; needs model.logit_bias)
     c.loss.implementation = "auto"  # auto | dense | all_gather | ring; the same numbers
-    c.loss.chunk = 0  # all_gather: logits' columns at a time; 0: chosen
+    c.loss.chunk_size = 0  # all_gather: logits' columns at a time; 0: chosen
     c.loss.dtype = "float32"  # of the embeddings in the loss: bfloat16 halves what is sent
     c.loss.mask_groups = False  # pairs of one group are not each other's negatives
     c.loss.soft_targets = 0.0  # share of a target that goes to pairs with related captions
@@ -101,18 +107,17 @@ def defaults() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw | muon (the blocks' matrices by Muon, the rest by AdamW)
     c.optim.learning_rate = 5e-4
-    c.optim.text_rate = 1.0  # learning rate of the text tower, relative to learning_rate
+    c.optim.text_lr_multiplier = 1.0  # learning rate of the text tower, relative to learning_rate
     c.optim.warmup_examples = 2000 * 32768
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.98
     c.optim.eps = 1e-6
-    c.optim.moments = "float32"  # of Adam (not Muon's), as kept: bfloat16 is rounded by chance
-    c.optim.text_weights = "float32"  # of the text tower, as kept: bfloat16 likewise
+    c.optim.moment_dtype = "float32"  # Adam's (not Muon's): bfloat16 is rounded stochastically
     c.optim.weight_decay = 0.2
-    c.optim.muon_beta = 0.95
-    c.optim.muon_steps = 5  # Newton-Schulz steps towards an orthogonal update
+    c.optim.muon_momentum = 0.95
+    c.optim.muon_ns_steps = 5  # Newton-Schulz steps towards an orthogonal update
     c.optim.decay_rule = "paper"  # paper | open_clip (spares position embeddings too)
-    c.optim.clip_norm = 0.0  # global gradient norm; 0: not clipped
+    c.optim.grad_clip_norm = 0.0  # global gradient norm; 0: not clipped
     c.optim.ema_decay = 0.0  # moving average of the parameters for evaluation; 0: none
 
     c.mesh = ConfigDict()  # one of the next three may be -1: the devices left over
@@ -128,7 +133,6 @@ def defaults() -> ConfigDict:
     c.eval.limit = 0  # retrieval: pairs used; 0: all
     c.eval.protocol = "paper"  # of TASK@DATA: whose prompts and metrics
     c.eval.data_root = ""  # of TASK@DATA: folder with data sets of docs/data_sets.md
-    c.eval.data_dir = ""  # of TASK@DATA: folder with prepared TFDS data sets
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_examples = 0  # 0: at the end only (and when told to stop)
@@ -139,7 +143,10 @@ def defaults() -> ConfigDict:
     c.log.tensorboard = True
     c.log.report = True  # report.html and report.png at the end
 
-    c.watchdog_seconds = 1800.0  # no progress (step, batch of an evaluation) for so long: exit
+    c.runtime = ConfigDict()
+    c.runtime.watchdog_seconds = (
+        1800.0  # no progress (step, batch of an evaluation) for so long: exit
+    )
     return c
 
 
@@ -147,27 +154,54 @@ def defaults() -> ConfigDict:
 # move to another path; the data fingerprint in the checkpoint guards what is there. Weights to
 # begin from are looked at before the first step only.)
 FREE_ON_RESUME = (
-    "model.weights", "mesh", "eval", "checkpoint", "log", "watchdog_seconds", "train.max_skipped",
-    "train.pieces", "loss.implementation", "loss.chunk",
+    "model.init_from", "mesh", "eval", "checkpoint", "log", "runtime",
+    "train.max_consecutive_nonfinite", "train.num_microbatches", "loss.implementation",
+    "loss.chunk_size",
 )  # fmt: skip
-FREE_DATA_KEYS = ("path", "validation_path", "validation_split", "cache_dir", "threads", "workers",
-                  "prefetch", "max_bad_fraction", "cache_decoded")  # fmt: skip
+FREE_DATA_KEYS = ("path", "validation_path", "validation_split", "cache_dir", "tfds_data_dir",
+                  "threads", "workers", "prefetch", "max_bad_fraction",
+                  "cache_decoded")  # fmt: skip
+
+# Keys of earlier versions and what they are called now. They are read from stored runs only.
+RENAMED = {
+    "model.weights": "model.init_from",
+    "model.scan": "model.scan_layers",
+    "model.remat": "model.remat_policy",
+    "model.vision.heads": "model.vision.num_heads",
+    "model.vision.layers": "model.vision.num_layers",
+    "model.text.heads": "model.text.num_heads",
+    "model.text.layers": "model.text.num_layers",
+    "loss.chunk": "loss.chunk_size",
+    "optim.moments": "optim.moment_dtype",
+    "optim.text_weights": "model.text.param_dtype",
+    "optim.text_rate": "optim.text_lr_multiplier",
+    "optim.clip_norm": "optim.grad_clip_norm",
+    "optim.muon_beta": "optim.muon_momentum",
+    "optim.muon_steps": "optim.muon_ns_steps",
+    "train.pieces": "train.num_microbatches",
+    "train.max_skipped": "train.max_consecutive_nonfinite",
+    "data.emoji_preset": "data.emoji.preset",
+    "data.captions": "data.emoji.captions",
+    "eval.data_dir": "data.tfds_data_dir",
+    "watchdog_seconds": "runtime.watchdog_seconds",
+}
+_RENAMED_VALUES = {("model.vision.pool", "class"): "cls"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
-    "model.remat": ("none", "dots", "full"),
+    "model.remat_policy": ("none", "dots", "full"),
     "tokenizer.name": ("clip", "sentencepiece", "siglip"),
     "tokenizer.model_type": ("unigram", "bpe", "word"),
     "data.source": ("emoji", "table", "tar", "tfds", "synthetic"),
-    "data.emoji_preset": ("all", "free"),
-    "data.captions": ("plain", "rich"),
+    "data.emoji.preset": ("all", "free"),
+    "data.emoji.captions": ("plain", "rich"),
     "data.resize": ("shortest", "squash"),
     "data.sampling": ("uniform", "grouped"),
     "loss.name": ("softmax", "sigmoid"),
     "loss.implementation": ("auto", "dense", "all_gather", "ring"),
     "loss.dtype": ("bfloat16", "float32"),
-    "optim.moments": ("float32", "bfloat16"),
-    "optim.text_weights": ("float32", "bfloat16"),
+    "optim.moment_dtype": ("float32", "bfloat16"),
+    "model.text.param_dtype": ("float32", "bfloat16"),
     "optim.name": ("adamw", "muon"),
     "optim.decay_rule": ("paper", "open_clip"),
     "eval.protocol": ("paper", "clip_benchmark", "datacomp"),
@@ -175,16 +209,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
 POSITIVE = (
     "train.batch_size", "eval.batch_size", "log.every_steps", "checkpoint.keep", "data.prefetch",
     "data.threads", "tokenizer.context_length", "tokenizer.vocab_size", "optim.learning_rate",
-    "optim.text_rate", "optim.eps", "optim.muon_steps", "train.max_skipped", "watchdog_seconds",
-    "train.pieces",
+    "optim.text_lr_multiplier", "optim.eps", "optim.muon_ns_steps",
+    "train.max_consecutive_nonfinite", "runtime.watchdog_seconds", "train.num_microbatches",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "optim.warmup_examples", "optim.weight_decay", "optim.clip_norm", "eval.every_examples",
+    "optim.warmup_examples", "optim.weight_decay", "optim.grad_clip_norm", "eval.every_examples",
     "eval.limit", "checkpoint.every_examples", "data.workers", "train.epochs", "train.examples",
-    "model.batch_norm_group", "loss.chunk",
+    "model.batch_norm_group", "loss.chunk_size",
 )  # fmt: skip
 FRACTIONS = (
-    "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_beta",
+    "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay", "optim.muon_momentum",
     "data.max_bad_fraction", "loss.soft_targets",
 )  # fmt: skip
 
@@ -253,6 +287,8 @@ def _siblings(path: str) -> list[str]:
 
 
 def _unknown(key: str) -> ConfigError:
+    if key in RENAMED:
+        return ConfigError(f"config key {key!r} is called {RENAMED[key]!r} now")
     near = difflib.get_close_matches(key, flatten(defaults()), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"unknown config key {key!r}{hint}")
@@ -364,13 +400,23 @@ def to_json(config: ConfigDict) -> str:
 
 
 def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's stored config with the keys that did not exist when it began; see ``differences``."""
+    """A stored config in today's words, with the keys that did not exist when its run began."""
+    config: dict[str, Any] = {}
+    for key, value in (flatten(defaults()) | _upgraded(stored)).items():
+        *groups, last = key.split(".")
+        functools.reduce(lambda group, name: group.setdefault(name, {}), groups, config)[last] = (
+            value
+        )
+    return config
 
-    def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-        both = {k: merged(base[k], v) for k, v in over.items() if isinstance(base.get(k), dict)}
-        return {**base, **over, **both}
 
-    return merged(defaults().to_dict(), stored)
+def _upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config, flat, with today's names for keys and values of earlier versions."""
+    flat = {RENAMED.get(key, key): value for key, value in flatten(stored).items()}
+    return {
+        key: _RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value
+        for key, value in flat.items()
+    }
 
 
 def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
@@ -382,7 +428,7 @@ def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     Returns lines such as "optim.learning_rate: 0.0005 (this run) -> 0.001 (given)".
     """
     free = FREE_ON_RESUME + tuple(f"data.{k}" for k in FREE_DATA_KEYS)
-    before, after = flatten(defaults()) | flatten(old), flatten(new)
+    before, after = flatten(defaults()) | _upgraded(old), flatten(new)
     missing = object()
     lines = []
     for key in sorted(before.keys() | after.keys()):

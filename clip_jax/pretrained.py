@@ -113,7 +113,7 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
     optim = config["optim"]
     whole, _ = state.abstract(
         model, optax.identity(), optim["ema_decay"] > 0, mesh,
-        text_dtype=optim["text_weights"],
+        text_dtype=config["model"]["text"]["param_dtype"],
     )  # fmt: skip
     wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
     try:

@@ -55,7 +55,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
 
     lead = distributed.is_lead()
     with (
-        contextlib.closing(distributed.Watchdog(config.watchdog_seconds)),
+        contextlib.closing(distributed.Watchdog(config.runtime.watchdog_seconds)),
         workdir_lib.locked(workdir) if lead else contextlib.nullcontext(),
     ):
         with cli.user_values():

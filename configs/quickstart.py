@@ -12,7 +12,7 @@ def get_config():
     # first, then one layer in which the class token looks at the picture with 16 narrow heads.
     c.model.variant = "ViT-Mini/16"
     c.model.dtype = "float32"  # CPUs gain nothing from bfloat16
-    c.model.scan = False
+    c.model.scan_layers = False
     c.model.vision.position_init = "sincos"
     c.model.image_mean = (1.0, 1.0, 1.0)  # the background is white: 0 says "nothing here"
     c.model.image_std = (0.35, 0.35, 0.35)
@@ -26,7 +26,7 @@ def get_config():
     c.tokenizer.context_length = 24
 
     c.data.source = "emoji"
-    c.data.captions = "rich"
+    c.data.emoji.captions = "rich"
     c.data.augmentation = "drawing"
     # Six vendors draw each concept. A batch has one drawing of each of its concepts, so that no
     # two of its pairs are false negatives of each other; the mask covers the rare batch that
@@ -41,12 +41,12 @@ def get_config():
     c.train.examples = 300_000
 
     c.optim.name = "muon"
-    c.optim.muon_steps = 3  # of the usual 5: a step takes a seventh less time
+    c.optim.muon_ns_steps = 3  # of the usual 5: a step takes a seventh less time
     c.optim.learning_rate = 2e-3
-    c.optim.text_rate = 0.4
+    c.optim.text_lr_multiplier = 0.4
     c.optim.warmup_examples = 30_000
     c.optim.weight_decay = 0.3
-    c.optim.clip_norm = 1.0
+    c.optim.grad_clip_norm = 1.0
 
     c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
     c.eval.every_examples = 75_000

@@ -10,7 +10,7 @@ from pathlib import Path
 def get_config():
     c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
     c.model.vision.image_size = 64  # 16 patches in place of 9
-    c.model.vision.layers = 2
+    c.model.vision.num_layers = 2
     c.train.examples = 1_050_000
     c.optim.warmup_examples = 60_000
     c.optim.ema_decay = 0.999

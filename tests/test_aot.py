@@ -53,7 +53,10 @@ def test_emulated_devices(root, tmp_path):
         (("--topology=cpu:8", "--config.train.batch_size=33"), "train.batch_size=33"),
         (("--topology=cpu:8", "--config.mesh.slices=2"), "set mesh.slices=1"),
         (("--topology=cpu:8", "--config.mesh.fsdp=3"), "not a multiple of 3"),
-        (("--topology=cpu:8", "--config.train.pieces=3"), "train.pieces=3 does not divide"),
+        (
+            ("--topology=cpu:8", "--config.train.num_microbatches=3"),
+            "train.num_microbatches=3 does not divide",
+        ),
         (("--topology=cpu:8", "--config.loss.name=sigmoid"), "needs model.logit_bias=True"),
         (("--topology=cpu:8", "--search-batch"), "--search-batch needs a TPU topology"),
         (("--topology=cpu:8", "--batch=3"), "overrides are written --config.key=value"),
@@ -106,7 +109,11 @@ def test_the_search_finds_the_largest_to_an_eighth(monkeypatch, limit, begin, ch
 
     monkeypatch.setattr(aot, "compile_step", compile_step)
     config = config_lib.defaults()
-    config.train.batch_size, config.train.pieces, config.loss.chunk = begin, pieces, chunk
+    config.train.batch_size, config.train.num_microbatches, config.loss.chunk_size = (
+        begin,
+        pieces,
+        chunk,
+    )
     found = aot.largest_batch(config, "v5e:2x2", jax.devices(), None)
     unit = chunk or 8 * pieces
     assert all(batch % unit == 0 for batch in tried)

@@ -71,14 +71,14 @@ def test_overrides_are_typed(write):
     c = load(path, [
         ("optim.learning_rate", "1e-3"), ("train.batch_size", "64"), ("optim.eps", "1"),
         ("eval.tasks", "a,b"), ("model.vision.width", "96"), ("data.path", "/x/*.tar"),
-        ("model.scan", "False"), ("data.cache_dir", "123"),
+        ("model.scan_layers", "False"), ("data.cache_dir", "123"),
     ])  # fmt: skip
     assert c.optim.learning_rate == 1e-3
     assert c.train.batch_size == 64
     assert isinstance(c.optim.eps, float)
     assert list(c.eval.tasks) == ["a", "b"]
     assert c.model.vision.width == 96
-    assert c.model.scan is False
+    assert c.model.scan_layers is False
     assert c.data.cache_dir == "123"
 
 
@@ -88,20 +88,20 @@ def test_overrides_are_typed(write):
         ("optim.leraning_rate", "1", "did you mean 'optim.learning_rate'"),
         ("train.batch_size", "many", "train.batch_size=many: expected int"),
         ("train.batch_size", "0", "train.batch_size=0: must be positive"),
-        ("model.remat", "ful", "did you mean 'full'"),
+        ("model.remat_policy", "ful", "did you mean 'full'"),
         ("optim.beta2", "1.5", r"optim.beta2=1.5: must be in \[0, 1\)"),
         ("train.examples", "5", "set exactly one"),
         ("data.source", "tar", "data.path is empty"),
         ("optim.weight_decay", "-1", "0 or more"),
         ("optim.learning_rate", "None", "optim.learning_rate=None: must be a finite number"),
         ("optim.learning_rate", "1e999", "optim.learning_rate=inf: must be a finite number"),
-        ("optim.muon_steps", "True", "optim.muon_steps=True: must be a whole number"),
+        ("optim.muon_ns_steps", "True", "optim.muon_ns_steps=True: must be a whole number"),
         ("eval.tasks", "None", "eval.tasks=None: must be a list"),
         ("eval.tasks", "(1, 2)", "must be names of tasks"),
         ("seed", "-1", "seed=-1: must be in"),
-        ("model.vision.heads", "0", "model.vision.heads=0: must be positive"),
-        ("model.vision.layers", "0", "model.vision.layers=0: must be positive"),
-        ("model.text.layers", "-1", "model.text.layers=-1: must be positive"),
+        ("model.vision.num_heads", "0", "model.vision.num_heads=0: must be positive"),
+        ("model.vision.num_layers", "0", "model.vision.num_layers=0: must be positive"),
+        ("model.text.num_layers", "-1", "model.text.num_layers=-1: must be positive"),
         ("model.embed_dim", "0", "model.embed_dim=0: must be positive"),
         ("model.image_mean", "(0.5, 0.5)", r"model.image_mean=\[0.5, 0.5\]: must be three numbers"),
         ("model.image_mean", "(0.5, 0.5, 'x')", "model.image_mean=.*: must be three numbers"),
@@ -169,7 +169,7 @@ def test_differences_list_what_changes_a_run_and_nothing_else(write):
     free = load(path, [("mesh.fsdp", "8"), ("data.threads", "9"), ("log.every_steps", "1"),
                        ("checkpoint.keep", "9"), ("eval.every_examples", "7"),
                        ("data.path", "/moved/*.tar"), ("data.validation_path", "/v"),
-                       ("train.max_skipped", "3")])  # fmt: skip
+                       ("train.max_consecutive_nonfinite", "3")])  # fmt: skip
     assert config_lib.differences(old, free) == []
     other = load(path, [("seed", "1"), ("optim.eps", "0.5")])
     assert config_lib.differences(old, other) == [
@@ -181,10 +181,10 @@ def test_differences_list_what_changes_a_run_and_nothing_else(write):
 def test_a_key_newer_than_the_run_had_the_effect_of_its_default(write):
     path = write("pass")
     old = json.loads(config_lib.to_json(load(path)))
-    del old["optim"]["text_rate"], old["loss"]
+    del old["optim"]["text_lr_multiplier"], old["loss"]
     assert config_lib.differences(old, load(path)) == []
-    assert config_lib.differences(old, load(path, [("optim.text_rate", "0.5")])) == [
-        "optim.text_rate: 1.0 (this run) -> 0.5 (given)"
+    assert config_lib.differences(old, load(path, [("optim.text_lr_multiplier", "0.5")])) == [
+        "optim.text_lr_multiplier: 1.0 (this run) -> 0.5 (given)"
     ]
     old["optim"]["gone"] = 1
     assert config_lib.differences(old, load(path)) == ["optim.gone: 1 (this run) -> absent (given)"]
@@ -193,7 +193,11 @@ def test_a_key_newer_than_the_run_had_the_effect_of_its_default(write):
 def test_what_changes_no_number_may_change_on_resume(write):
     path = write("pass")
     old = json.loads(config_lib.to_json(load(path)))
-    changes = [("train.pieces", "4"), ("loss.implementation", "ring"), ("loss.chunk", "64")]
+    changes = [
+        ("train.num_microbatches", "4"),
+        ("loss.implementation", "ring"),
+        ("loss.chunk_size", "64"),
+    ]
     assert config_lib.differences(old, load(path, changes)) == []
 
 

@@ -56,7 +56,7 @@ def pictures(clip):
 
 def test_training_begins_from_what_the_run_evaluated(workdir, trainer, tmp_path):
     """The averaged parameters: the next run's figures, before it moves, are this one's last."""
-    code, output = trainer.run(tmp_path, f"model.weights={workdir}", *STILL)
+    code, output = trainer.run(tmp_path, f"model.init_from={workdir}", *STILL)
     assert code == 0, output
     assert f"beginning from {workdir}" in output
     assert metrics(tmp_path) == metrics(workdir)
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_passed_over(copy, workdir, caplog):
 
 def test_a_run_begun_before_a_key_existed(copy, workdir):
     config = json.loads((copy / "config.json").read_text())
-    del config["model"]["norm_epsilon"], config["optim"]["text_rate"]
+    del config["model"]["norm_epsilon"], config["optim"]["text_lr_multiplier"]
     (copy / "config.json").write_text(json.dumps(config))
     assert clip_jax.load(copy).fingerprint == clip_jax.load(workdir).fingerprint
     (copy / "config.json").write_text("{")
@@ -114,7 +114,7 @@ def test_a_run_without_checkpoints_says_so(copy):
 @pytest.mark.slow
 def test_another_resolution_and_text_length(workdir, trainer, tmp_path):
     code, output = trainer.run(
-        tmp_path, f"model.weights={workdir}", "model.vision.image_size=32",
+        tmp_path, f"model.init_from={workdir}", "model.vision.image_size=32",
         "tokenizer.context_length=16", *STILL,
     )  # fmt: skip
     assert code == 0, output
@@ -140,14 +140,16 @@ def test_weights_of_another_model_are_refused(workdir):
         ((run[0], longer, run[2]), "the tokenizer"),
         ((*run[:2], replace(run[2], resize="squash")), "data.resize: 'shortest' -> 'squash'"),
     ):  # fmt: skip
-        with pytest.raises(LayoutError, match="model.weights=w does not fit this config") as error:
+        with pytest.raises(
+            LayoutError, match="model.init_from=w does not fit this config"
+        ) as error:
             initialize.check(found, "w", *wrong)
         assert message in str(error.value)
 
 
 def test_a_run_refuses_weights_of_another_model(workdir, trainer, tmp_path):
     code, output = trainer.run(
-        tmp_path, f"model.weights={workdir}", "model.activation=gelu", *STILL
+        tmp_path, f"model.init_from={workdir}", "model.activation=gelu", *STILL
     )
     assert code == 78, output
     assert "model.activation: 'quick_gelu' -> 'gelu'" in output

@@ -256,7 +256,7 @@ def test_bad_input_gets_one_clear_error(trainer, tmp_path, flags, code, message)
         (["--config=configs/tiny.py", "seed=1"], "overrides are written --config.key=value"),
         (["--config=FILE"], "FILE:2: SyntaxError"),
         (
-            ["--config=configs/tiny.py", "--config.model.vision.heads=0"],
+            ["--config=configs/tiny.py", "--config.model.vision.num_heads=0"],
             "heads=0: must be positive",
         ),
     ],

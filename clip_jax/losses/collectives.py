@@ -22,7 +22,7 @@ def chunk_size(rows: int, columns: int, requested: int = 0) -> int:
     Args:
       rows: of a device.
       columns: of the global batch, or of one device's texts.
-      requested: ``loss.chunk``; what it has in common with ``columns`` is taken.
+      requested: ``loss.chunk_size``; what it has in common with ``columns`` is taken.
 
     Raises:
       ValueError: ``columns`` has small divisors only, with which a step would never end.

@@ -161,7 +161,7 @@ def build(name: str, implementation: str, mesh: Mesh, **options: Any) -> LossFn:
         raise ValueError(f"loss.soft_targets={made.soft} needs loss.name='softmax'")
     if implementation == "dense" and made.chunk:
         raise ValueError(
-            f"loss.chunk={made.chunk} needs loss.implementation='all_gather' or 'ring'"
+            f"loss.chunk_size={made.chunk} needs loss.implementation='all_gather' or 'ring'"
         )
     return loss.implementations[implementation](mesh, made)
 
@@ -186,8 +186,8 @@ def from_config(config: ConfigDict, model: ClipConfig, mesh: Mesh) -> tuple[Loss
         raise ValueError(
             f"loss.name={c.name!r} needs model.logit_bias=True, which SigLIP's variants have"
         )
-    if c.chunk and batch % c.chunk:
-        raise ValueError(f"loss.chunk={c.chunk} does not divide train.batch_size={batch}")
+    if c.chunk_size and batch % c.chunk_size:
+        raise ValueError(f"loss.chunk_size={c.chunk_size} does not divide train.batch_size={batch}")
     implementation, why = c.implementation, "loss.implementation"
     if implementation == "auto":
         if loss is not None and len(loss.implementations) == 1:
@@ -198,6 +198,8 @@ def from_config(config: ConfigDict, model: ClipConfig, mesh: Mesh) -> tuple[Loss
             implementation, why = choose(mesh, batch, model.embed_dim, itemsize, topics)
     if implementation in ("all_gather", "ring"):
         each = batch // batch_shards(mesh)
-        chunk_size(each, batch if implementation == "all_gather" else each, c.chunk)
-    loss_fn = build(c.name, implementation, mesh, soft=c.soft_targets, chunk=c.chunk, dtype=c.dtype)
+        chunk_size(each, batch if implementation == "all_gather" else each, c.chunk_size)
+    loss_fn = build(
+        c.name, implementation, mesh, soft=c.soft_targets, chunk=c.chunk_size, dtype=c.dtype
+    )
     return loss_fn, f"{c.name}, {implementation} ({why})"

@@ -170,9 +170,9 @@ def build(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -> 
       ValueError: as ``resolve``, or an option that the image tower does not have.
     """
     config = resolve(model, tokenizer)
-    if model["remat"] not in ("none", *layers.REMAT_POLICIES):
+    if model["remat_policy"] not in ("none", *layers.REMAT_POLICIES):
         raise ValueError(
-            f"model.remat={model['remat']!r} is not one of "
+            f"model.remat_policy={model['remat_policy']!r} is not one of "
             f"{['none', *sorted(layers.REMAT_POLICIES)]}"
         )
     for key, kind in (("patch_dropout", ViTConfig), ("batch_norm_group", ResNetConfig)):
@@ -184,7 +184,7 @@ def build(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -> 
             )
     return ClipModel(
         config,
-        Execution(jnp.dtype(model["dtype"]), model["scan"], model["remat"]),
+        Execution(jnp.dtype(model["dtype"]), model["scan_layers"], model["remat_policy"]),
         patch_dropout=model["patch_dropout"],
         batch_norm_group=model["batch_norm_group"],
     )

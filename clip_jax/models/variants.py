@@ -135,9 +135,14 @@ def resolve(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -
 Tower = TypeVar("Tower", ViTConfig, ResNetConfig, TextConfig)
 
 
+# Config keys that the towers' fields call differently.
+_FIELDS = {"num_heads": "heads", "num_layers": "layers"}
+
+
 def _replaced(tower: Tower, model: Mapping[str, Any], group: str) -> Tower:
     """A tower's sizes with those of ``config.model[group]`` that are not None."""
-    given = {k: v for k, v in dict(model[group]).items() if v is not None}
+    given = {k: v for k, v in dict(model[group]).items() if v is not None and k != "param_dtype"}
+    given = {_FIELDS.get(k, k): "class" if v == "cls" else v for k, v in given.items()}
     legal = {f.name for f in dataclasses.fields(tower)}
     for key in given:
         if key not in legal:
@@ -171,7 +176,7 @@ def check(config: ClipConfig) -> None:
     def divisible(tower: str, what: str, width: int, heads: int) -> None:
         require(
             width % heads == 0,
-            f"model.{tower}.{what}={width} is not divisible by model.{tower}.heads={heads}",
+            f"model.{tower}.{what}={width} is not divisible by model.{tower}.num_heads={heads}",
         )
 
     one_of("activation", config.activation, layers.ACTIVATIONS)
@@ -180,7 +185,7 @@ def check(config: ClipConfig) -> None:
     if isinstance(vision, ResNetConfig):
         require(
             isinstance(vision.layers, tuple) and vision.layers and min(vision.layers) > 0,
-            f"model.vision.layers={vision.layers!r}: a ResNet needs the blocks of each stage, "
+            f"model.vision.num_layers={vision.layers!r}: a ResNet needs the blocks of each stage, "
             "such as (3, 4, 6, 3)",
         )
         require(vision.width % 2 == 0, f"model.vision.width={vision.width} must be even")

@@ -206,8 +206,8 @@ class Watchdog:
         while not self._done.wait(min(self.seconds / 4, 5.0)):
             if time.monotonic() - self._last > self.seconds:
                 sys.stderr.write(
-                    f"no progress for {self.seconds:.0f} s (watchdog_seconds), the last being: "
-                    f"{self._what}. Giving up. Stacks:\n"
+                    f"no progress for {self.seconds:.0f} s (runtime.watchdog_seconds), "
+                    f"the last being: {self._what}. Giving up. Stacks:\n"
                 )
                 faulthandler.dump_traceback(file=sys.stderr)
                 sys.stderr.flush()

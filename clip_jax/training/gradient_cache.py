@@ -156,7 +156,7 @@ def check(microbatches: int, batch: int, mesh: Mesh, group: int | None = None) -
     """Whether a batch can be divided into micro-batches on a mesh.
 
     Args:
-      microbatches: config key ``train.pieces``.
+      microbatches: config key ``train.num_microbatches``.
       batch: config key ``train.batch_size``.
       mesh: where it is trained.
       group: ``model.batch_norm_group`` of a model with batch norms; None without any.
@@ -167,7 +167,7 @@ def check(microbatches: int, batch: int, mesh: Mesh, group: int | None = None) -
     if microbatches == 1:
         return
     shards = batch_shards(mesh)
-    key = f"train.pieces={microbatches}"
+    key = f"train.num_microbatches={microbatches}"
     if batch % (shards * microbatches):
         raise ValueError(
             f"{key} does not divide the {batch // shards} examples of a batch shard "

@@ -29,7 +29,7 @@ def from_weights(
     Args:
       fresh: step 0 of a run; its optimizer state is kept.
       found: the weights.
-      name: config key ``model.weights``, for messages.
+      name: config key ``model.init_from``, for messages.
       config: the model of the run.
       tokenizer, preprocess: those of the run.
 
@@ -79,7 +79,7 @@ def check(
             different.append(f"{'data.' if key == 'resize' else ''}{key}: {theirs!r} -> {ours!r}")
     if different:
         raise LayoutError(
-            f"model.weights={name} does not fit this config; different (weights -> "
+            f"model.init_from={name} does not fit this config; different (weights -> "
             f"config): {', '.join(different)}"
         )
 

@@ -90,7 +90,9 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
 def _adam(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
     return (
-        adam if optim["moments"] == "float32" else stochastic_rounding.with_bf16_state(adam, seed)
+        adam
+        if optim["moment_dtype"] == "float32"
+        else stochastic_rounding.with_bf16_state(adam, seed)
     )
 
 
@@ -117,8 +119,8 @@ def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
 
     muon = optax.chain(
         contrib.scale_by_muon(
-            beta=optim["muon_beta"],
-            ns_steps=optim["muon_steps"],
+            beta=optim["muon_momentum"],
+            ns_steps=optim["muon_ns_steps"],
             weight_dimension_numbers=dimensions,
         ),
         optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(like_adam, u)),
@@ -142,7 +144,11 @@ OPTIMIZERS: dict[str, Callable[[Mapping[str, Any], int], optax.GradientTransform
 
 
 def build(
-    optim: Mapping[str, Any], warmup_steps: int, total_steps: int, seed: int = 0
+    optim: Mapping[str, Any],
+    warmup_steps: int,
+    total_steps: int,
+    seed: int = 0,
+    text_param_dtype: str = "float32",
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optax chain, with decoupled, masked weight decay, and its schedule.
 
@@ -150,6 +156,7 @@ def build(
       optim: ``config.optim``.
       warmup_steps, total_steps: the schedule's lengths in optimizer steps.
       seed: of stochastic rounding.
+      text_param_dtype: ``config.model.text.param_dtype``.
 
     Raises:
       ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
@@ -162,12 +169,12 @@ def build(
         optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
         optax.scale_by_learning_rate(schedule),
     ]
-    if optim["text_rate"] != 1:
-        chain.insert(2, _scaled_text(optim["text_rate"]))
-    if optim["clip_norm"]:
-        chain.insert(0, optax.clip_by_global_norm(optim["clip_norm"]))
+    if optim["text_lr_multiplier"] != 1:
+        chain.insert(2, _scaled_text(optim["text_lr_multiplier"]))
+    if optim["grad_clip_norm"]:
+        chain.insert(0, optax.clip_by_global_norm(optim["grad_clip_norm"]))
     tx = optax.chain(*chain)
-    if optim["text_weights"] != "float32":
+    if text_param_dtype != "float32":
         tx = stochastic_rounding.with_bf16_params(tx, seed)
     return tx, schedule
 

@@ -57,14 +57,14 @@ def build(config: Any, model: ClipModel, mesh: Mesh, total_steps: int) -> Progra
     """
     c = config
     warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
-    tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed)
+    tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed, c.model.text.param_dtype)
     kind = (model, tx, c.optim.ema_decay > 0, mesh)
-    abstract, shardings = state.abstract(*kind, text_dtype=c.optim.text_weights)
+    abstract, shardings = state.abstract(*kind, text_dtype=c.model.text.param_dtype)
     loss_fn, loss = losses.from_config(c, model.config, mesh)
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
     group = c.model.batch_norm_group if resnet else None
-    gradient_cache.check(c.train.pieces, c.train.batch_size, mesh, group)
+    gradient_cache.check(c.train.num_microbatches, c.train.batch_size, mesh, group)
     pure = step.train_step(
         model,
         tx,
@@ -75,11 +75,11 @@ def build(config: Any, model: ClipModel, mesh: Mesh, total_steps: int) -> Progra
         mask_groups=c.loss.mask_groups,
         soft_targets=c.loss.soft_targets > 0,
         clip_scale=losses.LOSSES[c.loss.name].clip_scale,
-        pieces=c.train.pieces,
+        pieces=c.train.num_microbatches,
         shards=batch_shards(mesh),
     )
     compiled = step.compile_train_step(pure, shardings, mesh)
-    create = functools.partial(state.create, *kind, text_dtype=c.optim.text_weights)
+    create = functools.partial(state.create, *kind, text_dtype=c.model.text.param_dtype)
     return Program(tx, schedule, create, abstract, shardings, compiled, loss)
 
 
@@ -101,8 +101,8 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
     ):
         if heads % parts:
             raise ValueError(
-                f"mesh.tensor={parts} does not divide model.{tower}.heads={heads}; use a divisor "
-                "of it, or mesh.fsdp"
+                f"mesh.tensor={parts} does not divide model.{tower}.num_heads={heads}; use a "
+                "divisor of it, or mesh.fsdp"
             )
 
 

@@ -122,7 +122,7 @@ class Run:
         if restored is None:
             self.state = self.program.create(self.config.seed)
             self.step = 0
-            if name := self.config.model.weights:
+            if name := self.config.model.init_from:
                 say(f"beginning from {name}")
                 self.state = initialize.from_weights(
                     self.state,
@@ -259,11 +259,11 @@ class Run:
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
                 "name the first of them. The last checkpoint is intact"
             )
-        if skipped >= self.config.train.max_skipped:
+        if skipped >= self.config.train.max_consecutive_nonfinite:
             raise TrainingError(
                 f"loss or gradient was not finite in {skipped} steps in a row "
-                "(train.max_skipped); lower optim.learning_rate or set optim.clip_norm, and start "
-                "again from the last checkpoint"
+                "(train.max_consecutive_nonfinite); lower optim.learning_rate or set "
+                "optim.grad_clip_norm, and start again from the last checkpoint"
             )
         return bool(stop)
 

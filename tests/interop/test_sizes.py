@@ -41,7 +41,7 @@ def test_heads_that_nothing_tells(tmp_path, made):
         weights.read(path, layout="open_clip")
     hints = weights.read(path, layout="open_clip", heads=(8, 2)).config
     assert (hints.vision.heads, hints.text.heads) == (8, 2)
-    with pytest.raises(LayoutError, match="not divisible by model.vision.heads=7"):
+    with pytest.raises(LayoutError, match="not divisible by model.vision.num_heads=7"):
         weights.read(path, layout="open_clip", heads=(7, 2))
     with pytest.raises(LayoutError, match="vision.heads is 0"):
         weights.read(path, layout="open_clip", heads=(0, 2))

@@ -28,7 +28,7 @@ COUNTS = {
 
 def model_config(**changes):
     c = config_lib.defaults().model
-    c.variant, c.dtype, c.scan = "ViT-Test/8", "float32", False
+    c.variant, c.dtype, c.scan_layers = "ViT-Test/8", "float32", False
     c.update(changes)
     return c
 
@@ -128,7 +128,7 @@ def test_uint8_images_are_normalised_on_the_device():
 @pytest.mark.parametrize("scan", [False, True])
 def test_probes_see_a_vits_features_before_the_projection(scan):
     """Paper appendix A.3."""
-    model = clip.build(model_config(scan=scan))
+    model = clip.build(model_config(scan_layers=scan))
     variables = init(model)
     seen = jax.jit(lambda v, x: clip.probe_features(model, v, x))(variables, batch()[0])
     assert seen.shape == (4, model.config.vision.width) == (4, model.probe_dim)
@@ -185,10 +185,10 @@ def plain():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"scan": True},
-        {"remat": "full"},
-        pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
-        {"scan": True, "remat": "full"},
+        {"scan_layers": True},
+        {"remat_policy": "full"},
+        pytest.param({"remat_policy": "dots"}, marks=pytest.mark.slow),
+        {"scan_layers": True, "remat_policy": "full"},
     ],
     ids=str,
 )
@@ -202,7 +202,7 @@ def test_scan_and_remat_change_nothing(plain, changes):
 
 
 def test_scan_initialises_the_same_parameters(plain):
-    got = init(clip.build(model_config(scan=True, remat="full")))
+    got = init(clip.build(model_config(scan_layers=True, remat_policy="full")))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(plain[0]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -251,7 +251,7 @@ def test_dropped_patches_leave_the_kept_ones_their_positions():
 def test_initial_distributions_are_openais():
     """Standard deviations and bounds as in the reference's ``initialize_parameters``."""
     c = model_config(variant="ViT-B/32")
-    c.vision.layers = c.text.layers = 2
+    c.vision.num_layers = c.text.num_layers = 2
     model = clip.build(c)
     images, tokens = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 77), jnp.int32)
     p = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, tokens))["params"]
@@ -331,8 +331,11 @@ def test_pixel_statistics_come_from_the_config():
         ({"vision": {"position_init": "rope"}}, r"model.vision.position_init='rope' is not one"),
         ({"variant": "ViT-Z/1"}, r"model.variant='ViT-Z/1' is not one of"),
         ({"activation": "relu"}, r"model.activation='relu'"),
-        ({"remat": "some"}, r"model.remat='some'"),
-        ({"vision": {"heads": 5}}, r"model.vision.width=32 is not divisible by model.vision.heads"),
+        ({"remat_policy": "some"}, r"model.remat_policy='some'"),
+        (
+            {"vision": {"num_heads": 5}},
+            r"model.vision.width=32 is not divisible by model.vision.num_heads",
+        ),
         ({"vision": {"image_size": 4}}, r"image_size=4 is smaller than"),
     ],
 )

@@ -13,7 +13,7 @@ from clip_jax.runtime import mesh as mesh_lib
 
 def model_config(**changes):
     c = config_lib.defaults().model
-    c.variant, c.dtype, c.scan = "RN-Test", "float32", False
+    c.variant, c.dtype, c.scan_layers = "RN-Test", "float32", False
     c.update(changes)
     return c
 
@@ -90,9 +90,9 @@ def test_a_group_that_does_not_divide_the_batch_is_named():
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(dict(scan=True), marks=pytest.mark.slow),
-        pytest.param(dict(remat="full"), marks=pytest.mark.slow),
-        pytest.param(dict(scan=True, remat="dots"), marks=pytest.mark.slow),
+        pytest.param(dict(scan_layers=True), marks=pytest.mark.slow),
+        pytest.param(dict(remat_policy="full"), marks=pytest.mark.slow),
+        pytest.param(dict(scan_layers=True, remat_policy="dots"), marks=pytest.mark.slow),
     ],
 )
 def test_scan_and_remat_change_no_numbers(variables, options):
@@ -161,8 +161,11 @@ def test_initial_distributions_are_openais():
         (dict(patch_dropout=0.5), r"model.patch_dropout=0.5 is set, but .* is a ResNet"),
         ({"vision": {"patch_size": 8}}, r"model.vision.patch_size=8: .*'RN-Test' has no such size"),
         ({"vision": {"image_size": 65}}, r"image_size=65 is not a multiple of 32"),
-        ({"vision": {"layers": 3}}, r"model.vision.layers=3: a ResNet needs the blocks"),
-        ({"vision": {"heads": 7}}, r"features=256 is not divisible by model.vision.heads=7"),
+        ({"vision": {"num_layers": 3}}, r"model.vision.num_layers=3: a ResNet needs the blocks"),
+        (
+            {"vision": {"num_heads": 7}},
+            r"features=256 is not divisible by model.vision.num_heads=7",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(changes, message):

@@ -255,7 +255,7 @@ def test_a_start_up_that_hangs_is_ended(trainer, tmp_path):
         "distributed.shut_down(train.main(sys.argv[1:]))"
     )
     code, output = trainer.run(
-        tmp_path, "watchdog_seconds=1.0", program=("-c", hanging), timeout=50
+        tmp_path, "runtime.watchdog_seconds=1.0", program=("-c", hanging), timeout=50
     )
     assert code == distributed.HANGING, output
-    assert "no progress for 1 s (watchdog_seconds)" in output
+    assert "no progress for 1 s (runtime.watchdog_seconds)" in output

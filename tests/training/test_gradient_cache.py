@@ -64,7 +64,9 @@ def test_pieces_that_do_not_divide_are_named():
     mesh = create_mesh({"data": 8})
     gradient_cache.check(4, 32, mesh)
     gradient_cache.check(2, 64, mesh, group=2)
-    with pytest.raises(ValueError, match=r"train.pieces=3 does not divide the 4 examples"):
+    with pytest.raises(
+        ValueError, match=r"train.num_microbatches=3 does not divide the 4 examples"
+    ):
         gradient_cache.check(3, 32, mesh)
     for group in (0, 3):
         with pytest.raises(ValueError, match=rf"model.batch_norm_group={group} a divisor of 4"):

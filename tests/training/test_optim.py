@@ -85,7 +85,7 @@ def test_adamw_equals_the_formula():
 def test_clipping_bounds_the_gradient(clip_norm, norm):
     """Seen in the moments: Adam's first step is the same for every size of gradient."""
     config = config_lib.defaults().optim
-    config.update(clip_norm=clip_norm)
+    config.update(grad_clip_norm=clip_norm)
     tx, _ = optim.build(config, 0, 10)
     params = {"kernel": jnp.zeros(4), "bias": jnp.zeros(4)}
 
@@ -106,7 +106,7 @@ def test_text_rate_scales_the_text_towers_whole_update():
     grads = jax.tree.map(lambda x: 0.3 * x, params)
 
     def update(rate):
-        config.text_rate = rate
+        config.text_lr_multiplier = rate
         tx, _ = optim.build(config, 0, 100)
         return jax.jit(tx.update)(grads, tx.init(params), params)[0]
 

@@ -36,10 +36,18 @@ def test_auto_says_what_it_took_and_why():
     ("changes", "sizes", "message"),
     [
         ({"loss": {"name": "sigmoid"}}, {}, "loss.name='sigmoid' needs model.logit_bias=True"),
-        ({}, {"tensor": 8}, "mesh.tensor=8 does not divide model.vision.heads=4"),
-        ({"train": {"pieces": 3}}, {}, "train.pieces=3 does not divide the 4 examples"),
-        ({"loss": {"chunk": 5}}, {}, "loss.chunk=5 does not divide train.batch_size=32"),
-        ({"loss": {"chunk": 4, "implementation": "dense"}}, {}, "loss.chunk=4 needs loss.impl"),
+        ({}, {"tensor": 8}, "mesh.tensor=8 does not divide model.vision.num_heads=4"),
+        (
+            {"train": {"num_microbatches": 3}},
+            {},
+            "train.num_microbatches=3 does not divide the 4 examples",
+        ),
+        ({"loss": {"chunk_size": 5}}, {}, "loss.chunk_size=5 does not divide train.batch_size=32"),
+        (
+            {"loss": {"chunk_size": 4, "implementation": "dense"}},
+            {},
+            "loss.chunk_size=4 needs loss.impl",
+        ),
         ({"train": {"batch_size": 8 * 4099}}, {}, "make train.batch_size a multiple of 128"),
     ],
 )
@@ -79,7 +87,7 @@ def test_sharded_parameters_move_and_activations_do_not(sizes, pieces, factor):
     the gradients: about 3 times their bytes (2 with data parallelism: an all-reduce). One tensor of
     activations of the whole batch is as much as all parameters here: it would show, in what is
     moved or in the temporaries. With a tensor axis the activations of a shard are summed."""
-    c = config(model={"scan": False}, train={"batch_size": 2048, "pieces": pieces})
+    c = config(model={"scan_layers": False}, train={"batch_size": 2048, "num_microbatches": pieces})
     made, model, mesh = build(c, **sizes)
     parameters = sum(4 * x.size for x in jax.tree.leaves(made.abstract.params))
     activations = 2048 * 5 * 32 * 4

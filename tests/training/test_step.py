@@ -36,7 +36,7 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer, pieces, drop
     c.optim.eps = 1e-3
     c.optim.warmup_examples, c.optim.ema_decay = 16, ema
     c.loss.implementation, c.loss.mask_groups, c.loss.soft_targets = implementation, True, 0.3
-    c.train.batch_size, c.train.pieces = 16, pieces
+    c.train.batch_size, c.train.num_microbatches = 16, pieces
     model = clip.build(c.model)
     made = program.build(c, model, mesh, 10)
     initial = jax.tree.map(np.array, state.create(model, made.tx, ema > 0, mesh, 0))

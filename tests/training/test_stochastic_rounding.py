@@ -64,10 +64,10 @@ def test_the_option_halves_what_the_optimizer_keeps():
     c = config_lib.defaults().optim
     params = {"image_tower": {"fc": {"kernel": jnp.ones((64, 64))}}}
     sizes = {}
-    for c.moments in ("float32", "bfloat16"):
+    for c.moment_dtype in ("float32", "bfloat16"):
         tx, _ = optim.build(c, 0, 10)
         state = tx.init(params)
-        sizes[c.moments] = sum(x.nbytes for x in jax.tree.leaves(state))
+        sizes[c.moment_dtype] = sum(x.nbytes for x in jax.tree.leaves(state))
         updates, after = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
         assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
         assert updates["image_tower"]["fc"]["kernel"].dtype == jnp.float32
@@ -114,7 +114,7 @@ def test_text_weights_and_moments_in_half_precision_train():
     c = config_lib.defaults()
     c.model.variant, c.model.dtype, c.train.batch_size = "ViT-Test/8", "float32", 16
     c.optim.warmup_examples, c.optim.ema_decay = 0, 0.9
-    c.optim.text_weights = c.optim.moments = "bfloat16"
+    c.model.text.param_dtype = c.optim.moment_dtype = "bfloat16"
     on = mesh.create_mesh({"data": 1}, jax.devices()[:1])
     model = clip.build(c.model)
     made = program.build(c, model, on, 10)

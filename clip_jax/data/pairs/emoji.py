@@ -108,7 +108,8 @@ class EmojiSource(Source):
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> Self:
-        return cls(cache_dir(data["cache_dir"]), data["emoji_preset"], "train", data["captions"])
+        own = data["emoji"]
+        return cls(cache_dir(data["cache_dir"]), own["preset"], "train", own["captions"])
 
     @classmethod
     def validation(cls, data: Mapping[str, Any]) -> NoReturn:

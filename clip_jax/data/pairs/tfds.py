@@ -30,7 +30,11 @@ class TfdsSource(Source):
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> Self:
         return cls(
-            data["path"], data["split"], data["image_key"], data["caption_key"], data["cache_dir"]
+            data["path"],
+            data["split"],
+            data["image_key"],
+            data["caption_key"],
+            data["tfds_data_dir"],
         )
 
     @classmethod

@@ -104,7 +104,7 @@ def _emoji_zero_shot(split: str) -> Callable[[Any, Preprocess, str], Task]:
         del trained_on
         from clip_jax.data.pairs import emoji
 
-        preset = config.data.emoji_preset
+        preset = config.data.emoji.preset
         data = emoji.zero_shot_set(paths.cache_dir(config.data.cache_dir), preset, split)
         return ZeroShotTask(
             split,
@@ -125,7 +125,7 @@ def _emoji_retrieval(config: Any, preprocess: Preprocess, trained_on: str) -> Ta
     from clip_jax.data.pairs import emoji
 
     data = emoji.zero_shot_set(
-        paths.cache_dir(config.data.cache_dir), config.data.emoji_preset, "held_out"
+        paths.cache_dir(config.data.cache_dir), config.data.emoji.preset, "held_out"
     )
     rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
     return RetrievalTask(

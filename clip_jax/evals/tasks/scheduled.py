@@ -83,9 +83,9 @@ def prepare(name: str, config: Any, preprocess: Preprocess, mesh: Mesh) -> Suite
         protocol=config.eval.protocol,
         root=config.eval.data_root,
         options=Options(
-            data_dir=config.eval.data_dir,
+            data_dir=config.data.tfds_data_dir,
             cache_dir=config.data.cache_dir,
-            emoji_preset=config.data.emoji_preset,
+            emoji_preset=config.data.emoji.preset,
         ),
         seed=config.seed,
     )

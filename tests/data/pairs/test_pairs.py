@@ -160,7 +160,7 @@ def test_tfds_datasets_are_read(emoji_cache, tmp_path):
             path="emoji/all",
             caption_key="name",
             split="held_out",
-            cache_dir=str(builder.folder(emoji_cache, "all")),
+            tfds_data_dir=str(builder.folder(emoji_cache, "all")),
         )
     )
     assert len(source) == 1064
@@ -170,7 +170,7 @@ def test_tfds_datasets_are_read(emoji_cache, tmp_path):
             path="emoji/all",
             caption_key="name",
             validation_split="unseen_vendor",
-            cache_dir=str(builder.folder(emoji_cache, "all")),
+            tfds_data_dir=str(builder.folder(emoji_cache, "all")),
         )
     )
     assert len(kept) == 1421
@@ -178,7 +178,7 @@ def test_tfds_datasets_are_read(emoji_cache, tmp_path):
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
     with pytest.raises(DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
-        registry.build(data_config(source="tfds", path="no_such_set", cache_dir=str(tmp_path)))
+        registry.build(data_config(source="tfds", path="no_such_set", tfds_data_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
