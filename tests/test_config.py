@@ -6,6 +6,8 @@ import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.config import ConfigError, defaults, load
+from clip_jax.config.__main__ import table
+from clip_jax.config.keys import KEYS
 from clip_jax.models import variants
 
 
@@ -204,3 +206,30 @@ def test_what_changes_no_number_may_change_on_resume(write):
 def test_every_default_has_a_type_that_json_keeps():
     c = defaults()
     assert config_lib.differences(json.loads(config_lib.to_json(c)), c) == []
+
+
+@pytest.mark.parametrize(("old", "new"), config_lib.RENAMED.items())
+def test_an_old_key_names_the_new_one(write, old, new):
+    with pytest.raises(ConfigError, match=f"config key '{old}' is called '{new}' now"):
+        load(write("pass"), [(old, "1")])
+    assert new in KEYS and old not in KEYS
+
+
+def test_choices_come_from_registries(write, monkeypatch):
+    from clip_jax.data.pairs import registry
+
+    with pytest.raises(ConfigError, match="data.source='mine': must be one of emoji, table, tar"):
+        load(write("pass"), [("data.source", "mine")])
+    monkeypatch.setitem(registry.SOURCES, "mine", registry.SOURCES["synthetic"])
+    assert load(write("pass"), [("data.source", "mine")]).data.source == "mine"
+
+
+def test_every_registry_is_there_and_has_the_default():
+    for name, key in KEYS.items():
+        assert key.problem(key.default if not isinstance(key.default, tuple) else []) is None, name
+
+
+def test_the_table_of_keys_is_current(root):
+    assert (root / "docs/config.md").read_text(encoding="utf-8") == table(KEYS), (
+        "run: python -m clip_jax.config > docs/config.md"
+    )

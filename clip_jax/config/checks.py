@@ -1,0 +1,124 @@
+"""What a config key is, and the checks that its value can have."""
+
+import dataclasses
+import difflib
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is a whole number, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a value must satisfy; ``words`` complete "must be"."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def problem(self, value: Any) -> str | None:
+        """What the value must be, if it is not; None for a legal one."""
+        return None if self.holds(value) else self.words
+
+
+def registry(reference: str) -> Any:
+    """What "module:ATTRIBUTE" refers to."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _names(choice: str) -> Iterable[str]:
+    return registry(choice) if ":" in choice else [choice]
+
+
+class OneOf:
+    """A choice of names.
+
+    Attributes:
+      choices: names, and registries "module:ATTRIBUTE" whose keys are names. A registry is imported
+        when a value is checked: so this package needs none of them, and a name that is added to one
+        is legal at once.
+    """
+
+    def __init__(self, *choices: str):
+        self.choices = choices
+
+    @property
+    def words(self) -> str:
+        """The choices as they stand."""
+        return "one of " + ", ".join(c.replace(":", ".") for c in self.choices)
+
+    def names(self) -> list[str]:
+        """All legal names."""
+        return [name for choice in self.choices for name in _names(choice)]
+
+    def problem(self, value: Any) -> str | None:
+        """As ``Check.problem``."""
+        names = self.names()
+        if value in names:
+            return None
+        near = difflib.get_close_matches(str(value), names, 1)
+        return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
+# Type of a default -> what its values must satisfy. (Flattened configs have lists for tuples.)
+_KINDS: dict[type, Check] = {
+    bool: Check(lambda v: isinstance(v, bool), "True or False"),
+    int: Check(is_int, "a whole number"),
+    float: Check(is_number, "a finite number"),
+    str: Check(lambda v: isinstance(v, str), "text"),
+    tuple: Check(lambda v: isinstance(v, list), "a list with commas between"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A config key.
+
+    Attributes:
+      default: its value where none is set.
+      meaning: one line, for ``docs/config.md``.
+      check: what a value must satisfy besides its type; None: nothing.
+      kind: type of the values of a key whose default is None, the value of the model's variant.
+      free_on_resume: whether it may differ between a run and its resumption: it does not change the
+        parameters. (Data may move to another path: its fingerprint is in the checkpoint.)
+    """
+
+    default: Any
+    meaning: str
+    check: Check | OneOf | None = None
+    kind: type | None = None
+    free_on_resume: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """What the value must be, if it is not; None for a legal one."""
+        if value is None and self.default is None:
+            return None
+        kind = _KINDS.get(self.kind or type(self.default))
+        wrong = kind and kind.problem(value)
+        return wrong or (self.check and self.check.problem(value))
+
+
+POSITIVE = Check(lambda v: v > 0, "positive")
+NOT_NEGATIVE = Check(lambda v: v >= 0, "0 or more")
+FRACTION = Check(lambda v: 0 <= v < 1, "in [0, 1)")
+SEED = Check(lambda v: 0 <= v < 2**63, "in [0, 2**63)")
+# Blocks of a ViT, or of each stage of a ResNet: the model checks the latter.
+DEPTH = Check(lambda v: not is_int(v) or v > 0, "positive")
+CHANNELS = Check(lambda v: all(is_int(x) and x > 0 for x in v), "positive whole numbers")
+RGB = Check(lambda v: len(v) == 3 and all(map(is_number, v)), "three numbers")
+POSITIVE_RGB = Check(
+    lambda v: RGB.holds(v) and min(v) > 0,
+    "three numbers above 0",
+)
+NAMES = Check(lambda v: all(isinstance(x, str) for x in v), "names of tasks")
+DTYPE = OneOf("float32", "bfloat16")

@@ -1,0 +1,29 @@
+"""Whether the values of a config are legal."""
+
+from ml_collections import ConfigDict
+
+from clip_jax.config.checks import registry
+from clip_jax.config.keys import KEYS, SOURCES, flatten
+from clip_jax.runtime.errors import ConfigError
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every value that can be checked without data or devices.
+
+    Raises:
+      ConfigError: names the key, its value and what is allowed.
+    """
+    flat = flatten(config)
+    for name, key in KEYS.items():
+        if required := key.problem(flat[name]):
+            raise ConfigError(f"{name}={flat[name]!r}: must be {required}")
+    if (config.train.epochs > 0) == (config.train.examples > 0):
+        raise ConfigError(
+            f"train.epochs={config.train.epochs} and train.examples={config.train.examples}: "
+            "set exactly one of them above 0"
+        )
+    if registry(SOURCES)[config.data.source].needs_path and not config.data.path:
+        raise ConfigError(
+            f"data.path is empty: data.source={config.data.source!r} needs it, for example "
+            "--config.data.path='/data/shards/*.tar'"
+        )
