@@ -9,11 +9,7 @@ import pytest
 
 # A module may import from its own layer and the ones before it. The longest matching name counts.
 LAYERS = [
-<<<<<<< HEAD
-    ["runtime", "cli", "lazy", "config", "config_values", "analysis", "tokenizers"],
-=======
-    ["runtime", "cli", "config", "analysis", "tokenizers", "models.flops"],
->>>>>>> 8d94fd0 (Keep each config key in one row, with choices from the registries)
+    ["runtime", "cli", "lazy", "config", "analysis", "tokenizers"],
     ["data", "models", "losses"],
     ["interop", "evals"],
     ["training", "report"],
