@@ -7,12 +7,14 @@ NAME.
 """
 
 import argparse
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_jax import api, cli
+from clip_jax.config import ConfigError
 from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
@@ -129,6 +131,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--shots": dict(default="1,2,4,8,16", help="examples a class of few-shot probes"),
     "--seeds": dict(type=int, default=3, help="draws of them for each number of shots"),
     "--seed": dict(type=int, default=0, help="of whatever is drawn at random"),
+    "--extensions": dict(
+        type=_listed, default=(), help="modules to import first, which register readers or tasks"
+    ),
     "--overlap-with": dict(
         default="",
         help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
@@ -164,6 +169,11 @@ def run(flags: argparse.Namespace) -> list[Record]:
     """Evaluates as the flags say."""
     import jax
 
+    for module in flags.extensions:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--extensions={module}: {error}; is it on PYTHONPATH?") from error
     options = Options(
         data_dir=flags.data_dir, cache_dir=flags.cache_dir, image_root=flags.image_root,
         image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,

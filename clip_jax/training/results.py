@@ -69,4 +69,6 @@ def _summary(run: Run) -> list[tuple[str, Any]]:
 
 def _sizes(tower: Any) -> str:
     d = dataclasses.asdict(tower)
+    if "layers" not in d:  # a tower from outside
+        return f"width {d['width']}"
     return f"width {d['width']}, {d['layers']} layers, {d['heads']} heads"
