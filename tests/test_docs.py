@@ -1,0 +1,76 @@
+"""What the documentation names exists: config keys, flags, modules and files."""
+
+import importlib.util
+import re
+
+import pytest
+
+from clip_jax import config as config_lib
+from clip_jax import evaluate
+
+KEY = re.compile(r"--config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)")
+GROUP_KEY = re.compile(r"`([a-z]+\.[a-z_0-9.]*[a-z_0-9])(?:=[^`]*)?`")
+MODULE = re.compile(r"-m (clip_jax[\w.]*)|from (clip_jax[\w.]*) import|import (clip_jax[\w.]*)")
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+)")
+FILES = (".py", ".md", ".html", ".json", ".jsonl", ".npz", ".css", ".pt", ".bin", ".npy", ".txt")
+
+
+@pytest.fixture(scope="module")
+def pages(root):
+    """Path -> text of every page that people read."""
+    paths = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    return {path: path.read_text(encoding="utf-8") for path in paths}
+
+
+def places(pages, pattern):
+    """(page's name, what a pattern found there), once each."""
+    return sorted({
+        (path.name, next(filter(None, match.groups())))
+        for path, text in pages.items()
+        for match in pattern.finditer(text)
+    })  # fmt: skip
+
+
+def test_every_key_exists(pages):
+    keys = set(config_lib.flatten(config_lib.defaults()))
+    groups = {key.rpartition(".")[0] for key in keys}
+    named = places(pages, KEY)
+    named += [
+        (page, name)
+        for page, name in places(pages, GROUP_KEY)
+        if name.split(".")[0] in groups and not name.endswith(FILES)
+    ]
+    assert [x for x in named if x[1] not in keys | groups] == []
+    assert len(named) > 40
+
+
+def test_every_module_exists(pages):
+    named = places(pages, MODULE)
+    assert [x for x in named if importlib.util.find_spec(x[1]) is None] == []
+    assert len(named) > 10
+
+
+def test_every_flag_of_the_evaluation_exists(root):
+    text = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    others = {"--config", "--no-deps"}
+    named = set(FLAG.findall(text)) - others
+    assert named - set(evaluate.FLAGS) == set()
+    assert len(named) > 10
+
+
+def test_every_link_leads_somewhere(pages):
+    broken = [
+        (path.name, link)
+        for path, text in pages.items()
+        for link in LINK.findall(text)
+        if not (path.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_every_page_is_reachable(root):
+    """From the start page, the README or another page."""
+    texts = [p.read_text(encoding="utf-8") for p in (root / "docs").glob("*.md")]
+    links = {link for text in texts for link in LINK.findall(text)}
+    assert {p.name for p in (root / "docs").glob("*.md")} - links == {"README.md"}
