@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from clip_jax import config as config_lib
 from clip_jax import evaluate
+from clip_jax.config import keys
 
-KEY = re.compile(r"--config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)")
+KEY = re.compile(r"--config\.((?!key)[a-z_0-9]+(?:\.[a-z_0-9]+)*)")
 GROUP_KEY = re.compile(r"`([a-z]+\.[a-z_0-9.]*[a-z_0-9])(?:=[^`]*)?`")
 MODULE = re.compile(r"-m (clip_jax[\w.]*)|from (clip_jax[\w.]*) import|import (clip_jax[\w.]*)")
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
@@ -33,15 +33,15 @@ def places(pages, pattern):
 
 
 def test_every_key_exists(pages):
-    keys = set(config_lib.flatten(config_lib.defaults()))
-    groups = {key.rpartition(".")[0] for key in keys}
+    known = set(keys.flatten(keys.defaults()))
+    groups = {key.rpartition(".")[0] for key in known}
     named = places(pages, KEY)
     named += [
         (page, name)
         for page, name in places(pages, GROUP_KEY)
         if name.split(".")[0] in groups and not name.endswith(FILES)
     ]
-    assert [x for x in named if x[1] not in keys | groups] == []
+    assert [x for x in named if x[1] not in known | groups] == []
     assert len(named) > 40
 
 

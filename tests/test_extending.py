@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
-from clip_jax import config, losses
+from clip_jax import losses
 from clip_jax.data import transforms
 from clip_jax.data.pairs import registry as pairs
 from clip_jax.data.pairs.base import Example, Source
@@ -58,7 +58,6 @@ class Squares(Source):
 
 
 pairs.SOURCES["squares"] = Squares
-config.CHOICES["data.source"] += ("squares",)
 
 
 # An augmentation.
@@ -84,7 +83,6 @@ def half(mesh, options):
 
 
 losses.LOSSES["half"] = losses.Loss({"dense": half})
-config.CHOICES["loss.name"] += ("half",)
 
 
 # An image tower.
