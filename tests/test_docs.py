@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from clip_jax import evaluate
+from clip_jax import evaluation
 from clip_jax.config import keys
 
 KEY = re.compile(r"--config\.((?!key)[a-z_0-9]+(?:\.[a-z_0-9]+)*)")
@@ -55,7 +55,7 @@ def test_every_flag_of_the_evaluation_exists(root):
     text = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
     others = {"--config", "--no-deps"}
     named = set(FLAG.findall(text)) - others
-    assert named - set(evaluate.FLAGS) == set()
+    assert named - set(evaluation.FLAGS) == set()
     assert len(named) > 10
 
 
