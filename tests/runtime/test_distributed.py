@@ -80,7 +80,8 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
 # The trainer on a mesh whose devices alternate between the processes.
 INTERLEAVED = """
 import sys
-from clip_jax import distributed, mesh, train
+from clip_jax import train
+from clip_jax.runtime import distributed, mesh
 
 create = mesh.create_mesh
 
@@ -235,7 +236,7 @@ def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):
 
     code = (
         "import time, jax; from jax.experimental import multihost_utils\n"
-        "from clip_jax import distributed\n"
+        "from clip_jax.runtime import distributed\n"
         "jax.process_count = lambda: 2\n"
         "multihost_utils.sync_global_devices = lambda name: time.sleep(30)\n"
         "dog = distributed.Watchdog(1.0); distributed.barrier('tea')"
@@ -250,7 +251,9 @@ def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):
 
 def test_a_start_up_that_hangs_is_ended(trainer, tmp_path):
     hanging = (
-        "import sys, time; from clip_jax import distributed, train, trainer\n"
+        "import sys, time; from clip_jax import train\n"
+        "from clip_jax.runtime import distributed\n"
+        "from clip_jax.training import trainer\n"
         "trainer.Run.__init__ = lambda *_: time.sleep(60)\n"
         "distributed.shut_down(train.main(sys.argv[1:]))"
     )

@@ -15,7 +15,7 @@ from clip_jax.training import trainer, workdir
 
 def test_the_lock_excludes_and_goes_with_its_process(tmp_path):
     code = (
-        "import pathlib, sys, time; from clip_jax import workdir\n"
+        "import pathlib, sys, time; from clip_jax.training import workdir\n"
         "with workdir.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
