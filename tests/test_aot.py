@@ -176,12 +176,14 @@ BOUNDS = [
 @pytest.mark.parametrize(("implementation", "batch", "temporaries", "received"), BOUNDS)
 def test_the_loss_stays_small_on_256_chips(root, implementation, batch, temporaries, received):
     code = f"""
-from clip_jax import aot, chips, compiled, pods
+from clip_jax import aot
+from clip_jax.analysis import hlo, tpu_specs
+from clip_jax.benchmarks import tpu_fit
 aot.prepare_environment()
-devices, _ = chips.devices_of("v5e:16x16")
-result = pods.bare_loss("{implementation}", devices, {batch})
-found = compiled.collectives(result.as_text())
-print(compiled.memory(result).temporaries, sum(c.received for c in found))
+devices, _ = tpu_specs.devices_of("v5e:16x16")
+result = tpu_fit.bare_loss("{implementation}", devices, {batch})
+collectives = hlo.collectives(result.as_text())
+print(hlo.memory(result).temporaries, sum(c.received for c in collectives))
 """
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=root, text=True, capture_output=True, timeout=300,
