@@ -48,7 +48,11 @@ def get_config():
     c.optim.weight_decay = 0.3
     c.optim.grad_clip_norm = 1.0
 
-    c.eval.tasks = ("unseen_vendor", "held_out", "held_out_retrieval")
+    c.eval.evaluators = {
+        "unseen_vendor": {"task": "zero_shot", "data": "emoji:unseen_vendor"},
+        "held_out": {"task": "zero_shot", "data": "emoji:held_out"},
+        "held_out_retrieval": {"task": "retrieval", "data": "emoji:held_out_retrieval"},
+    }
     c.eval.every_examples = 75_000
     c.checkpoint.every_examples = 75_000
     c.log.every_steps = 25

@@ -19,7 +19,7 @@ def get_config():
     c.train.examples = 32 * 40
     c.optim.learning_rate = 3e-3
     c.optim.warmup_examples = 32 * 4
-    c.eval.tasks = ("retrieval",)
+    c.eval.evaluators = {"retrieval": {"task": "retrieval", "data": "validation"}}
     c.eval.limit = 56
     c.eval.every_examples = 32 * 20
     c.eval.batch_size = 64

@@ -72,13 +72,13 @@ def test_overrides_are_typed(write):
     path = write("pass")
     c = load(path, [
         ("optim.learning_rate", "1e-3"), ("train.batch_size", "64"), ("optim.eps", "1"),
-        ("eval.tasks", "a,b"), ("model.vision.width", "96"), ("data.path", "/x/*.tar"),
+        ("eval.evaluators", "('a', 'b')"), ("model.vision.width", "96"), ("data.path", "/x/*.tar"),
         ("model.scan_layers", "False"), ("data.cache_dir", "123"),
     ])  # fmt: skip
     assert c.optim.learning_rate == 1e-3
     assert c.train.batch_size == 64
     assert isinstance(c.optim.eps, float)
-    assert list(c.eval.tasks) == ["a", "b"]
+    assert list(c.eval.evaluators) == ["a", "b"]
     assert c.model.vision.width == 96
     assert c.model.scan_layers is False
     assert c.data.cache_dir == "123"
@@ -98,8 +98,8 @@ def test_overrides_are_typed(write):
         ("optim.learning_rate", "None", "optim.learning_rate=None: must be a finite number"),
         ("optim.learning_rate", "1e999", "optim.learning_rate=inf: must be a finite number"),
         ("optim.muon_ns_steps", "True", "optim.muon_ns_steps=True: must be a whole number"),
-        ("eval.tasks", "None", "eval.tasks=None: must be a list"),
-        ("eval.tasks", "(1, 2)", "must be names of tasks"),
+        ("eval.evaluators", "(1, 2)", "must be TASK@DATA or a mapping"),
+        ("eval.evaluators", "3", "must be TASK@DATA or a mapping"),
         ("seed", "-1", "seed=-1: must be in"),
         ("model.vision.num_heads", "0", "model.vision.num_heads=0: must be positive"),
         ("model.vision.num_layers", "0", "model.vision.num_layers=0: must be positive"),

@@ -151,7 +151,7 @@ def get_config():
     c.loss.name = "half"
     c.train.batch_size, c.train.examples = 32, 32 * 8
     c.optim.warmup_examples = 32
-    c.eval.tasks = ("spread@squares:12",)
+    c.eval.evaluators = ("spread@squares:12",)
     c.log.tensorboard = False
     c.log.every_steps = 1
     return c

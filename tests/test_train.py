@@ -21,7 +21,7 @@ from clip_jax.training import metric_writer
 # 120 steps, a checkpoint every 20, every step's loss on record.
 LONG = (
     "train.examples=3840", "checkpoint.every_examples=640", "log.every_steps=1",
-    "eval.tasks=()", "log.report=False", "log.tensorboard=False",
+    "eval.evaluators=()", "log.report=False", "log.tensorboard=False",
 )  # fmt: skip
 TOTAL = 120
 
@@ -233,7 +233,7 @@ def test_a_workdir_of_another_config_is_refused(trainer, undisturbed):
         (["mesh.fsdp=3"], 64, "mesh.fsdp=3"),
         (["model.variant=ViT-Z/1"], 64, "model.variant='ViT-Z/1' is not one of"),
         (["data.source=tar", "data.path=/nowhere/*.tar"], 65, "data.path='/nowhere/*.tar'"),
-        (["eval.tasks=imagenet"], 64, "eval.tasks has 'imagenet'"),
+        (["eval.evaluators=imagenet"], 64, "eval.evaluators has 'imagenet'"),
         (["data.augmentation=mixup"], 64, "data.augmentation='mixup' is not one of"),
         (["tokenizer.model=/nowhere/x.model"], 64, "/nowhere/x.model"),
         (["tokenizer.vocab_size=30000"], 64, "tokenizer.vocab_size=30000"),
@@ -360,7 +360,7 @@ def broken(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     return (
         "data.source=table", f"data.path={tmp_path}/pairs.jsonl", "tokenizer.vocab_size=26",
-        "eval.tasks=()", "log.report=False", "train.examples=640", "log.tensorboard=False",
+        "eval.evaluators=()", "log.report=False", "train.examples=640", "log.tensorboard=False",
     )  # fmt: skip
 
 
@@ -423,14 +423,14 @@ def test_told_to_stop_on_a_full_disk_is_an_error(trainer, tmp_path):
 
 
 def test_tasks_of_the_suite_on_a_schedule(trainer, tmp_path):
-    """eval.tasks=TASK@DATA: in the run's metrics, result and report."""
+    """eval.evaluators=TASK@DATA: in the run's metrics, result and report."""
     rows = ["image,caption"]
     for i in range(6):
         Image.new("RGB", (20, 20), (40 * i, 200, 10)).save(tmp_path / f"{i}.png")
         rows.append(f"{i}.png,red number {i}")
     (tmp_path / "pairs.csv").write_text("\n".join(rows))
     task = f"retrieval@csv:{tmp_path}/pairs.csv"
-    flags = ("train.examples=192", f"eval.tasks={task}", "log.tensorboard=False")
+    flags = ("train.examples=192", f"eval.evaluators={task}", "log.tensorboard=False")
     code, output = trainer.run(tmp_path / "run", *flags, "eval.every_examples=64")
     assert code == 0, output
     assert f"{task}: image_to_text_r@1 " in output

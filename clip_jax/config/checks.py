@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -120,5 +120,11 @@ POSITIVE_RGB = Check(
     lambda v: RGB.holds(v) and min(v) > 0,
     "three numbers above 0",
 )
-NAMES = Check(lambda v: all(isinstance(x, str) for x in v), "names of tasks")
+# ``evals.evaluators`` checks what is in it.
+EVALUATORS = Check(
+    lambda v: (
+        isinstance(v, str | Mapping) or (isinstance(v, list) and all(isinstance(x, str) for x in v))
+    ),
+    "TASK@DATA or a mapping",
+)
 DTYPE = OneOf("float32", "bfloat16")

@@ -29,6 +29,7 @@ RENAMED = {
     "data.emoji_preset": "data.emoji.preset",
     "data.captions": "data.emoji.captions",
     "eval.data_dir": "data.tfds_data_dir",
+    "eval.tasks": "eval.evaluators",
     "watchdog_seconds": "runtime.watchdog_seconds",
 }
 _RENAMED_VALUES = {("model.vision.pool", "class"): "cls"}

@@ -5,9 +5,11 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
-from clip_jax.report import run_examples, run_page
+from clip_jax.evals import evaluators, records
+from clip_jax.evals.records import Record
+from clip_jax.report import examples, run_page
+from clip_jax.report.types import ReportData
 from clip_jax.runtime import distributed
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.training import metric_writer, workdir
@@ -16,39 +18,42 @@ from clip_jax.training.trainer import Run, say
 
 def finish(run: Run) -> dict[str, Any]:
     """Evaluates a complete run, writes the results into its workdir and returns result.json."""
-    say("final evaluation:" if run.tasks else "no evaluation (eval.tasks is empty)")
+    given = run.evaluators
+    say("final evaluation:" if given else f"no evaluation ({evaluators.KEY} is empty)")
     started = time.perf_counter()
-    values = run.evaluate()
+    measured = run.evaluate(given)
     result = {
         "step": run.step,
         "examples": run.step * run.config.train.batch_size,
         "seconds": run.clock.seconds(),
-        "metrics": values,
+        "metrics": {name: evaluators.scalars(record) for name, record in measured.items()},
         "state_fingerprint": combined(fingerprint(run.state)),
         "data_fingerprint": run.source.fingerprint,
         "bad_records": run.bad,
     }
     if distributed.is_lead():
         writer = metric_writer.Writer(run.workdir, run.step, run.config.log.tensorboard, final=True)
-        run.record(writer, values)
+        run.record(writer, measured)
         writer.close()
-    page = _page(run, values) if run.config.log.report else None
-    if distributed.is_lead():
+        for record in measured.values():
+            if not record.skipped:
+                final = dataclasses.replace(record, model_fingerprint=result["state_fingerprint"])
+                records.write(run.workdir / "records", final, key=result["state_fingerprint"])
         workdir.write_json(run.workdir / "result.json", result)
-        if page is not None:
-            say(*(f"wrote {p}" for p in run_page.write_report(run.workdir, page)))
+        if run.config.log.report:
+            say(*(f"wrote {p}" for p in run_page.write_report(run.workdir, _page(run, measured))))
     say(f"evaluation and report took {metric_writer.duration(time.perf_counter() - started)}")
     return result
 
 
-def _page(run: Run, values: dict[str, dict[str, float]]) -> Any:
-    curves = metric_writer.read(run.workdir / "metrics.jsonl")
-    with jax.set_mesh(run.mesh):
-        return run_examples.build(
-            f"clip_jax: {run.workdir.name}", _summary(run), curves,
-            run.tasks, values, run.embedder(), run.tokenizer,
-            float(np.exp(jax.device_get(run.state.eval_variables["params"]["logit_scale"]))),
-        )  # fmt: skip
+def _page(run: Run, measured: dict[str, Record]) -> ReportData:
+    return ReportData(
+        title=f"clip_jax: {run.workdir.name}",
+        config_summary=_summary(run),
+        curves=metric_writer.read(run.workdir / "metrics.jsonl"),
+        results=examples.results(measured),
+        **examples.of_run([(measured[e.name], e.data.open("test")) for e in run.evaluators]),
+    )
 
 
 def _summary(run: Run) -> list[tuple[str, Any]]:

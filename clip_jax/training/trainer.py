@@ -3,7 +3,7 @@
 import collections
 import functools
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from clip_jax.data import loader, transforms
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.pairs.base import Source
-from clip_jax.evals import embedder
-from clip_jax.evals.tasks import in_training
+from clip_jax.evals import embedder, evaluators
+from clip_jax.evals.evaluators import Evaluator
+from clip_jax.evals.feature_store import Store
+from clip_jax.evals.records import Record
+from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, mesh
@@ -93,11 +96,9 @@ class Run:
         self.total_steps = config_lib.total_steps(config, len(self.source))
         self.program = program.build(config, self.model, self.mesh, self.total_steps)
         self.embed_steps = step.embed_steps(self.model, self.mesh)
-        self.tasks = self._lead_first(
-            "evaluation tasks",
-            lambda: in_training.prepare(
-                config, self.preprocess, self.source.fingerprint, self.mesh
-            ),
+        self.evaluators = self._lead_first(
+            "evaluators",
+            lambda: evaluators.prepare(config, self.preprocess, self.source.fingerprint),
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create(load_weights)
@@ -222,8 +223,9 @@ class Run:
                     self._check(pending, lag=0)
                     self.save()
                     raise Preempted
-                if not last and self._due(c.eval.every_examples):
-                    self.record(writer, self.evaluate())
+                due = [e for e in self.evaluators if self._due(e.every_examples)]
+                if due and not last:
+                    self.record(writer, self.evaluate(due))
                     self.clock.skip(self.step, batches.waited)
                 if saved:
                     self.save()
@@ -285,9 +287,13 @@ class Run:
             writer.write(record)
             say(metric_writer.progress_line(record, self.total_steps))
 
-    def record(self, writer: Any, values: dict[str, dict[str, float]]) -> None:
+    def record(self, writer: Any, records: dict[str, Record]) -> None:
         """Writes the values of an evaluation at the present step; ``writer`` may be None."""
-        flat = {f"eval/{t}/{m}": v for t, found in values.items() for m, v in found.items()}
+        flat = {
+            f"eval/{name}/{metric}": value
+            for name, record in records.items()
+            for metric, value in evaluators.scalars(record).items()
+        }
         if writer is not None:
             writer.write({"step": self.step, "seconds": self.clock.seconds(), **flat})
 
@@ -318,12 +324,28 @@ class Run:
             on_batch=functools.partial(distributed.heartbeat, "evaluating"),
         )
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Task name -> metric -> value, for every task; prints them."""
-        values = {}
+    def evaluate(self, due: Sequence[Evaluator]) -> dict[str, Record]:
+        """Runs evaluators on the present model and prints their numbers: name -> record.
+
+        Data that has become unreadable costs that evaluator's numbers, not the run.
+        """
+        scale = self.state.eval_variables["params"]["logit_scale"]
+        records = {}
         with jax.set_mesh(self.mesh):
-            model = self.embedder()
-            for task in self.tasks:
-                values[task.name] = task.run(model, self.tokenizer)
-                say(f"  {task.name}: {metric_writer.evaluation_line(values[task.name])}")
-        return values
+            model = EvalModel(
+                self.workdir.name,
+                "",
+                self.embedder(),
+                self.tokenizer,
+                self.preprocess,
+                self.mesh,
+                float(np.exp(jax.device_get(scale))),
+            )
+            for each in due:
+                record = records[each.name] = each.run(model, Store(None, ""))
+                if record.skipped:
+                    say(f"{evaluators.KEY}, {each.name}: left out this time: {record.skipped}")
+                else:
+                    line = metric_writer.evaluation_line(evaluators.scalars(record))
+                    say(f"  {each.name}: {line}")
+        return records

@@ -147,7 +147,7 @@ def _undecayed(name):
 def test_a_runs_checkpoint_gives_the_same_logits(trainer, tmp_path):
     """From training to transformers: workdir, conversion, its tokenizer and model there."""
     code, output = trainer.run(
-        tmp_path / "run", "tokenizer.name=clip", "train.examples=64", "eval.tasks=()",
+        tmp_path / "run", "tokenizer.name=clip", "train.examples=64", "eval.evaluators=()",
         "log.report=False", "log.tensorboard=False", "optim.warmup_examples=0",
     )  # fmt: skip
     assert code == 0, output

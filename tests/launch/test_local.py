@@ -163,9 +163,9 @@ def test_two_processes_train(trainer, root, tmp_path):
 def test_four_processes_survive_the_loss_of_one(trainer, root, tmp_path):
     """One is killed: all end within a minute and say why; the same command then takes the run to
     the end that an undisturbed one has."""
-    flags = ("--config=configs/tiny.py", "--config.train.examples=3200", "--config.eval.tasks=()",
-             "--config.log.report=False", "--config.log.tensorboard=False",
-             "--config.log.every_steps=1")  # fmt: skip
+    flags = ("--config=configs/tiny.py", "--config.train.examples=3200",
+             "--config.eval.evaluators=()", "--config.log.report=False",
+             "--config.log.tensorboard=False", "--config.log.every_steps=1")  # fmt: skip
     environment = trainer.environment | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",

@@ -138,7 +138,7 @@ def test_other_processes_continue_a_run_of_one(trainer, root, one_process, tmp_p
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_stop_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_path):
-    flags = (*FLAGS, "train.examples=64000", "eval.tasks=()")
+    flags = (*FLAGS, "train.examples=64000", "eval.evaluators=()")
     group = trainer.start_group(tmp_path, 2, *flags, devices=2)
     trainer.wait_for_step(group[0], tmp_path, 5)
     group[1].send_signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ def test_a_stop_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_pa
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_ends_the_others_quickly(trainer, tmp_path, victim):
-    flags = (*FLAGS, "train.examples=640000", "eval.tasks=()")
+    flags = (*FLAGS, "train.examples=640000", "eval.evaluators=()")
     group = trainer.start_group(tmp_path, 2, *flags, devices=2)
     trainer.wait_for_step(group[0], tmp_path, 5)
     group[victim].kill()

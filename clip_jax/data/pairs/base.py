@@ -57,7 +57,7 @@ class Source(abc.ABC):
         """
         if not data["validation_path"]:
             raise ConfigError(
-                "eval.tasks has 'retrieval', but data.validation_path is empty: give it pairs that "
+                "data.validation_path is empty: give it pairs that "
                 "are not trained on, in the format of data.source"
             )
         return cls.from_config(dict(data) | {"path": data["validation_path"]})

@@ -115,7 +115,7 @@ class EmojiSource(Source):
     def validation(cls, data: Mapping[str, Any]) -> NoReturn:
         del data
         raise ConfigError(
-            "eval.tasks has 'retrieval', for which data.source='emoji' has no pairs; its own tasks "
+            "data.source='emoji' has no validation pairs; its own evaluators "
             "are unseen_vendor, held_out and held_out_retrieval"
         )
 

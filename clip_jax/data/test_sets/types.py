@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,7 @@ class ClassificationDataset(ImageDataset):
       templates: the data's own prompts, with ``{}`` for the name, if it has any.
       descriptions: whole texts of each class, to be used instead of its name in the templates.
       fingerprint: sha256 over what identifies the data: names, sizes and labels of the images.
+      baselines: metric -> value of a simple method, for reports.
       groups: attribute ("age") -> the group of each image, where the data names any.
 
     Raises:
@@ -74,6 +75,7 @@ class ClassificationDataset(ImageDataset):
     descriptions: Sequence[Sequence[str]] = ()
     fingerprint: str = dataclasses.field(kw_only=True)
     groups: grouping.Groups = dataclasses.field(default_factory=dict, kw_only=True)
+    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def __post_init__(self):
         labels, n = np.asarray(self.labels), len(self.images)

@@ -64,6 +64,10 @@ class DatasetSplits:
             )
         return self._opened[split]
 
+    def add(self, split: str, dataset: ImageDataset) -> None:
+        """Gives a split that ``open`` is to return."""
+        self._opened[split] = dataset
+
     def clear(self) -> None:
         """Frees what was opened."""
         self._opened.clear()

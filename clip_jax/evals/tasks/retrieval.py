@@ -20,7 +20,7 @@ class Retrieval(Task[RetrievalDataset]):
     name = "retrieval"
     title = "Retrieval"
     dataset_type = RetrievalDataset
-    version = 2
+    version = 3
 
     def run(
         self, model: EvalModel, test: RetrievalDataset, data: DatasetSplits, store: Store
@@ -38,6 +38,7 @@ class Retrieval(Task[RetrievalDataset]):
             ways = [found[f"{way}_r@{k}"] for way in clusters]
             found[f"mean_r@{k}"] = sum(ways) / 2
             between[f"mean_r@{k}"] = intervals.wilson(sum(ways) / 2, len(asking))
+        found_by = (images, texts, test.captions, test.image_of_text)
         return Result(
             n=len(texts),
             main_metric="mean_r@1" if data.settings.protocol == "datacomp" else "image_to_text_r@1",
@@ -47,6 +48,8 @@ class Retrieval(Task[RetrievalDataset]):
             details={
                 "pictures": len(images),
                 "captions": len(texts),
-                "search": search.of_captions(images, texts, test.captions, test.image_of_text),
+                "search": search.of_captions(*found_by),
+                "image_search": search.of_images(*found_by),
+                "similarity": search.similarity(*found_by),
             },
         )

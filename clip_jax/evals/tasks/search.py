@@ -1,6 +1,6 @@
-"""Example searches, kept in records: a few texts and the images retrieved for them.
+"""Examples, kept in records: predictions, searches, and cosines of a few images and texts.
 
-The texts are spread over all, always the same ones; images are their indices in the test set.
+They are spread over the whole test set, always the same ones. Images are indices in the test set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.evals.metrics import zero_shot
 from clip_jax.evals.metrics.ranking import quantized_unit_rows
 
 TEXTS, IMAGES = 6, 5
+PREDICTIONS, GUESSES = 12, 5
+SIMILARITY = 10  # pairs in the matrix of cosines
+IMAGE_QUERIES = 4
 _BLOCK = 4096
 
 
@@ -62,6 +66,67 @@ def of_captions(
         images, texts[chosen], [captions[m] for m in chosen],
         lambda q, i: image_of_text[chosen[q]] == i,
     )  # fmt: skip
+
+
+def predictions(
+    images: np.ndarray,
+    weights: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    logit_scale: float,
+) -> list[dict[str, Any]]:
+    """The most probable classes of ``PREDICTIONS`` images.
+
+    Args:
+      images: float[n, E].
+      weights: float[K, E], the classifier.
+      labels: int[n].
+      names: of the K classes.
+      logit_scale: factor on cosines before the softmax.
+
+    Returns:
+      {"image": index, "text": its class, "guesses": (class, probability), best first}.
+    """
+    rows = _spread(len(images), PREDICTIONS)
+    best, probs = zero_shot.predict(images[rows], weights, k=GUESSES, logit_scale=logit_scale)
+    return [
+        {
+            "image": row,
+            "text": names[labels[row]],
+            "guesses": [[names[c], float(p)] for c, p in zip(*guesses, strict=True)],
+        }
+        for row, *guesses in zip(rows, best, probs, strict=True)
+    ]
+
+
+def similarity(
+    images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
+) -> dict[str, Any]:
+    """Cosines between ``SIMILARITY`` captions and their images; arguments as ``of_captions``."""
+    rows = _spread(len(captions), SIMILARITY)
+    owners = np.asarray(image_of_text)[rows]
+    return {
+        "images": owners.tolist(),
+        "texts": [captions[row] for row in rows],
+        "cosines": (texts[rows] @ images[owners].T).tolist(),
+    }
+
+
+def of_images(
+    images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
+) -> list[dict[str, Any]]:
+    """The captions retrieved for a few images, best first; arguments as ``of_captions``."""
+    found = []
+    for row in _spread(len(images), IMAGE_QUERIES + 1)[1:]:
+        best = np.argsort(-(texts @ images[row]), kind="stable")[:IMAGES]
+        answers = [[captions[m], bool(image_of_text[m] == row)] for m in best]
+        found.append({"image": row, "answers": answers})
+    return found
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """``count`` of ``n`` numbers, spread evenly."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})
 
 
 def _found(

@@ -66,6 +66,11 @@ class ZeroShot(Task[ClassificationDataset]):
             details["search"] = search.of_classes(
                 images, weights, test.labels, (names, templates), details["per_class"]
             )
+            details["predictions"] = search.predictions(
+                images, weights, test.labels, _first_names(test, len(weights)), model.logit_scale
+            )
+        if test.baselines:
+            details["baselines"] = dict(test.baselines)
         return Result(
             n=len(test),
             main_metric=_main_metric(data, metrics),
@@ -112,13 +117,18 @@ def _shares(metrics: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if k != "n" and not k.endswith("_ci95")}
 
 
+def _first_names(test: ClassificationDataset, count: int) -> list[str]:
+    """One name of each class; numbers where there are none."""
+    names = [n if isinstance(n, str) else n[0] for n in test.class_names]
+    return names or [str(i) for i in range(count)]
+
+
 def _per_class(
     images: np.ndarray, weights: np.ndarray, test: ClassificationDataset
 ) -> list[dict[str, Any]]:
     best, _ = zero_shot.predict(images, weights, k=1)
     counts = classification.confusion_matrix(best[:, 0], test.labels, len(weights))
-    names = [n if isinstance(n, str) else n[0] for n in test.class_names]
-    names = names or [str(i) for i in range(len(weights))]
+    names = _first_names(test, len(weights))
     return [
         row._asdict() | {
             "name": names[row.index],

@@ -31,7 +31,7 @@ def get_config():
     c.optim.grad_clip_norm = 1.0
     c.optim.ema_decay = 0.5
     c.optim.warmup_examples = 32 * 2
-    c.eval.tasks = ("retrieval",)
+    c.eval.evaluators = ("retrieval",)
     c.eval.limit = 56
     c.eval.batch_size = 64
     c.checkpoint.every_examples = 32 * 3

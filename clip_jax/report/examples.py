@@ -1,7 +1,7 @@
-"""The pictures of the suite's report: read again from the test sets that the records are of.
+"""The example images of both reports: read again from the test sets that the records are of.
 
-Records name pictures by their numbers; so a report of records that were read has its pictures too.
-What is not here any more, or has changed, is left out.
+Records name images by their indices, so a report of records that were read has its images too.
+What is missing by now, or has changed, is left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,20 @@ from PIL import Image
 from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import on_white, open_image
 from clip_jax.data.preprocess import ImageInput
+from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals.datasets.resolve import DatasetSplits, resolve_all
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalSettings
 from clip_jax.report.titles import Titles
-from clip_jax.report.types import Pairs, Query
+from clip_jax.report.types import (
+    ImageQuery,
+    Pairs,
+    Prediction,
+    Query,
+    Result,
+    Similarity,
+    TextQuery,
+)
 
 SIZE = 160  # of the longer side, in pixels
 DATA_SETS = 3  # whose pictures are shown, lest the page grow too large
@@ -55,23 +64,91 @@ def load(
     return gallery, pairs
 
 
+# The metrics of the first rows; the report's tiles show the first four.
+_FIRST = ("top1", "image_to_text_r@1", "text_to_image_r@1")
+
+
+def results(records: Mapping[str, Record]) -> list[Result]:
+    """The numbers of a run's records by evaluator, as rows of its report."""
+    rows = []
+    for name, record in records.items():
+        baselines = record.details.get("baselines", {})
+        for key, value in record.metrics.items():
+            low, high = record.intervals.get(key, (None, None))
+            half = None if low is None else (high - low) / 2
+            rows.append(Result(name, key, value, record.n, half, baselines.get(key)))
+    return sorted(rows, key=lambda row: row.metric not in _FIRST)
+
+
+def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Any]:
+    """The examples of a run's report: fields of ``ReportData``.
+
+    Args:
+      records: with the test sets that they are of. Each kind of example is taken from the first
+        record that has it, searches for captions rather than for classes.
+    """
+
+    def first(key: str) -> tuple[Any, ImageDataset] | None:
+        found = [(r.details[key], test) for r, test in records if r.details.get(key)]
+        return min(found, key=lambda f: key == "search" and "recall" in f[0][0], default=None)
+
+    fields: dict[str, Any] = {}
+    if found := first("predictions"):
+        rows, test = found
+        shown = [(thumbnail(test, row["image"]), row) for row in rows]
+        fields["predictions"] = [
+            Prediction(image, row["text"], [tuple(g) for g in row["guesses"]])
+            for image, row in shown
+            if image is not None
+        ]
+    if found := first("similarity"):
+        row, test = found
+        images = [thumbnail(test, i) for i in row["images"]]
+        if all(image is not None for image in images):
+            fields["similarity"] = Similarity(images, row["texts"], np.array(row["cosines"]))
+    if found := first("search"):
+        rows, test = found
+        fields["text_to_image"] = [
+            TextQuery(row["text"], answers)
+            for row in rows
+            if (answers := _answers(row, test)) is not None
+        ]
+    if found := first("image_search"):
+        rows, test = found
+        shown = [(thumbnail(test, row["image"]), row) for row in rows]
+        fields["image_to_text"] = [
+            ImageQuery(image, [tuple(a) for a in row["answers"]])
+            for image, row in shown
+            if image is not None
+        ]
+    return fields
+
+
+def _answers(query: Mapping[str, Any], test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
+    """The images retrieved for a text, each with whether it is right; None if one is unreadable."""
+    images = [thumbnail(test, i) for i in query["found"]]
+    if any(image is None for image in images):
+        return None
+    return list(zip(images, query["right"], strict=True))
+
+
 def _searched(records: Sequence[Record]) -> Iterable[Record]:
     """Captions and classes by turns, first where there are most of them to choose from."""
     ranked = sorted(
         (r for r in records if not r.skipped and r.details.get("search")),
-        key=lambda r: -(r.n if r.task == "retrieval" else len(r.class_names)),
+        key=lambda r: -(len(r.class_names) or r.n),
     )
-    turns = [[r for r in ranked if (r.task == "retrieval") is kind] for kind in (True, False)]
+    turns = [[r for r in ranked if bool(r.class_names) is kind] for kind in (False, True)]
     places = [(i, turn, r) for turn, group in enumerate(turns) for i, r in enumerate(group)]
     return [r for *_, r in sorted(places, key=lambda place: place[:2])]
 
 
 def _overlapping(records: Sequence[Record]) -> Iterable[Record]:
-    found = [r for r in records if r.task == "overlap" and not r.skipped]
+    found = [r for r in records if r.details.get("pairs") and not r.skipped]
     return sorted(found, key=lambda r: -r.value)
 
 
-def _opened(record: Record, openers: Mapping[str, DatasetSplits]) -> Any:
+def _opened(record: Record, openers: Mapping[str, DatasetSplits]) -> ImageDataset | None:
     """The pictures that the record is of, or None."""
     if record.dataset not in openers:
         return None
@@ -87,18 +164,17 @@ def _same(open_dataset: Callable[[], Any], fingerprint: str) -> Any:
     return found if found.fingerprint == fingerprint else None
 
 
-def _queries(record: Record, test: Any, titles: Titles) -> list[Query]:
+def _queries(record: Record, test: ImageDataset | None, titles: Titles) -> list[Query]:
     if test is None:
         return []
     found = []
     for query in record.details["search"]:
-        pictures = [thumbnail(test, i) for i in query["found"]]
-        if any(p is None for p in pictures):
+        answers = _answers(query, test)
+        if answers is None:
             continue
         facts = [titles(record)]
         if "recall" in query:
             facts.append(f"recall {query['recall']:.0%}")
-        answers = list(zip(pictures, query["right"], strict=True))
         found.append((query["text"], answers, ", ".join(facts)))
     return found
 
@@ -124,7 +200,7 @@ def _pairs(
     return [(pair, a, b) for pair, a, b in loaded if a is not None and b is not None]
 
 
-def thumbnail(data: Any, index: int, size: int = SIZE) -> np.ndarray | None:
+def thumbnail(data: ImageDataset, index: int, size: int = SIZE) -> np.ndarray | None:
     """Image ``index`` of a set, whole, as uint8[H, W, 3] of at most ``size`` pixels a side; None
     if it cannot be read.
     """

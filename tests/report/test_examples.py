@@ -3,18 +3,24 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax import config as config_lib
 from clip_jax import evaluation
+from clip_jax.data.preprocess import Preprocess
 from clip_jax.data.test_sets import registry
 from clip_jax.data.test_sets.types import from_arrays
-from clip_jax.evals import runner
+from clip_jax.evals import embedder, evaluators, runner
 from clip_jax.evals.datasets import resolve
+from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import Record
-from clip_jax.evals.types import EvalSettings
-from clip_jax.report import eval_examples
+from clip_jax.evals.types import EvalModel, EvalSettings
+from clip_jax.report import examples, run_page
+from clip_jax.report.types import ReportData
+from clip_jax.runtime.mesh import create_mesh
 
 
 def colour(i):
@@ -76,7 +82,7 @@ def records(root):
 
 
 def test_pictures_are_those_that_the_records_name(root):
-    gallery, pairs = eval_examples.load(records(root), data(root), settings(root))
+    gallery, pairs = examples.load(records(root), data(root), settings(root))
     title = records(root)[1].dataset
     assert [(text, note) for text, _, note in gallery] == [
         ("caption 1", title), ("caption 4", title), ("class 1", "set, recall 25%"),
@@ -99,26 +105,26 @@ def test_what_changed_or_cannot_be_read_is_left_out(root):
     place = numbers(registry.open_dataset(data(root)[0]))
     damaged = root / "set" / "test" / "class 1" / "03.png"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
-    gallery, pairs = eval_examples.load(made, data(root), how)
+    gallery, pairs = examples.load(made, data(root), how)
     assert [text for text, *_ in gallery] == ["caption 1", "caption 4"]
     [shown] = pairs.values()
     assert place[3] not in [pair["test_index"] for pair, *_ in shown] and len(shown) == 6
     (root / "set" / "test" / "class 0" / "98.png").write_bytes(b"one more")
     (root / "captions.jsonl").unlink()
     (root / "training" / "any" / "99.png").write_bytes(b"one more")
-    assert eval_examples.load(made, data(root), settings(root)) == ([], {})
-    assert eval_examples.load(made, [], settings(root)) == ([], {})
+    assert examples.load(made, data(root), settings(root)) == ([], {})
+    assert examples.load(made, [], settings(root)) == ([], {})
 
 
 def test_without_training_pictures_there_are_no_pairs(root):
-    gallery, pairs = eval_examples.load(records(root), data(root), EvalSettings())
+    gallery, pairs = examples.load(records(root), data(root), EvalSettings())
     assert len(gallery) == 3 and pairs == {}
 
 
 def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        eval_examples, "_queries",
+        examples, "_queries",
         lambda record, test, titles: opened.append(record.dataset) or [("q", [], record.dataset)],
     )  # fmt: skip
     some = [{"text": "q", "found": [], "right": []}]
@@ -126,10 +132,10 @@ def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
                    details={"search": some}) for k in (3, 9, 5)]  # fmt: skip
     made += [Record("retrieval", f"r{n}", "test", "paper", n=n, details={"search": some})
              for n in (10, 20)]  # fmt: skip
-    gallery, _ = eval_examples.load(made, [], EvalSettings())
+    gallery, _ = examples.load(made, [], EvalSettings())
     assert [source for *_, source in gallery] == ["r20", "z9", "r10"] == opened
     made = [dataclasses.replace(r, details={}) if r.task == "retrieval" else r for r in made]
-    gallery, _ = eval_examples.load(made, [], EvalSettings())
+    gallery, _ = examples.load(made, [], EvalSettings())
     assert [source for *_, source in gallery] == ["z9", "z5", "z3"]
 
 
@@ -140,12 +146,12 @@ def test_thumbnails_of_any_mode(mode):
     image = image if mode == "I;16" else image.convert(mode)
     data = from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
     for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
-        small = eval_examples.thumbnail(dataclasses.replace(data, images=[picture]), 0)
+        small = examples.thumbnail(dataclasses.replace(data, images=[picture]), 0)
         assert small.shape == (160, 48, 3) and small.dtype == np.uint8
         assert image.size == (90, 300)  # the data's own picture is not made smaller
         if mode not in ("1", "CMYK"):
             assert abs(small.astype(int) - 200).max() <= 1
-    assert eval_examples.thumbnail(data, 1) is None
+    assert examples.thumbnail(data, 1) is None
 
 
 def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
@@ -166,3 +172,52 @@ def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_pa
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert page.count("<img") == 2 * 3 + 2 * 7
     assert "set, recall 25%" in page and "caption 4" in page
+
+
+def test_examples_fill_every_part_of_a_runs_report(root, tmp_path):
+    mesh = create_mesh({"data": 8})
+
+    def unit(x):
+        flat = x.reshape(x.shape[0], -1)[:, :4].astype(jnp.float32) + 1
+        return flat / jnp.linalg.norm(flat, axis=1, keepdims=True)
+
+    def tokenize(texts):
+        return np.array([[len(t), *t.encode()[-3:]] for t in texts], np.int32)
+
+    made = embedder.sharded(
+        unit, unit, unit, mesh=mesh, batch_size=8, image_size=4, embed_dim=4, probe_dim=4,
+    )  # fmt: skip
+    model = EvalModel("m", "", made, tokenize, Preprocess(4), mesh)
+    given = [f"zero_shot@{data(root)[0]}", f"retrieval@{data(root)[1]}"]
+    c = config_lib.defaults()
+    c.eval.evaluators = given
+    prepared = evaluators.prepare(c, Preprocess(4))
+    measured = {e.name: e.run(model, Store(None, "")) for e in prepared}
+    pairs = [(measured[e.name], e.data.open("test")) for e in prepared]
+    shown = examples.of_run(pairs)
+    table = pairs[1][1]
+    assert shown["similarity"].matrix.shape == (10, 10)
+    rows = measured[given[1]].details["similarity"]["images"]
+    pixels = np.stack([table.load(i, Preprocess(4)) for i in rows])
+    want = made.texts(tokenize(shown["similarity"].captions)) @ made.images(pixels).T
+    np.testing.assert_allclose(shown["similarity"].matrix, want, atol=1e-6)
+    assert len(shown["predictions"]) == 12
+    assert all(len(p.guesses) == 2 for p in shown["predictions"])
+    assert [len(q.answers) for q in shown["text_to_image"]] == [5] * 6
+    assert [q.text[:8] for q in shown["text_to_image"]] == ["caption "] * 6
+    assert len(shown["image_to_text"]) == 4
+    made_of = ReportData("t", [("model", "x")], [], examples.results(measured), **shown)
+    paths = run_page.write_report(tmp_path, made_of)
+    assert all(p.stat().st_size > 10_000 for p in paths)
+    # A run with zero-shot alone has example images too.
+    alone = examples.of_run(pairs[:1])
+    assert alone.keys() == {"predictions", "text_to_image"} and len(alone["predictions"]) == 12
+    assert examples.of_run([]) == {}
+
+
+def test_baselines_stand_beside_their_metrics():
+    record = Record("zero_shot", "d", "test", "paper", 5, "top1", {"top5": 0.75, "top1": 0.5},
+                    {"top1": (0.25, 0.75)}, details={"baselines": {"top1": 0.2}})  # fmt: skip
+    first, second = examples.results({"mine": record})
+    assert first == ("mine", "top1", 0.5, 5, 0.25, 0.2)
+    assert second == ("mine", "top5", 0.75, 5, None, None)
