@@ -204,7 +204,7 @@ def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path)
 
 
 def test_processes_that_see_other_data_are_told(folders, monkeypatch):
-    monkeypatch.setattr(runner.distributed, "same", lambda fact: False)
+    monkeypatch.setattr(runner.distributed, "identical_on_all_hosts", lambda fact: False)
     with pytest.raises(DataError, match="the processes do not see the same data"):
         run(folders)
 
