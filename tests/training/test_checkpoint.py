@@ -258,7 +258,7 @@ def test_a_lost_process_is_not_damage(opened, monkeypatch):
     monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
     monkeypatch.setattr(opened, "_check_files", lambda step: (False, None))
     monkeypatch.setattr(checkpoint.distributed, "all_hosts", lambda ok: ok)
-    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: True)
+    monkeypatch.setattr(checkpoint.distributed, "identical_on_all_hosts", lambda value: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(RuntimeError, match="cannot load") as caught:
         opened.restore(abstract(tree(create_mesh(MESHES[0]))))
@@ -287,11 +287,13 @@ def test_two_processes_may_move_the_same_step_aside(saved):
 
 def test_processes_that_see_different_steps_are_an_error(saved, monkeypatch):
     ck = checkpoint.Checkpoints(saved, keep=3)
-    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: False)
+    monkeypatch.setattr(checkpoint.distributed, "identical_on_all_hosts", lambda value: False)
     with pytest.raises(checkpoint.CheckpointError, match=r"processes see different .*\[3, 2, 1\]"):
         ck._agreed_steps(patience=0)
     answers = iter([False, True])  # at second sight
-    monkeypatch.setattr(checkpoint.distributed, "same", lambda value: next(answers))
+    monkeypatch.setattr(
+        checkpoint.distributed, "identical_on_all_hosts", lambda value: next(answers)
+    )
     assert ck._agreed_steps() == [3, 2, 1]
     ck.close()
 
