@@ -85,7 +85,7 @@ def run_command(command: Callable[[list[str]], int], arguments: Sequence[str] | 
             traceback.print_exc()
             return FAILED
         if code == distributed.PREEMPTED:
-            print("stopped; the same command continues from what is saved")
+            print(str(error) or "stopped; the same command continues from what is saved")
             return code
         message = str(error)
         if code == distributed.PEER_LOST:

@@ -40,6 +40,9 @@ class Preempted(Exception):
 
     exit_code = distributed.PREEMPTED
 
+    def __init__(self) -> None:
+        super().__init__("stopped, with a checkpoint; the same command continues the run")
+
 
 def say(*lines: str) -> None:
     """Prints on the lead process."""
