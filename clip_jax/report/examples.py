@@ -29,7 +29,7 @@ from clip_jax.report.types import (
 )
 
 SIZE = 160  # of the longer side, in pixels
-DATA_SETS = 3  # whose pictures are shown, lest the page grow too large
+DATA_SETS = 3  # with images on the page: more would make it too large
 _AROUND = 3  # pairs on each side of the threshold
 
 
