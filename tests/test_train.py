@@ -231,10 +231,10 @@ def test_a_workdir_of_another_config_is_refused(trainer, undisturbed):
         (["optim.leraning_rate=1"], 64, "did you mean 'optim.learning_rate'"),
         (["train.batch_size=33"], 64, "train.batch_size=33 is not divisible"),
         (["mesh.fsdp=3"], 64, "mesh.fsdp=3"),
-        (["model.variant=ViT-Z/1"], 64, "model.variant='ViT-Z/1' is not one of"),
+        (["model.variant=ViT-Z/1"], 64, "model.variant='ViT-Z/1': must be one of"),
         (["data.source=tar", "data.path=/nowhere/*.tar"], 65, "data.path='/nowhere/*.tar'"),
         (["eval.evaluators=imagenet"], 64, "eval.evaluators has 'imagenet'"),
-        (["data.augmentation=mixup"], 64, "data.augmentation='mixup' is not one of"),
+        (["data.augmentation=mixup"], 64, "data.augmentation='mixup': must be one of"),
         (["tokenizer.model=/nowhere/x.model"], 64, "/nowhere/x.model"),
         (["tokenizer.vocab_size=30000"], 64, "tokenizer.vocab_size=30000"),
         (["optim.warmup_examples=100000"], 64, "lower optim.warmup_examples"),
@@ -275,7 +275,7 @@ def test_wrong_flags_are_a_usage_error(root, tmp_path, monkeypatch, capsys, argu
 class FakeRun:
     """A run of which one part raises."""
 
-    def __init__(self, config, folder):
+    def __init__(self, config, folder, find_weights):
         self.act("build")
 
     def act(self, part):

@@ -95,18 +95,24 @@ def test_buffers_do_not_matter(whole, prefetch):
 
 
 class Counted(SyntheticSource):
-    """Knows how many pictures have been read, and how many threads are reading at once."""
+    """Knows how many images have been read, and how many threads are reading at once."""
 
-    def __init__(self):
+    def __init__(self, threads):
         super().__init__(1000)
         self.read_so_far, self.reading, self.most = 0, 0, 0
         self.lock = threading.Lock()
+        self.threads, self.all_reading = threads, threading.Event()
 
     def read(self, index, rng):
         with self.lock:
             self.read_so_far += 1
             self.reading += 1
             self.most = max(self.most, self.reading)
+            if self.reading == self.threads:
+                self.all_reading.set()
+            alone = self.read_so_far == 1  # the first image says how large a batch's memory is
+        if not alone:
+            self.all_reading.wait(timeout=30)  # a slow machine starts its threads one by one
         time.sleep(0.001)
         with self.lock:
             self.reading -= 1
@@ -115,13 +121,17 @@ class Counted(SyntheticSource):
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 2), (8, 1), (8, 2), (8, 4)])
 def test_no_more_batches_than_asked_for_are_in_memory(threads, prefetch):
-    source = Counted()
+    source = Counted(threads)
     stream = loader.host_batches(
         reader(source), batch=32, rows=np.arange(32), first_step=0, steps=50, threads=threads,
         prefetch=prefetch,
     )  # fmt: skip
     for taken in range(1, 4):
         next(stream)
+        for _ in range(3000):  # until as many are read as may be, on a slow machine too
+            if source.read_so_far >= 32 * (taken + prefetch):
+                break
+            time.sleep(0.01)
         time.sleep(0.3)
         assert source.read_so_far == 32 * (taken + prefetch)
     assert source.most == threads  # within one batch

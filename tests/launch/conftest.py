@@ -187,5 +187,5 @@ def machines(root, tmp_path):
     # What was started and not ended by the test.
     for process in machines.started:
         process.kill()
-    for path in machines.folder.glob("worker-*/clip_jax.training.state/pid"):
+    for path in machines.folder.glob("worker-*/clip_jax.state/pid"):
         subprocess.run(["kill", "-KILL", path.read_text().strip()], capture_output=True)

@@ -164,7 +164,7 @@ def wait_until(condition, timeout=120):
 
 def running(machines, i):
     """Whether the trainer of a worker is there."""
-    pid = int((machines.folder / f"worker-{i}" / "clip_jax.training.state" / "pid").read_text())
+    pid = int((machines.folder / f"worker-{i}" / "clip_jax.state" / "pid").read_text())
     return os.path.isdir(f"/proc/{pid}")
 
 
@@ -208,7 +208,7 @@ def test_training_that_ended_without_an_exit_code_counts_as_lost(machines):
     machines.write(slice="READY")
     machines.trainers("runs", "runs")
     process = machines.start("tpu_vm.sh", *FLAGS, **SLICE)
-    pid = machines.folder / "worker-1" / "clip_jax.training.state" / "pid"
+    pid = machines.folder / "worker-1" / "clip_jax.state" / "pid"
     wait_until(lambda: pid.is_file() and len(machines.calls("tpu_worker.sh follow")) == 2)
     os.killpg(os.getsid(int(pid.read_text())), signal.SIGKILL)
     output, _ = process.communicate(timeout=20)
@@ -246,7 +246,7 @@ def test_the_failed_worker_decides_and_the_others_are_ended(machines):
     assert code == 65
     assert "worker 1 ended with exit code 65" in output
     assert machines.calls("--worker=all", "tpu_worker.sh kill")
-    log = machines.folder / "worker-0" / "clip_jax.training.state" / "log"
+    log = machines.folder / "worker-0" / "clip_jax.state" / "log"
     assert log.read_text().endswith("exit code 137\n")
 
 
@@ -288,7 +288,7 @@ def test_what_fails_before_training_may_be_tried_again(machines, broken, message
 def test_training_that_cannot_be_started_may_be_tried_again(machines):
     machines.write(slice="READY")
     machines.trainers("0", "0")
-    (machines.folder / "worker-1" / "clip_jax.training.state" / "flags").mkdir(parents=True)
+    (machines.folder / "worker-1" / "clip_jax.state" / "flags").mkdir(parents=True)
     code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
     assert code == 70 and output.endswith("pod: training cannot be started\n")
 

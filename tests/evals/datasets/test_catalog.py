@@ -213,7 +213,7 @@ def test_every_published_number_belongs_to_something():
 
 
 def test_published_numbers_keep_their_digits(root):
-    with open(root / "clip_jax" / "evals" / "published.csv", newline="") as file:
+    with open(root / "clip_jax" / "evals" / "datasets" / "published.csv", newline="") as file:
         for row in csv.DictReader(file):
             digits = 3 if row["source"].startswith("paper") else 4
             assert len(row["value"].partition(".")[2]) == digits
