@@ -88,12 +88,11 @@ class Clip:
     @functools.cached_property
     def embedder(self) -> embedder.Embedder:
         """The model as evaluations take it."""
-        return embedder.sharded(
+        return embedder.BatchedEmbedder(
             *(functools.partial(f, self._variables)
               for f in step.embed_steps(self._model, self._mesh)),
             mesh=self._mesh,
             batch_size=self._batch_size,
-            image_size=self.config.vision.image_size,
             embed_dim=self.config.embed_dim,
             probe_dim=self._model.probe_dim,
             shrink=True,

@@ -317,11 +317,10 @@ class Run:
     def embedder(self) -> embedder.Embedder:
         """The present model as evaluations see it."""
         variables = self.state.eval_variables
-        return embedder.sharded(
+        return embedder.BatchedEmbedder(
             *(functools.partial(f, variables) for f in self.embed_steps),
             mesh=self.mesh,
             batch_size=self.config.eval.batch_size,
-            image_size=self.image_size,
             embed_dim=self.model.config.embed_dim,
             probe_dim=self.model.probe_dim,
             on_batch=functools.partial(distributed.heartbeat, "evaluating"),

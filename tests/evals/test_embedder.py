@@ -17,8 +17,8 @@ def simple_embedder(mesh_sizes, batch_size, calls=None):
         flat = x.reshape(x.shape[0], -1)[:, :4].astype(jnp.float32) + 1
         return flat / jnp.linalg.norm(flat, axis=1, keepdims=True)
 
-    return embedder.sharded(
-        embed, embed, embed, mesh=create_mesh(mesh_sizes), batch_size=batch_size, image_size=4,
+    return embedder.BatchedEmbedder(
+        embed, embed, embed, mesh=create_mesh(mesh_sizes), batch_size=batch_size,
         embed_dim=4, probe_dim=4,
     )  # fmt: skip
 
@@ -46,9 +46,9 @@ def test_odd_numbers_of_rows_use_one_shape():
 
 def test_every_batch_is_told_of():
     beats = []
-    e = embedder.sharded(
+    e = embedder.BatchedEmbedder(
         *[lambda x: jnp.ones((16, 4))] * 3, mesh=create_mesh({"data": 8}), batch_size=16,
-        image_size=4, embed_dim=4, probe_dim=4, on_batch=lambda: beats.append(1),
+        embed_dim=4, probe_dim=4, on_batch=lambda: beats.append(1),
     )  # fmt: skip
     e.images(images(40))
     e.texts(np.zeros((17, 4), np.int32))

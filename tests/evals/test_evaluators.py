@@ -53,9 +53,9 @@ def colours(mesh):
     def unit(x):
         return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
 
-    return embedder.sharded(
+    return embedder.BatchedEmbedder(
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32) + 0.1), features,
-        mesh=mesh, batch_size=16, image_size=6, embed_dim=3, probe_dim=3,
+        mesh=mesh, batch_size=16, embed_dim=3, probe_dim=3,
     )  # fmt: skip
 
 
@@ -221,8 +221,8 @@ def test_the_names_result_stays_beside_that_of_descriptions(emoji_cache):
     def by_length(texts):
         return np.array([[len(t), *(t.encode() + b"  ")[:3]] for t in texts], np.int32)
 
-    made = embedder.sharded(
-        unit, unit, unit, mesh=mesh, batch_size=256, image_size=6, embed_dim=4, probe_dim=4,
+    made = embedder.BatchedEmbedder(
+        unit, unit, unit, mesh=mesh, batch_size=256, embed_dim=4, probe_dim=4,
     )  # fmt: skip
     model = EvalModel("", "", made, by_length, Preprocess(6), mesh)
     data = resolve("emoji:held_out", EvalSettings(options=Options(cache_dir=emoji_cache)))

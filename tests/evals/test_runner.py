@@ -68,9 +68,9 @@ def model(devices=8, batch_size=16, calls=None):
     def unit(x):
         return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
 
-    made = embedder.sharded(
+    made = embedder.BatchedEmbedder(
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32) + 0.1), features,
-        mesh=mesh, batch_size=batch_size, image_size=6, embed_dim=3, probe_dim=3,
+        mesh=mesh, batch_size=batch_size, embed_dim=3, probe_dim=3,
     )  # fmt: skip
     return EvalModel("colours", "0123", made, tokenize, Preprocess(6), mesh)
 

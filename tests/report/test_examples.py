@@ -184,8 +184,8 @@ def test_examples_fill_every_part_of_a_runs_report(root, tmp_path):
     def tokenize(texts):
         return np.array([[len(t), *t.encode()[-3:]] for t in texts], np.int32)
 
-    made = embedder.sharded(
-        unit, unit, unit, mesh=mesh, batch_size=8, image_size=4, embed_dim=4, probe_dim=4,
+    made = embedder.BatchedEmbedder(
+        unit, unit, unit, mesh=mesh, batch_size=8, embed_dim=4, probe_dim=4,
     )  # fmt: skip
     model = EvalModel("m", "", made, tokenize, Preprocess(4), mesh)
     given = [f"zero_shot@{data(root)[0]}", f"retrieval@{data(root)[1]}"]

@@ -52,9 +52,9 @@ def model():
     def features(x):
         return x[:, :2, :2].reshape(len(x), WIDTH).astype(jnp.float32) - 127.5
 
-    made = embedder.sharded(
+    made = embedder.BatchedEmbedder(
         lambda x: unit(features(x)), lambda t: unit(t.astype(jnp.float32)), features,
-        mesh=mesh, batch_size=16, image_size=SIZE, embed_dim=WIDTH, probe_dim=WIDTH,
+        mesh=mesh, batch_size=16, embed_dim=WIDTH, probe_dim=WIDTH,
     )  # fmt: skip
     return EvalModel("random", "0123", made, tokenize, Preprocess(SIZE), mesh)
 

@@ -31,10 +31,10 @@ def model(devices=8, batch_size=16):
     def unit(x):
         return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 
-    made = embedder.sharded(
+    made = embedder.BatchedEmbedder(
         lambda x: unit(x.astype(jnp.float32).mean((1, 2))), lambda t: unit(t.astype(jnp.float32)),
         lambda x: x.astype(jnp.float32).mean((1, 2)), mesh=mesh, batch_size=batch_size,
-        image_size=SIZE, embed_dim=3, probe_dim=3,
+        embed_dim=3, probe_dim=3,
     )  # fmt: skip
     return EvalModel("numbers", "0123", made, tokenize, Preprocess(SIZE), mesh)
 

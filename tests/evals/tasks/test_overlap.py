@@ -68,9 +68,9 @@ def model(calls=None):
         x = x.reshape(len(x), -1).astype(jnp.float32) - 128
         return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 
-    made = embedder.sharded(
+    made = embedder.BatchedEmbedder(
         images, lambda t: t.astype(jnp.float32) @ WEIGHTS, images,
-        mesh=mesh, batch_size=16, image_size=SIZE, embed_dim=SIZE * SIZE * 3,
+        mesh=mesh, batch_size=16, embed_dim=SIZE * SIZE * 3,
         probe_dim=SIZE * SIZE * 3,
     )  # fmt: skip
     tokens = lambda texts: np.array([[n in t for n in NAMES] for t in texts], np.int32)  # noqa: E731
