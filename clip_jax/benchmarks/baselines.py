@@ -1,6 +1,6 @@
 """What cheap methods reach on a zero-shot task: figures that a trained model has to beat.
 
-Both see the training pictures without augmentation, and neither learns features: a nearest
+Both see the training images without augmentation, and neither learns features: a nearest
 neighbour on pixels, and kernel ridge regression from hand-made image features to hand-made text
 features.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def pixel_features(images: np.ndarray, side: int = 24) -> np.ndarray:
-    """Pictures uint8[n, S, S, 3] averaged down to ``side`` and centred: unit rows float32[n, F]."""
+    """Images uint8[n, S, S, 3] averaged down to ``side`` and centred: unit rows float32[n, F]."""
     n, size = len(images), images.shape[1]
     step = size // side
     x = images[:, : side * step, : side * step].astype(np.float32) / 255
@@ -22,11 +22,11 @@ def pixel_features(images: np.ndarray, side: int = 24) -> np.ndarray:
 def nearest_neighbour(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Class scores float32[n, K]: the likeness of the likeliest training picture of the class.
+    """Class scores float32[n, K]: the likeness of the likeliest training image of the class.
 
     Args:
-      train, test: unit features of pictures.
-      train_labels: int[m]; a class without training pictures scores -1, the least there is.
+      train, test: unit features of images.
+      train_labels: int[m]; a class without training images scores -1, the least there is.
       classes: K.
     """
     scores = np.full((len(test), classes), -1, np.float32)

@@ -3,7 +3,7 @@
 python -m clip_jax.benchmark probe
 
 Needs the extra benchmark. Features are made up, but like CLIP's: of unit length around a common
-mean (cosine of two pictures about 0.6), with a spectrum that decays, classes that overlap, and
+mean (cosine of two images about 0.6), with a spectrum that decays, classes that overlap, and
 some wrong labels.
 """
 
@@ -82,7 +82,7 @@ def gradient_norm(split: Split, weights: np.ndarray, intercept: np.ndarray, lam:
 def ours(name: str, splits: tuple[Split, Split, Split], classes: int) -> Sweep:
     """The sweep of ``linear_probe.probe``."""
     started = time.perf_counter()
-    found = linear_probe.probe(*splits, classes=classes)
+    found = linear_probe.probe(*splits, linear_probe.ProbeSettings(classes=classes))
     seconds = time.perf_counter() - started
     norm = gradient_norm(_joined(splits), found.weights, found.intercept, found.lam)
     missed = len(found.unconverged) + (not found.converged)

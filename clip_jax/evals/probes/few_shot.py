@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
 from clip_jax.evals.metrics import classification
 from clip_jax.evals.probes import linear_probe, logistic
@@ -64,19 +63,41 @@ class Efficiency(NamedTuple):
         return f"{self.bound} {self.rows:.3g}".strip()
 
 
+@dataclasses.dataclass(frozen=True)
+class FewShotSettings:
+    """What decides a curve besides the rows.
+
+    Attributes:
+      shots: rows of each class.
+      seeds: a draw each.
+      classes: K; None: one more than the highest label of the three splits.
+      metric: on the test split, and what the search maximises; None: top-1 accuracy.
+      lam: the penalty where there is no validation split.
+      solver: of every fit; ``padded_rows`` is the number of rows of the most shots.
+
+    Raises:
+      ValueError: no shots or seeds, or shots that are not different positive numbers.
+    """
+
+    shots: Sequence[int] = SHOTS
+    seeds: Sequence[int] = (0, 1, 2)
+    classes: int | None = None
+    metric: Metric | None = None
+    lam: float = LAMBDA
+    solver: logistic.Solver = dataclasses.field(default_factory=logistic.Solver)
+
+    def __post_init__(self):
+        object.__setattr__(self, "shots", tuple(sorted(self.shots)))
+        different = len(set(self.shots)) == len(self.shots)
+        if not self.shots or self.shots[0] < 1 or not different or not len(self.seeds):
+            raise ValueError(
+                f"shots={self.shots} must be different positive numbers and "
+                f"seeds={tuple(self.seeds)} not empty"
+            )
+
+
 def few_shot(
-    train: Split,
-    val: Split | None,
-    test: Split,
-    *,
-    shots: Sequence[int] = SHOTS,
-    seeds: Sequence[int] = (0, 1, 2),
-    classes: int | None = None,
-    metric: Metric | None = None,
-    lam: float = LAMBDA,
-    mesh: Mesh | None = None,
-    max_iterations: int = logistic.MAX_ITERATIONS,
-    tolerance: float = logistic.TOLERANCE,
+    train: Split, val: Split | None, test: Split, settings: FewShotSettings | None = None
 ) -> Curve:
     """Fits probes to few rows of each class. Runs on every process with the same arguments.
 
@@ -85,47 +106,41 @@ def few_shot(
 
     Args:
       train: features float[n, D] and labels int[n] to draw from.
-      val: features and labels for the search of each probe's penalty, or None: all take ``lam``.
+      val: features and labels for the search of each probe's penalty, or None: no search.
       test: features and labels to measure.
-      shots: rows of each class.
-      seeds: a draw each.
-      classes: K; by default one more than the highest label of the three splits.
-      metric: on the test split, and what the search maximises; by default top-1 accuracy.
-      lam: the penalty without a search.
-      mesh, max_iterations, tolerance: as in ``linear_probe.probe``.
+      settings: see ``FewShotSettings``.
 
     Raises:
-      ValueError: no shots or seeds, a class with fewer rows than the most shots, or what
-        ``linear_probe.probe`` raises.
+      ValueError: a class with fewer rows than the most shots, or what ``linear_probe.probe``
+        raises.
     """
-    shots = tuple(sorted(shots))
+    s = settings or FewShotSettings()
     features, labels = (np.asarray(array) for array in train)
-    if not shots or shots[0] < 1 or len(set(shots)) < len(shots) or not len(seeds):
-        raise ValueError(
-            f"shots={shots} must be different positive numbers and seeds={tuple(seeds)} not empty"
-        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"few-shot needs one class a row, labels int[n]; got {labels.dtype}{list(labels.shape)}"
         )
+    classes = s.classes
     if classes is None:
         given = [labels, test[1]] + ([] if val is None else [val[1]])
         classes = 1 + max(int(np.max(array, initial=0)) for array in given)
-    metric = metric or classification.top1
-    values, lambdas = np.empty((2, len(shots), len(seeds)))
-    for column, seed in enumerate(seeds):
-        drawn = draw(labels, shots[-1], classes, seed)
-        for row, count in enumerate(shots):
+    metric = s.metric or classification.top1
+    of_probe = linear_probe.ProbeSettings(
+        classes=classes,
+        metric=metric,
+        lam=s.lam if val is None else None,
+        refit_on_val=False,
+        solver=dataclasses.replace(s.solver, padded_rows=classes * s.shots[-1]),
+    )
+    values, lambdas = np.empty((2, len(s.shots), len(s.seeds)))
+    for column, seed in enumerate(s.seeds):
+        drawn = draw(labels, s.shots[-1], classes, seed)
+        for row, count in enumerate(s.shots):
             rows = np.sort(drawn[:, :count].ravel())
-            found = linear_probe.probe(
-                (features[rows], labels[rows]), val, test,
-                classes=classes, metric=metric, lam=lam if val is None else None,
-                refit_on_val=False, padded_rows=drawn.size,
-                mesh=mesh, max_iterations=max_iterations, tolerance=tolerance,
-            )  # fmt: skip
-            values[row, column] = metric(found.scores, np.asarray(test[1]))
-            lambdas[row, column] = found.lam
-    return Curve(shots, values, lambdas)
+            result = linear_probe.probe((features[rows], labels[rows]), val, test, of_probe)
+            values[row, column] = metric(result.scores, np.asarray(test[1]))
+            lambdas[row, column] = result.lam
+    return Curve(s.shots, values, lambdas)
 
 
 def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
@@ -147,7 +162,7 @@ def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
     if counts.min() < shots:
         raise ValueError(
             f"class {int(counts.argmin())} has {counts.min()} rows in train, fewer than {shots} "
-            "shots; take fewer shots, or leave the data set out as the paper does"
+            "shots; take fewer shots, or leave the dataset out as the paper does"
         )
     # A generator for each class: a class that is added changes nothing for the others.
     return np.stack(
@@ -167,7 +182,7 @@ def data_efficiency(
     does. Where it crosses the score more than once, the first time counts.
 
     Args:
-      curve: of `few_shot`.
+      curve: of ``few_shot``.
       zero_shot_score: the same metric, of zero-shot classification with the same features.
       supervised: rows a class (their mean) and score of the probe on all of train; it prolongs the
         curve, as in the paper.

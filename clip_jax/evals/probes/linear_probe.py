@@ -10,7 +10,6 @@ its figures differ from the paper's.)
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -58,21 +57,32 @@ class ProbeResult:
     unconverged: tuple[float, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+    """What decides the numbers of a probe besides the rows.
+
+    Attributes:
+      classes: K; None: one more than the highest label of the three splits.
+      metric: what the chosen penalty maximises on validation, one of
+        ``classification.PAPER_METRICS`` or the like; None: top-1 accuracy, or mean average
+        precision where rows have several classes.
+      lam: a penalty to be used without a search.
+      refit_on_val: whether the last fit sees the validation split too.
+      val_share, seed: of the rows that ``split`` takes from train where there is no validation.
+      solver: of every fit.
+    """
+
+    classes: int | None = None
+    metric: Metric | None = None
+    lam: float | None = None
+    refit_on_val: bool = True
+    val_share: float = 0.2
+    seed: int = 0
+    solver: logistic.Solver = dataclasses.field(default_factory=logistic.Solver)
+
+
 def probe(
-    train: Split,
-    val: Split | None,
-    test: Split,
-    *,
-    classes: int | None = None,
-    metric: Metric | None = None,
-    lam: float | None = None,
-    refit_on_val: bool = True,
-    val_share: float = 0.2,
-    seed: int = 0,
-    padded_rows: int = 0,
-    mesh: Mesh | None = None,
-    max_iterations: int = logistic.MAX_ITERATIONS,
-    tolerance: float = logistic.TOLERANCE,
+    train: Split, val: Split | None, test: Split, settings: ProbeSettings | None = None
 ) -> ProbeResult:
     """Chooses a penalty, fits and measures. Runs on every process with the same arguments.
 
@@ -82,55 +92,34 @@ def probe(
 
     Args:
       train: features and labels to fit.
-      val: features and labels to choose the penalty on; None takes ``val_share`` of train.
+      val: features and labels to choose the penalty on; None takes some of train.
       test: features and labels to measure, looked at only then.
-      classes: K; by default one more than the highest label of the three splits.
-      metric: what the chosen penalty maximises on validation, one of
-        ``classification.PAPER_METRICS`` or the like; by default top-1 accuracy, or mean average
-        precision where rows have several classes.
-      lam: a penalty to be taken as it is, without a search.
-      refit_on_val: whether the last fit sees the validation split too.
-      val_share, seed: of the rows that ``split`` takes from train where ``val`` is None.
-      padded_rows: pads what is fitted to so many rows; probes of different size then share one
-        compilation.
-      mesh: whose devices share the rows; all of this process by default.
-      max_iterations, tolerance: of every fit, see ``logistic``.
+      settings: see ``ProbeSettings``.
 
     Raises:
       ValueError: arrays that do not fit each other or the classes, a feature that is not finite,
         rows of one class only; or a search without a validation split and with one row a class.
     """
+    s = settings or ProbeSettings()
     given = {"train": train, "test": test} | ({} if val is None else {"val": val})
-    splits, classes = _checked(given, classes)
-    options = {"mesh": mesh, "max_iterations": max_iterations, "tolerance": tolerance}
-    options["padded_rows"] = padded_rows
-    several = splits["train"][1].ndim == 2
-    metric = metric or (
-        average_precision.mean_average_precision if several else classification.top1
-    )
-    if val is None and lam is None:
-        fitted, held_out = split(splits["train"][1], val_share, seed)
+    splits, classes = _checked(given, s.classes)
+    if val is None and s.lam is None:
+        fitted, held_out = split(splits["train"][1], s.val_share, s.seed)
         splits["val"] = tuple(array[held_out] for array in splits["train"])
         splits["train"] = tuple(array[fitted] for array in splits["train"])
-    visited, near, unconverged = (), None, ()
-    if lam is None:
-        rounds = _Rounds(splits["train"], splits["val"], classes, metric, options)
-        found = search(rounds.scores)
-        index = best(found)
-        lam, near = float(LAMBDAS[index]), rounds.solutions[index]
-        visited = tuple((float(LAMBDAS[i]), found[i]) for i in sorted(found))
-        unconverged = tuple(
-            float(LAMBDAS[i]) for i in sorted(found) if not rounds.solutions[i].converged[0]
-        )
-        del rounds  # and its rows on the devices: those of the last fit come beside them
+    if s.lam is None:
+        chosen = _choose(splits["train"], splits["val"], classes, s)
+    else:
+        chosen = _Choice(s.lam)
     last = splits["train"]
-    if refit_on_val and "val" in splits:
+    if s.refit_on_val and "val" in splits:
         last = tuple(np.concatenate(arrays) for arrays in zip(last, splits["val"], strict=True))
     # Without rows to add the search has the answer already.
-    solution = near
-    if near is None or last is not splits["train"]:
-        solution = logistic.LogisticRegression(*last, classes, **options).solve([lam], start=near)
-    return _result(lam, visited, unconverged, solution, splits["test"], mesh)
+    solution = chosen.solution
+    if solution is None or last is not splits["train"]:
+        regression = logistic.LogisticRegression(*last, classes, s.solver)
+        solution = regression.solve([chosen.lam], start=solution)
+    return _result(chosen, solution, splits["test"], s.solver.mesh)
 
 
 def search(
@@ -194,44 +183,54 @@ def split(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.nda
     return np.flatnonzero(~second), np.flatnonzero(second)
 
 
-class _Rounds:
-    """Fits and scores what the search asks for; keeps every solution."""
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """A penalty and, after a search, how it was chosen; fields as in ``ProbeResult``."""
 
-    def __init__(
-        self, train: Split, val: Split, classes: int, metric: Metric, options: dict[str, Any]
-    ):
-        self.solutions: dict[int, logistic.Solution] = {}
-        self._regression = logistic.LogisticRegression(*train, classes, **options)
-        self._val, self._metric, self._mesh = val, metric, options["mesh"]
+    lam: float
+    visited: tuple[tuple[float, float], ...] = ()
+    unconverged: tuple[float, ...] = ()
+    solution: logistic.Solution | None = None
 
-    def scores(self, indices: Sequence[int], near: int | None) -> list[float]:
-        """Validation scores of the penalties with these indices, begun at the best so far."""
+
+def _choose(train: Split, val: Split, classes: int, settings: ProbeSettings) -> _Choice:
+    """Searches for the penalty with the best score on validation."""
+    mesh, metric = settings.solver.mesh, settings.metric
+    if metric is None:
+        several = train[1].ndim == 2
+        metric = average_precision.mean_average_precision if several else classification.top1
+    regression = logistic.LogisticRegression(*train, classes, settings.solver)
+    solutions: dict[int, logistic.Solution] = {}
+
+    def scores_of(indices: Sequence[int], near: int | None) -> list[float]:
         distributed.heartbeat("fitting probes")
-        start = None if near is None else self.solutions[near]
+        start = None if near is None else solutions[near]
         # Later rounds have two penalties, or one at an end of the range: one program serves all.
-        found = self._regression.solve(LAMBDAS[list(indices)], start=start, lanes=_LANES)
-        for lane, index in enumerate(indices):
-            self.solutions[index] = found.lane(lane)
-        features, labels = self._val
+        solved = regression.solve(LAMBDAS[list(indices)], start=start, lanes=_LANES)
+        solutions.update((index, solved.lane(lane)) for lane, index in enumerate(indices))
         return [
-            float(self._metric(logistic.scores(features, w, b, mesh=self._mesh), labels))
-            for w, b in zip(found.weights, found.intercepts, strict=True)
+            float(metric(logistic.scores(val[0], w, b, mesh=mesh), val[1]))
+            for w, b in zip(solved.weights, solved.intercepts, strict=True)
         ]
+
+    scores = search(scores_of)
+    index = best(scores)
+    return _Choice(
+        float(LAMBDAS[index]),
+        tuple((float(LAMBDAS[i]), scores[i]) for i in sorted(scores)),
+        tuple(float(LAMBDAS[i]) for i in sorted(scores) if not solutions[i].converged[0]),
+        solutions[index],
+    )
 
 
 def _result(
-    lam: float,
-    visited: tuple[tuple[float, float], ...],
-    unconverged: tuple[float, ...],
-    solution: logistic.Solution,
-    test: Split,
-    mesh: Mesh | None,
+    chosen: _Choice, solution: logistic.Solution, test: Split, mesh: Mesh | None
 ) -> ProbeResult:
     weights, intercept = solution.weights[0], solution.intercepts[0]
     scores = logistic.scores(test[0], weights, intercept, mesh=mesh)
     return ProbeResult(
-        lam=lam,
-        visited=visited,
+        lam=chosen.lam,
+        visited=chosen.visited,
         metrics=_metrics(scores, test[1]),
         scores=scores,
         weights=weights,
@@ -239,7 +238,7 @@ def _result(
         gradient_norm=float(solution.gradient_norms[0]),
         iterations=int(solution.iterations[0]),
         converged=bool(solution.converged[0]),
-        unconverged=unconverged,
+        unconverged=chosen.unconverged,
     )
 
 

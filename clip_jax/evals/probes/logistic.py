@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from clip_jax.evals.metrics.validation import finite_rows, indices
 from clip_jax.evals.probes import lbfgs, logistic_loss
 from clip_jax.evals.probes.logistic_loss import dot
 from clip_jax.runtime.mesh import BATCH_AXES, batch_sharding, batch_shards, create_mesh, replicated
@@ -28,6 +29,23 @@ TOLERANCE = 1e-4
 FAR = 1e6
 
 _CHUNK = 2**23  # most logits that a device holds for one penalty at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How regressions are solved.
+
+    Attributes:
+      mesh: whose devices share the rows; None: all devices of this process.
+      padded_rows: pads the rows to at least this many, so that fewer rows need no new compilation.
+      max_iterations: of L-BFGS, in every fit.
+      tolerance: of the gradient; see ``TOLERANCE``.
+    """
+
+    mesh: Mesh | None = None
+    padded_rows: int = 0
+    max_iterations: int = MAX_ITERATIONS
+    tolerance: float = TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +90,7 @@ class LogisticRegression:
         features: np.ndarray,
         labels: np.ndarray,
         classes: int,
-        *,
-        padded_rows: int = 0,
-        mesh: Mesh | None = None,
-        max_iterations: int = MAX_ITERATIONS,
-        tolerance: float = TOLERANCE,
+        solver: Solver = Solver(),
     ):
         """Checks the arrays and puts them on the devices.
 
@@ -84,10 +98,7 @@ class LogisticRegression:
           features: float[n, D], the same on every process.
           labels: int[n] from 0 to K - 1, or bool[n, K] where rows have several classes or none.
           classes: K. Classes without examples are allowed; they are never predicted.
-          padded_rows: pads the rows to at least so many, that fewer need no new compilation.
-          mesh: whose devices share the rows; all of this process by default.
-          max_iterations: of L-BFGS.
-          tolerance: of the gradient; see ``TOLERANCE``.
+          solver: how it is solved.
 
         Raises:
           ValueError: features are not finite or not [n, D], labels do not fit, or fewer than two
@@ -98,11 +109,11 @@ class LogisticRegression:
         counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
         if labels.ndim == 1 and (counts > 0).sum() < 2:
             raise ValueError(f"all {len(labels)} rows have one class; a regression needs two")
-        self.mesh = _default_mesh() if mesh is None else mesh
-        self.classes, self.max_iterations, self.tolerance = classes, max_iterations, tolerance
+        self.mesh = _default_mesh() if solver.mesh is None else solver.mesh
+        self.classes, self.solver = classes, solver
         self._doubled = 2.0 if labels.ndim == 1 and (counts > 0).sum() == 2 else 1.0
         self._n = len(features)
-        rows = _put(self.mesh, features, labels, classes, padded_rows)
+        rows = _put(self.mesh, features, labels, classes, solver.padded_rows)
         share = counts / self._n
         with np.errstate(divide="ignore"):
             intercept = np.log(share) - (np.log1p(-share) if labels.ndim == 2 else 0)
@@ -132,7 +143,7 @@ class LogisticRegression:
         weights, intercept = self._start(start)
         found = _solve(
             self._problem, penalties, weights, intercept,
-            np.float32(self.tolerance), np.int32(self.max_iterations), mesh=self.mesh,
+            np.float32(self.solver.tolerance), np.int32(self.solver.max_iterations), mesh=self.mesh,
         )  # fmt: skip
         found = [np.asarray(x)[: len(wanted)] for x in found]
         return Solution(wanted, *found)
@@ -187,12 +198,7 @@ def checked_features(features: np.ndarray, name: str) -> np.ndarray:
     rows = np.asarray(features, np.float32)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"{name} must have the shape [n, D] and rows, got {list(rows.shape)}")
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name}: row {int(np.argmin(finite))} holds NaN or infinity; the model has diverged "
-            "or its weights are damaged"
-        )
+    finite_rows(rows, name)
     return rows
 
 
@@ -205,17 +211,8 @@ def checked_labels(labels: np.ndarray, n: int, classes: int, name: str = "labels
     labels = np.asarray(labels)
     if labels.dtype == bool and labels.shape == (n, classes):
         return labels
-    if labels.dtype.kind not in "iu" or labels.shape != (n,):
-        raise ValueError(
-            f"{name} must be {n} integers, one a row of the features, or bool[{n}, {classes}]; "
-            f"got {labels.dtype}{list(labels.shape)}"
-        )
-    if n and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(
-            f"{name} go from {labels.min()} to {labels.max()}, but there are {classes} classes: "
-            f"legal are 0 to {classes - 1}"
-        )
-    return labels.astype(np.int32)
+    alternative = f"bool[{n}, {classes}]"
+    return indices(labels, n, classes, name, alternative=alternative).astype(np.int32)
 
 
 def _put(

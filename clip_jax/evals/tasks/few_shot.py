@@ -9,6 +9,7 @@ from clip_jax.evals.datasets.resolve import DatasetSplits
 from clip_jax.evals.feature_store import Store
 from clip_jax.evals.metrics import intervals
 from clip_jax.evals.probes import few_shot
+from clip_jax.evals.probes.logistic import Solver
 from clip_jax.evals.tasks.base import Task
 from clip_jax.evals.tasks.linear_probe import chosen_metric, features, splits, splits_key
 from clip_jax.evals.tasks.zero_shot import classified, prompt_key
@@ -40,10 +41,10 @@ class FewShot(Task[ClassificationDataset]):
         classes = max(test.classes, sets["train"].classes)
         metric = chosen_metric(data, test.labels)
         seeds = range(settings.seed, settings.seed + settings.seeds)
-        curve = few_shot.few_shot(
-            train, val, test_rows, shots=numbers, seeds=seeds, classes=classes,
-            metric=metric.of, mesh=model.mesh,
-        )  # fmt: skip
+        of_curve = few_shot.FewShotSettings(
+            numbers, seeds, classes, metric.of, solver=Solver(model.mesh)
+        )
+        curve = few_shot.few_shot(train, val, test_rows, of_curve)
         points = zip(curve.shots, curve.mean, curve.standard_deviation, curve.values, strict=True)
         details: dict[str, Any] = {
             "curve": [

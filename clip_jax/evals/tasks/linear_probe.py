@@ -10,6 +10,7 @@ from clip_jax.evals.datasets.resolve import DatasetSplits
 from clip_jax.evals.feature_store import Store
 from clip_jax.evals.metrics import classification, intervals
 from clip_jax.evals.probes import linear_probe
+from clip_jax.evals.probes.logistic import Solver
 from clip_jax.evals.tasks.base import Task
 from clip_jax.evals.types import EvalModel, NotApplicable, Result
 
@@ -99,9 +100,10 @@ class LinearProbe(Task[ClassificationDataset]):
     ) -> Result:
         train, val, test_rows = features(model, store, splits(test, data))
         metric = chosen_metric(data, test.labels)
-        result = linear_probe.probe(
-            train, val, test_rows, metric=metric.of, seed=data.settings.seed, mesh=model.mesh
+        of_probe = linear_probe.ProbeSettings(
+            metric=metric.of, seed=data.settings.seed, solver=Solver(model.mesh)
         )
+        result = linear_probe.probe(train, val, test_rows, of_probe)
         return Result(
             n=len(test),
             main_metric=metric.key,

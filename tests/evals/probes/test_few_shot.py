@@ -33,7 +33,10 @@ def splits():
 def test_more_rows_are_better(splits, mesh):
     train, _, test = splits
     programs = logistic._solve._cache_size()
-    curve = few_shot.few_shot(train, None, test, seeds=range(4), mesh=mesh)
+    solver = logistic.Solver(mesh)
+    curve = few_shot.few_shot(
+        train, None, test, few_shot.FewShotSettings(seeds=range(4), solver=solver)
+    )
     assert logistic._solve._cache_size() == programs + 1, "one compilation for all shots"
     assert curve.shots == (1, 2, 4, 8, 16)
     assert curve.values.shape == curve.lambdas.shape == (5, 4)
@@ -44,20 +47,28 @@ def test_more_rows_are_better(splits, mesh):
     # One of them from its parts.
     rows = few_shot.draw(train[1], 16, CLASSES, 2)[:, :4].ravel()
     probe = linear_probe.probe(
-        (train[0][rows], train[1][rows]), None, test, lam=few_shot.LAMBDA, mesh=mesh, padded_rows=48
-    )
+        (train[0][rows], train[1][rows]), None, test,
+        linear_probe.ProbeSettings(
+            lam=few_shot.LAMBDA, solver=logistic.Solver(mesh, padded_rows=48)
+        ),
+    )  # fmt: skip
     assert curve.values[2, 2] == pytest.approx(probe.metrics["top1"], abs=2 / 600)
 
 
 def test_validation_chooses_the_penalty_and_is_not_fitted(splits, mesh):
     train, val, test = splits
     metric = zero_shot.mean_per_class_recall
-    curve = few_shot.few_shot(train, val, test, shots=(8, 4), seeds=(5,), metric=metric, mesh=mesh)
+    curve = few_shot.few_shot(
+        train, val, test,
+        few_shot.FewShotSettings((8, 4), (5,), metric=metric, solver=logistic.Solver(mesh)),
+    )  # fmt: skip
     assert curve.shots == (4, 8) and np.isnan(curve.standard_deviation).all()
     rows = few_shot.draw(train[1], 8, CLASSES, 5)[:, :4].ravel()
     probe = linear_probe.probe(
         (train[0][rows], train[1][rows]), val, test,
-        metric=metric, refit_on_val=False, mesh=mesh, padded_rows=24,
+        linear_probe.ProbeSettings(
+            metric=metric, refit_on_val=False, solver=logistic.Solver(mesh, padded_rows=24)
+        ),
     )  # fmt: skip
     assert curve.lambdas[0, 0] == probe.lam
     assert curve.values[0, 0] == pytest.approx(probe.metrics["mean_per_class_recall"], abs=0.01)
@@ -136,6 +147,8 @@ def test_data_efficiency_with_the_supervised_probe():
     ],
 )
 def test_refuses_what_cannot_be_drawn(splits, change, message):
-    arguments = dict(zip(("train", "val", "test"), splits, strict=True)) | change
+    arguments = dict(zip(("train", "val", "test"), splits, strict=True))
+    settings = {name: value for name, value in change.items() if name not in arguments}
+    arguments |= {name: value for name, value in change.items() if name in arguments}
     with pytest.raises(ValueError, match=message):
-        few_shot.few_shot(**arguments)
+        few_shot.few_shot(**arguments, settings=few_shot.FewShotSettings(**settings))

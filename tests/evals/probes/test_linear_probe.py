@@ -1,6 +1,5 @@
 """The linear probe: scikit-learn's numbers, the paper's search, one answer on every process."""
 
-import functools
 import json
 from types import SimpleNamespace
 
@@ -31,9 +30,14 @@ def golden(goldens):
 
 @pytest.fixture(scope="module")
 def probe():
-    """`linear_probe.probe` on one device, whatever else is there; few programs serve all tests."""
-    mesh = mesh_lib.create_mesh({}, jax.devices()[:1])
-    return functools.partial(linear_probe.probe, mesh=mesh, padded_rows=360)
+    """``linear_probe.probe`` on one device, whatever else is there, with few programs."""
+    solver = logistic.Solver(mesh_lib.create_mesh({}, jax.devices()[:1]), padded_rows=360)
+
+    def run(train, val, test, **settings):
+        settings = linear_probe.ProbeSettings(solver=solver, **settings)
+        return linear_probe.probe(train, val, test, settings)
+
+    return run
 
 
 def test_equals_scikit_learn(golden, probe):

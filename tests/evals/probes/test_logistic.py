@@ -80,7 +80,7 @@ def data():
 def regression(features, labels, classes=CLASSES, **options):
     """On one device, whatever else is there."""
     options = {"mesh": mesh_lib.create_mesh({}, jax.devices()[:1])} | options
-    return logistic.LogisticRegression(features, labels, classes, **options)
+    return logistic.LogisticRegression(features, labels, classes, logistic.Solver(**options))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,8 @@ def test_rounding_of_many_rows_hides_no_step():
     labels = rng.integers(0, 10, 60_000).astype(np.int32)
     rows = (rng.normal(size=(10, 32))[labels] * 0.5 + rng.normal(size=(60_000, 32))).astype("f4")
     mesh = mesh_lib.create_mesh({"data": 1}, jax.devices()[:1])
-    found = logistic.LogisticRegression(rows, labels, 10, mesh=mesh).solve([1e-6, 1e-2, 1, 100])
+    regression = logistic.LogisticRegression(rows, labels, 10, logistic.Solver(mesh))
+    found = regression.solve([1e-6, 1e-2, 1, 100])
     assert found.converged.all(), (found.iterations, found.gradient_norms)
 
 
