@@ -22,7 +22,7 @@ from clip_jax.data.test_sets.types import (
     RetrievalDataset,
 )
 from clip_jax.evals import embedder, records, runner
-from clip_jax.evals.metrics import zero_shot
+from clip_jax.evals.metrics import classification
 from clip_jax.evals.probes import few_shot
 from clip_jax.evals.tasks import few_shot as few_shot_task
 from clip_jax.evals.tasks import registry as task_registry
@@ -104,7 +104,7 @@ def test_zero_shot_is_what_its_parts_give(folders):
     pixels = np.stack([data.load(i, Preprocess(6)) for i in range(len(data))])
     names = sorted(COLOURS)
     weights = np.array([[n == c for c in COLOURS] for n in names], float) + 0.1
-    want = zero_shot.measure(pixels.astype(float).mean((1, 2)), weights, data.labels)
+    want = classification.measure(pixels.astype(float).mean((1, 2)), weights, data.labels)
     assert record.metrics["top1"] == want["top1"]
     assert record.metrics["mean_per_class_recall"] == pytest.approx(want["mean_per_class_recall"])
 

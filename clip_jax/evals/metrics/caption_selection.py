@@ -7,7 +7,6 @@ of an instance belongs to its i-th caption; what is left over on the longer side
 
 import numpy as np
 
-from clip_jax.evals.metrics.intervals import wilson_half_width
 from clip_jax.evals.metrics.ranking import quantized_unit_rows
 from clip_jax.evals.metrics.validation import integers
 
@@ -58,27 +57,6 @@ def select(
         found[i] = _all_prefer_their_own(scores), _all_prefer_their_own(scores.T)
     text, image = found.T
     return {"text_score": text, "image_score": image, "group_score": text & image}
-
-
-def measure(
-    image_emb: np.ndarray,
-    text_emb: np.ndarray,
-    instance_of_image: np.ndarray,
-    instance_of_text: np.ndarray,
-) -> dict[str, float]:
-    """Returns the share of instances that ``select`` finds right.
-
-    Takes and raises what ``select`` does.
-
-    Returns:
-      ``text_score``, ``image_score`` and ``group_score`` from 0 to 1, each with half the width of
-      its 95% Wilson interval as ``..._ci95``, and the number of instances ``n``.
-    """
-    right = select(image_emb, text_emb, instance_of_image, instance_of_text)
-    found: dict[str, float] = {name: float(values.mean()) for name, values in right.items()}
-    n = len(right["text_score"])
-    halves = {f"{name}_ci95": wilson_half_width(share, n) for name, share in found.items()}
-    return found | halves | {"n": n}
 
 
 def _all_prefer_their_own(scores: np.ndarray) -> bool:

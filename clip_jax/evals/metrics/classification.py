@@ -1,8 +1,7 @@
-"""The figures of a classification dataset: the paper's metric, its interval, class by class.
+"""Metrics of a classification dataset, their intervals, and what happens class by class.
 
-``measure`` reads off the labels what can be measured: accuracies where an image has one class, mean
-average precision where it may have several. ``PAPER_METRICS`` says by which of them the paper ranks
-a dataset (Table 9).
+The labels decide what is measured: accuracies where an image has one class, mean average precision
+where it may have several. ``PAPER_METRICS`` are those that the paper ranks datasets by (Table 9).
 """
 
 from collections.abc import Callable
@@ -49,38 +48,47 @@ class ClassRow(NamedTuple):
 def measure(
     image_emb: np.ndarray, class_emb: np.ndarray, labels: np.ndarray, *, chunk: int = _CHUNK
 ) -> dict[str, float]:
-    """Returns every figure that the labels allow.
+    """Returns every metric that the labels allow, each from 0 to 1.
 
     Args:
       image_emb: float[n, E], any scale.
       class_emb: float[K, E], as ``zero_shot.classifier`` makes it.
       labels: int[n], from 0 to K - 1, or bool[n, K] where an image may have several classes.
-      chunk: images scored at once, for int labels.
+      chunk: images scored at once, for int labels; the result is the same for every value.
 
     Returns:
-      For int labels what ``zero_shot.measure`` returns, ``mean_top1_top5`` and, if there are two
-      classes and images of both, ``roc_auc``. For bool labels ``mean_average_precision`` as
-      VOC2007 and the paper have it (11 points), ``mean_average_precision_step`` as
-      scikit-learn and CLIP_benchmark have it, and ``n``.
+      For int labels ``top1``, ``top5``, ``mean_per_class_recall``, ``mean_top1_top5`` and, if there
+      are two classes and images of both, ``roc_auc``. For bool labels ``mean_average_precision``
+      as VOC2007 and the paper have it (11 points), and ``mean_average_precision_step`` as
+      scikit-learn and CLIP_benchmark have it.
 
     Raises:
       ValueError: an embedding is not finite, or the labels do not fit.
     """
     labels = np.asarray(labels)
+    if labels.ndim == 2 or _has_roc(len(class_emb), labels):
+        return measure_scores(zero_shot.scores(image_emb, class_emb), labels)
+    return _accuracies(zero_shot.expected_hits(image_emb, class_emb, labels, chunk=chunk), labels)
+
+
+def measure_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns what ``measure`` does, of scores float[n, K] of any scale."""
     if labels.ndim == 2:
-        scores = zero_shot.scores(image_emb, class_emb)
-        return {
-            "mean_average_precision": average_precision.mean_average_precision(scores, labels),
-            "mean_average_precision_step": average_precision.mean_average_precision(
-                scores, labels, "step"
-            ),
-            "n": len(labels),
-        }
-    found = zero_shot.measure(image_emb, class_emb, labels, chunk=chunk)
-    found["mean_top1_top5"] = (found["top1"] + found["top5"]) / 2
-    if _has_roc(class_emb, labels):
-        found["roc_auc"] = roc_auc(zero_shot.scores(image_emb, class_emb), labels)
+        return {metric.key: metric.of(scores, labels) for metric in _OF_SEVERAL}
+    found = _accuracies(zero_shot.hits_of_scores(scores, labels, (1, 5)), labels)
+    if _has_roc(scores.shape[1], labels):
+        found["roc_auc"] = roc_auc(scores, labels)
     return found
+
+
+def _accuracies(hits: dict[int, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    top1, top5 = float(hits[1].mean()), float(hits[5].mean())
+    return {
+        "top1": top1,
+        "top5": top5,
+        "mean_per_class_recall": zero_shot.mean_over_classes(hits[1], labels),
+        "mean_top1_top5": (top1 + top5) / 2,
+    }
 
 
 def confidence_intervals(
@@ -91,26 +99,24 @@ def confidence_intervals(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Returns 95% intervals for every figure of ``measure``.
+    """Returns the 95% interval (low, high) of every metric of ``measure``.
 
     Wilson's for top-1 and top-5; for the others the bootstrap over images, which for mean per
-    class recall and ROC AUC draws within each class, as these figures weigh classes and not
-    images. A class with a single image then varies by nothing.
+    class recall and ROC AUC draws within each class, as these weigh classes and not images. A class
+    with a single image then varies by nothing.
 
     Args:
       image_emb, class_emb, labels: as in ``measure``.
       samples, seed: of the bootstrap.
-
-    Returns:
-      metric -> (low, high), without ``n`` and ``top1_ci95``.
     """
     labels = np.asarray(labels)
     if labels.ndim == 2:
         scores = zero_shot.scores(image_emb, class_emb)
-        metrics = (PAPER_METRICS["11-point mAP"], STEP_METRIC)
-        return {m.key: resampled(m.of, scores, labels, samples=samples, seed=seed) for m in metrics}
-    shares = zero_shot.expected_hits(image_emb, class_emb, labels)
-    top1, top5 = shares[1], shares[5]
+        return {
+            m.key: resampled(m.of, scores, labels, samples=samples, seed=seed) for m in _OF_SEVERAL
+        }
+    hits = zero_shot.expected_hits(image_emb, class_emb, labels)
+    top1, top5 = hits[1], hits[5]
     draws = {"samples": samples, "seed": seed}
     found = {
         "top1": intervals.wilson(float(top1.mean()), len(labels)),
@@ -120,7 +126,7 @@ def confidence_intervals(
             zero_shot.mean_over_classes, top1, labels, strata=labels, **draws
         ),
     }
-    if _has_roc(class_emb, labels):
+    if _has_roc(len(class_emb), labels):
         scores = zero_shot.scores(image_emb, class_emb)
         found["roc_auc"] = intervals.bootstrap(roc_auc, scores, labels, strata=labels, **draws)
     return found
@@ -151,7 +157,7 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def step_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean average precision of ``curve_areas``, by steps."""
+    """Returns the mean average precision by steps."""
     return average_precision.mean_average_precision(scores, labels, "step")
 
 
@@ -182,6 +188,7 @@ PAPER_METRICS: dict[str, PaperMetric] = {
     "ROC AUC": PaperMetric("roc_auc", roc_auc),
     "mean(top1, top5)": PaperMetric("mean_top1_top5", mean_top1_top5),
 }
+_OF_SEVERAL = (PAPER_METRICS["11-point mAP"], STEP_METRIC)  # where an image has several classes
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -234,5 +241,5 @@ def per_class(confusion: np.ndarray) -> list[ClassRow]:
     ]  # fmt: skip
 
 
-def _has_roc(class_emb: np.ndarray, labels: np.ndarray) -> bool:
-    return len(class_emb) == 2 and len(np.unique(labels)) == 2
+def _has_roc(classes: int, labels: np.ndarray) -> bool:
+    return classes == 2 and len(np.unique(labels)) == 2

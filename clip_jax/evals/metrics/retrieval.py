@@ -1,7 +1,7 @@
 """Image-text retrieval: recall@k in both directions (CLIP paper, Table 13).
 
-Recall@k here is what the literature reports: the share of queries with at least one right answer
-among the k best, not the share of right answers found (``true_recall``).
+Recall@k is what the literature reports: the share of queries with at least one right answer among
+the k best, not the share of right answers among them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,41 +14,7 @@ from clip_jax.evals.metrics.validation import indices
 CLIP_BENCHMARK = {
     "image_to_text_r": "text_retrieval_recall",
     "text_to_image_r": "image_retrieval_recall",
-    "image_to_text_true_r": "text_retrieval_true_recall",
 }
-
-
-def recall(
-    image_emb: np.ndarray,
-    text_emb: np.ndarray,
-    image_of_text: np.ndarray,
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    chunk: int = 512,
-) -> dict[str, float]:
-    """Measures how often an image finds one of its captions, and a caption its image.
-
-    Ties share the credit (see ``ranking.expected_hit``), so that a model with constant embeddings
-    scores what guessing does. At most about ``chunk`` x max(n, m) scores are held at a time: 5,000
-    images and 25,000 captions, COCO's, take less than half a GiB.
-
-    Args:
-      image_emb: float[n, E], any scale.
-      text_emb: float[m, E], any scale.
-      image_of_text: int[m], the image each caption belongs to. Images may have any number of
-        captions; one without captions asks nothing itself but stays among the candidates.
-      ks: how many of the best candidates to look at.
-      chunk: queries scored at once; the result is the same, bit for bit, for every value.
-
-    Returns:
-      ``image_to_text_r@k`` and ``text_to_image_r@k`` for every k, from 0 to 1.
-
-    Raises:
-      ValueError: if there is no caption, an embedding is not finite, or ``image_of_text`` does not
-        fit the arrays.
-    """
-    shares = expected_hits(image_emb, text_emb, image_of_text, ks, chunk=chunk)
-    return {name: float(values.mean()) for name, values in shares.items()}
 
 
 def expected_hits(
@@ -59,14 +25,28 @@ def expected_hits(
     *,
     chunk: int = 512,
 ) -> dict[str, np.ndarray]:
-    """Returns what every query adds to ``recall``: 1, 0, or a share of a tie.
+    """Tells how often an image finds one of its captions, and a caption its image.
 
-    For whatever is computed query by query, such as intervals. Takes and raises what ``recall``
-    does.
+    Ties share the credit (see ``ranking.expected_hit``), so that a model with constant embeddings
+    scores what guessing does. At most about ``chunk`` x max(n, m) scores are held at a time: 5,000
+    images and 25,000 captions, COCO's, take less than half a GiB.
+
+    Args:
+      image_emb: float[n, E], any scale.
+      text_emb: float[m, E], any scale.
+      image_of_text: int[m], the image of each caption. Images may have any number of captions; one
+        without is no query, but stays among the candidates.
+      ks: how many of the best candidates to look at.
+      chunk: queries scored at once; the result is the same, bit for bit, for every value.
 
     Returns:
+      What each query adds to recall@k: 1, 0, or a share of a tie, for every k.
       ``image_to_text_r@k``: float64 of the images that have captions, in their order;
       ``text_to_image_r@k``: float64[m].
+
+    Raises:
+      ValueError: there is no caption, an embedding is not finite, or ``image_of_text`` does not
+        fit the arrays.
     """
     owner = _checked(image_of_text, len(image_emb), len(text_emb))
     images, texts = (
@@ -85,46 +65,8 @@ def expected_hits(
     }
 
 
-def true_recall(
-    image_emb: np.ndarray,
-    text_emb: np.ndarray,
-    image_of_text: np.ndarray,
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    chunk: int = 512,
-) -> dict[str, float]:
-    """Measures the share of an image's captions that are among the k best, mean over images.
-
-    What information retrieval calls recall@k; with 5 captions an image it is at most 0.2 for
-    k = 1. From caption to image it is what ``recall`` measures, there being one right answer. A
-    caption tied with others counts with the chance that a random order puts it among the k best.
-    Takes and raises what ``recall`` does.
-
-    Returns:
-      ``image_to_text_true_r@k`` for every k, from 0 to 1.
-    """
-    owner = _checked(image_of_text, len(image_emb), len(text_emb))
-    images, texts = (
-        quantized_unit_rows(image_emb, "image embeddings"),
-        quantized_unit_rows(text_emb, "captions"),
-    )
-    order = np.argsort(owner, kind="stable")  # captions of one image side by side
-    found = {k: np.empty(len(owner)) for k in ks}
-    for start in range(0, len(order), chunk):
-        rows = order[start : start + chunk]
-        asking, place = np.unique(owner[rows], return_inverse=True)
-        scores = (images[asking] @ texts.T)[place]
-        own = scores[np.arange(len(rows)), rows][:, None]
-        better, tied = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
-        for k in ks:
-            found[k][rows] = np.clip((k - better) / tied, 0, 1)
-    counts = np.bincount(owner)
-    weights = 1 / (counts[owner] * np.count_nonzero(counts))
-    return {f"image_to_text_true_r@{k}": float(values @ weights) for k, values in found.items()}
-
-
 def clip_benchmark_names(found: Mapping[str, float]) -> dict[str, float]:
-    """Renames keys of ``recall`` and ``true_recall`` to CLIP_benchmark's; leaves out all others.
+    """Renames metrics to CLIP_benchmark's; leaves out all others.
 
     There "text retrieval" finds texts, so the image asks: ``image_to_text_r@5`` is
     ``text_retrieval_recall@5``, ``text_to_image_r@5`` is ``image_retrieval_recall@5``.

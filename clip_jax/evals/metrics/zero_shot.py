@@ -2,17 +2,13 @@
 
 A class is described by prompts only. Its weight is the mean of their unit embeddings, brought
 back to unit length; an image's logits are ``logit_scale`` times its cosines with the weights.
-``evaluate`` does it all; ``embed_images``, ``classifier``, ``measure`` and ``predict`` are its
-parts, for callers that use one set of embeddings several times.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from clip_jax.evals.metrics.intervals import wilson_half_width
 from clip_jax.evals.metrics.ranking import expected_hit, quantized_unit_rows
 from clip_jax.evals.metrics.validation import indices
 
@@ -94,7 +90,9 @@ def accuracy(
     Raises:
       ValueError: if there is no image, a logit is not finite, or labels do not fit the logits.
     """
-    return {f"top{k}": float(shares.mean()) for k, shares in _shares(logits, labels, ks).items()}
+    return {
+        f"top{k}": float(shares.mean()) for k, shares in hits_of_scores(logits, labels, ks).items()
+    }
 
 
 def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -103,7 +101,7 @@ def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
     Classes without an image are left out (as scikit-learn's balanced accuracy does). Takes and
     raises what ``accuracy`` does.
     """
-    return mean_over_classes(_shares(logits, labels, (1,))[1], np.asarray(labels))
+    return mean_over_classes(hits_of_scores(logits, labels, (1,))[1], np.asarray(labels))
 
 
 def expected_hits(
@@ -134,39 +132,23 @@ def expected_hits(
     labels = _checked(labels, len(image_emb), len(class_emb))
     weights = quantized_unit_rows(class_emb, "class weights").T
     parts = [
-        _shares(_part(image_emb, rows) @ weights, labels[rows], ks)
+        hits_of_scores(_part(image_emb, rows) @ weights, labels[rows], ks)
         for rows in _slices(len(labels), chunk)
     ]
     return {k: np.concatenate([part[k] for part in parts]) for k in ks}
 
 
-def measure(
-    image_emb: np.ndarray, class_emb: np.ndarray, labels: np.ndarray, *, chunk: int = _CHUNK
-) -> dict[str, float]:
-    """Returns every zero-shot number of one dataset, with ``chunk`` x K scores in memory at a time.
-
-    Args:
-      image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as ``classifier`` makes it.
-      labels: int[n], from 0 to K - 1.
-      chunk: images scored at once; the result is the same, bit for bit, for every value.
-
-    Returns:
-      ``top1``, ``top5``, ``mean_per_class_recall`` (0 to 1), ``n``, and ``top1_ci95``: half the
-      width of the 95% Wilson score interval of top1.
-
-    Raises:
-      ValueError: if there is no image, an embedding is not finite, or labels do not fit.
-    """
-    shares = expected_hits(image_emb, class_emb, labels, (1, 5), chunk=chunk)
-    top1, top5 = shares[1], shares[5]
-    return {
-        "top1": float(top1.mean()),
-        "top5": float(top5.mean()),
-        "mean_per_class_recall": mean_over_classes(top1, np.asarray(labels)),
-        "n": len(labels),
-        "top1_ci95": wilson_half_width(float(top1.mean()), len(labels)),
-    }
+def hits_of_scores(
+    logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Returns what ``expected_hits`` does, of logits float[n, K] of any scale."""
+    logits = np.asarray(logits)
+    labels = _checked(labels, *logits.shape)
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinity; the model has diverged")
+    own = logits[np.arange(len(labels)), labels][:, None]
+    better, tied = (logits > own).sum(axis=1), (logits == own).sum(axis=1) - 1
+    return {k: expected_hit(better, 1, tied, k) for k in ks}
 
 
 def predict(
@@ -199,53 +181,6 @@ def predict(
         top = np.take_along_axis(exps, best[rows], axis=1)
         probs[rows] = top / exps.sum(axis=1, keepdims=True)
     return best, probs
-
-
-def embed_images(embedder: Any, images: Any, *, images_per_call: int = _PER_CALL) -> np.ndarray:
-    """Embeds images slice by slice, so that a memory map need not be read at once.
-
-    Args:
-      embedder: an ``Embedder``.
-      images: uint8[n, H, W, 3], or anything with ``len()`` and slices of that kind.
-      images_per_call: images handed over at once.
-
-    Returns:
-      float32[n, E].
-    """
-    slices = list(_slices(len(images), images_per_call)) or [slice(0, 0)]
-    return np.concatenate([embedder.images(images[rows]) for rows in slices])
-
-
-def evaluate(
-    embedder: Any,
-    tokenize: Callable[[Sequence[str]], np.ndarray],
-    images: Any,
-    labels: np.ndarray,
-    class_names: Sequence[str | Sequence[str]],
-    templates: Sequence[str],
-    *,
-    images_per_call: int = _PER_CALL,
-) -> dict[str, float]:
-    """Classifies images from words alone. Runs on every process with the same arguments.
-
-    Args:
-      embedder: an ``Embedder``.
-      tokenize: texts -> int32[n, L], the tokenizer the model was trained with.
-      images: uint8[n, H, W, 3] at the embedder's size, or anything with ``len()`` and slices.
-      labels: int[n], indices into ``class_names``.
-      class_names: K classes, each one name or several.
-      templates: prompts in which every ``{}`` stands for the name.
-      images_per_call: images embedded at once.
-
-    Returns:
-      What ``measure`` returns: ``top1``, ``top5``, ``mean_per_class_recall``, ``n``, ``top1_ci95``.
-
-    Raises:
-      ValueError: as ``classifier`` and ``measure`` do.
-    """
-    labels = _checked(labels, len(images), len(class_names))
-    weights = classifier(embedder.texts, tokenize, class_names, templates)
-    return measure(embed_images(embedder, images, images_per_call=images_per_call), weights, labels)
 
 
 def mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
@@ -297,13 +232,3 @@ def _checked(labels: np.ndarray, n: int, classes: int) -> np.ndarray:
     if n == 0:
         raise ValueError("zero-shot needs at least one image, got none")
     return indices(labels, n, classes)
-
-
-def _shares(logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
-    logits = np.asarray(logits)
-    labels = _checked(labels, *logits.shape)
-    if not np.isfinite(logits).all():
-        raise ValueError("logits hold NaN or infinity; the model has diverged")
-    own = logits[np.arange(len(labels)), labels][:, None]
-    better, tied = (logits > own).sum(axis=1), (logits == own).sum(axis=1) - 1
-    return {k: expected_hit(better, 1, tied, k) for k in ks}

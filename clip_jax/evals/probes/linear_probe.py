@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax.evals.metrics import average_precision, classification, zero_shot
+from clip_jax.evals.metrics import average_precision, classification
 from clip_jax.evals.probes import logistic
 from clip_jax.runtime import distributed
 
@@ -231,7 +231,7 @@ def _result(
     return ProbeResult(
         lam=chosen.lam,
         visited=chosen.visited,
-        metrics=_metrics(scores, test[1]),
+        metrics=classification.measure_scores(scores, test[1]),
         scores=scores,
         weights=weights,
         intercept=intercept,
@@ -240,22 +240,6 @@ def _result(
         converged=bool(solution.converged[0]),
         unconverged=chosen.unconverged,
     )
-
-
-def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    if labels.ndim == 2:
-        return {
-            "mean_average_precision": average_precision.mean_average_precision(scores, labels),
-            "mean_average_precision_step": average_precision.mean_average_precision(
-                scores, labels, "step"
-            ),
-        }
-    found = zero_shot.accuracy(scores, labels, (1, 5))
-    found["mean_per_class_recall"] = zero_shot.mean_per_class_recall(scores, labels)
-    found["mean_top1_top5"] = (found["top1"] + found["top5"]) / 2
-    if scores.shape[1] == 2 and len(np.unique(labels)) == 2:
-        found["roc_auc"] = classification.roc_auc(scores, labels)
-    return found
 
 
 def _checked(splits: dict[str, Split], classes: int | None) -> tuple[dict[str, Split], int]:

@@ -47,14 +47,13 @@ class ZeroShot(Task[ClassificationDataset]):
     ) -> Result:
         test = data.with_prompts(test)
         names, templates = prompts_of(test)
-        images, weights, measured = classified(model, store, test)
-        metrics = _shares(measured)
+        images, weights, metrics = classified(model, store, test)
         seed = data.settings.seed
         bounds = classification.confidence_intervals(images, weights, test.labels, seed=seed)
         details: dict[str, Any] = {}
         if templates != PLAIN and len(test.class_names):
             plain = weights_of(model, test.class_names, PLAIN)
-            details["plain"] = _shares(classification.measure(images, plain, test.labels))
+            details["plain"] = classification.measure(images, plain, test.labels)
         if len(test.descriptions) and len(test.class_names):
             by_name = weights_of(model, test.class_names, tuple(test.templates) or PLAIN)
             found = classification.measure(images, by_name, test.labels)
@@ -111,10 +110,6 @@ def classified(
 def weights_of(model: EvalModel, names: Names, templates: tuple[str, ...]) -> np.ndarray:
     """The classifier float32[K, E] of class names in templates."""
     return zero_shot.classifier(model.embedder.texts, model.tokenize, names, templates)
-
-
-def _shares(metrics: dict[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if k != "n" and not k.endswith("_ci95")}
 
 
 def _first_names(test: ClassificationDataset, count: int) -> list[str]:
