@@ -21,6 +21,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Source
 from clip_jax.data.transforms import augmentation, decode
@@ -89,11 +90,11 @@ class RowReader:
         self.cache: dict[int, Image.Image] | None = {} if data["cache_decoded"] else None
         self.warnings = 5  # per process: the counters tell the rest
 
-    def __call__(self, position: int) -> dict[str, np.ndarray]:
+    def __call__(self, position: int) -> Batch:
         """Reads a row; an unreadable record is replaced by a record that the position decides.
 
-        The replacement keeps shapes, order and every other row as they are. ``bad`` counts the
-        records that failed.
+        The replacement keeps shapes, order and every other row as they are.
+        ``unreadable`` counts the records that failed.
 
         Raises:
           DataError: ``PROBES`` replacements failed too.
@@ -101,7 +102,7 @@ class RowReader:
         index = self.order(position)
         for attempt in range(PROBES + 1):
             try:
-                return self._read(index, position) | {"bad": np.int32(attempt)}
+                return self._read(index, position, attempt)
             except Exception as error:  # whatever the data did, the run goes on
                 self._warn(index, error)
                 last = error
@@ -111,16 +112,17 @@ class RowReader:
             f"{self.source.describe(index)}: {last}"
         )
 
-    def _read(self, index: int, position: int) -> dict[str, np.ndarray]:
+    def _read(self, index: int, position: int, unreadable: int) -> Batch:
         rng = _rng(self.seed, 0, position)
         example = self.source.read(index, rng)
         image = self._decode(index, example.image)
-        return {
-            "images": self.augment(image, self.image_size, rng),
-            "tokens": self.tokenizer([example.caption])[0],
-            "groups": np.int32(example.group),
-            "index": np.int64(index),
-        }
+        return Batch(
+            images=self.augment(image, self.image_size, rng),
+            tokens=self.tokenizer([example.caption])[0],
+            groups=np.int32(example.group),
+            unreadable=np.int32(unreadable),
+            preempted=np.int32(0),
+        )
 
     def _decode(self, index: int, image: bytes | np.ndarray) -> Image.Image:
         if self.cache is not None and index in self.cache:
@@ -158,18 +160,19 @@ class _Batches:
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, step: int) -> Batch:
         # A position is the row's place in the global batch, whichever process holds it: not only
         # the set but the order of a batch's rows is the same for every number of processes.
         positions = (int(step) * self.batch + self.rows).tolist()
         run = map if self.threads == 1 else self._threads().map
         (first,) = run(self.reader, positions[:1])
-        batch = {k: np.empty((len(positions), *v.shape), v.dtype) for k, v in first.items()}
+        batch = Batch(*(np.empty((len(positions), *v.shape), v.dtype) for v in first))
 
         def fill(start: int) -> None:
             for i in range(start, min(start + self._chunk, len(positions))):
-                for key, value in (self.reader(positions[i]) if i else first).items():
-                    batch[key][i] = value
+                row = self.reader(positions[i]) if i else first
+                for array, value in zip(batch, row, strict=True):
+                    array[i] = value
 
         for _ in run(fill, range(0, len(positions), self._chunk)):
             pass  # raises what a thread has raised
@@ -192,7 +195,7 @@ def host_batches(
     threads: int = 2,
     workers: int = 0,
     prefetch: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Batch]:
     """This process's rows of the batches of steps first_step .. steps - 1.
 
     Args:
@@ -205,7 +208,7 @@ def host_batches(
       prefetch: batches being made or ready; each worker has one of each and one on its way.
 
     Yields:
-      images uint8[b, H, W, 3], tokens int32[b, L], groups int32[b], bad int32[b], index int64[b].
+      Batches of NumPy arrays; none is ``preempted``, which is for the trainer to say.
     """
     batches = _Batches(reader, batch, rows, steps, threads)
     # Grain's buffer counts batches, begun or ready. Two of its threads, which only wait for ours,

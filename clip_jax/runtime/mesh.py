@@ -6,12 +6,14 @@ Three axes: ``data`` (replicated parameters), ``fsdp`` (parameters sharded, batc
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+Tree = TypeVar("Tree")
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
@@ -177,14 +179,13 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(logical, mesh, x.shape))
 
 
-def put_batch(mesh: Mesh, local: Mapping[str, np.ndarray], batch: int) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows of each array.
+def put_batch(mesh: Mesh, local: Tree, batch: int) -> Tree:
+    """Makes global arrays from this process's rows of each array of a tree.
 
     JAX wants the rows of a process in ascending order of their place in the batch, each once:
     the order of ``local_rows``.
     """
     sharding = batch_sharding(mesh)
-    return {
-        k: jax.make_array_from_process_local_data(sharding, v, (batch, *v.shape[1:]))
-        for k, v in local.items()
-    }
+    return jax.tree.map(
+        lambda v: jax.make_array_from_process_local_data(sharding, v, (batch, *v.shape[1:])), local
+    )

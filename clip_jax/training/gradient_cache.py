@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from clip_jax.data.batch import Batch
 from clip_jax.losses import LossFn
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.vit import Microbatch
@@ -37,7 +38,7 @@ class Gradients(NamedTuple):
 
 
 def compute(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: dict[str, Any],
+    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
     rngs: dict[str, jax.Array], metadata: tuple[Any, Any], microbatches: int = 1, shards: int = 1,
 ) -> Gradients:  # fmt: skip
     """The gradient of a batch, cached if there are several micro-batches."""
@@ -49,7 +50,7 @@ def compute(
 
 
 def full_batch_gradients(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: dict[str, Any],
+    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
     rngs: dict[str, jax.Array], metadata: tuple[Any, Any],
 ) -> Gradients:  # fmt: skip
     """The gradient of a whole batch.
@@ -58,14 +59,14 @@ def full_batch_gradients(
       model: what is trained.
       loss_fn: of the global batch, see ``losses.build``.
       variables: ``TrainState.variables``.
-      batch: "images" [B, H, W, 3] and "tokens" [B, L].
+      batch: the global batch.
       rngs: keys of the model's random choices.
       metadata: groups and topics of the examples, each of which may be None.
     """
 
     def compute(params):
         output, changed = model.apply(
-            {**variables, "params": params}, batch["images"], batch["tokens"], train=True,
+            {**variables, "params": params}, batch.images, batch.tokens, train=True,
             rngs=rngs, mutable=["batch_stats"],
         )  # fmt: skip
         loss, aux = loss_fn(*output, *metadata)
@@ -76,7 +77,7 @@ def full_batch_gradients(
 
 
 def cached_gradients(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: dict[str, Any],
+    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
     rngs: dict[str, jax.Array], metadata: tuple[Any, Any], *, microbatches: int, shards: int,
 ) -> Gradients:  # fmt: skip
     """The same gradient from micro-batches; arguments as ``full_batch_gradients``'s.
@@ -91,14 +92,14 @@ def cached_gradients(
         no example changes its device.
     """
     params = variables["params"]
-    size = len(batch["images"])
-    inputs = {k: batch[k] for k in ("images", "tokens")} | {"rows": jnp.arange(size)}
-    inputs = _split(inputs, microbatches, shards)
+    size = len(batch.images)
+    inputs = _split((batch.images, batch.tokens, jnp.arange(size)), microbatches, shards)
 
     def embed(params, microbatch):
+        images, tokens, rows = microbatch
         output, changed = model.apply(
-            {**variables, "params": params}, microbatch["images"], microbatch["tokens"], train=True,
-            microbatch=Microbatch(microbatch["rows"], size), rngs=rngs, mutable=["batch_stats"],
+            {**variables, "params": params}, images, tokens, train=True,
+            microbatch=Microbatch(rows, size), rngs=rngs, mutable=["batch_stats"],
         )  # fmt: skip
         return (output.image_emb, output.text_emb), changed.get("batch_stats", {})
 

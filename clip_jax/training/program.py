@@ -6,16 +6,16 @@ asks what the program would need.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from clip_jax import config as config_lib
 from clip_jax import losses
+from clip_jax.data import batch
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
@@ -106,15 +106,7 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
             )
 
 
-def abstract_batch(config: Any, model: ClipModel, mesh: Mesh) -> Mapping[str, jax.ShapeDtypeStruct]:
+def abstract_batch(config: Any, model: ClipModel, mesh: Mesh) -> batch.Batch:
     """Shapes of a global batch of the train step."""
     size, length = model.config.vision.image_size, model.config.text.context_length
-    rows: dict[str, tuple[tuple[int, ...], Any]] = {
-        "images": ((size, size, 3), jnp.uint8),
-        "tokens": ((length,), jnp.int32),
-        **dict.fromkeys(("groups", "bad", "stop"), ((), jnp.int32)),
-    }
-    return {
-        k: jax.ShapeDtypeStruct((config.train.batch_size, *s), d, sharding=batch_sharding(mesh))
-        for k, (s, d) in rows.items()
-    }
+    return batch.abstract(config.train.batch_size, size, length, batch_sharding(mesh))

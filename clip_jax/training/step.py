@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from clip_jax.data.batch import Batch
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.models.clip import MAX_LOGIT_SCALE, ClipModel, probe_features
 from clip_jax.runtime.mesh import batch_sharding, replicated
@@ -15,10 +16,7 @@ from clip_jax.training import gradient_cache, stochastic_rounding
 from clip_jax.training.optim import Schedule, rate
 from clip_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# Rows of a batch beside images and tokens: reads that failed, and a request to stop.
-BATCH_KEYS = ("images", "tokens", "groups", "bad", "stop")
 
 
 def train_step(
@@ -50,9 +48,9 @@ def train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = {"patch_dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
-        groups = batch["groups"] if mask_groups else None
+        groups = batch.groups if mask_groups else None
         vocab_size = model.config.text.vocab_size
-        topics = caption_topics(batch["tokens"], vocab_size) if soft_targets else None
+        topics = caption_topics(batch.tokens, vocab_size) if soft_targets else None
 
         loss, aux, batch_stats, grads = gradient_cache.compute(
             model, loss_fn, state.variables, batch, rngs, (groups, topics), pieces, shards
@@ -87,8 +85,8 @@ def train_step(
             "grad_norm": grad_norm,
             "learning_rate": rate(schedule, state.opt_state),
             "skipped": new_state.skipped,
-            "bad": batch["bad"].sum(),
-            "stop": batch["stop"].max(),
+            "unreadable": batch.unreadable.sum(),
+            "preempted": batch.preempted.max(),
         }
         return new_state, metrics
 
@@ -109,10 +107,9 @@ def compile_train_step(
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Jits a train step with explicit shardings on both sides and the state donated."""
-    rows = {k: batch_sharding(mesh) for k in BATCH_KEYS}
     return jax.jit(
         step,
-        in_shardings=(shardings, rows),
+        in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
 from clip_jax.data import loader, transforms
+from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.pairs.base import Source
@@ -122,7 +123,7 @@ class Run:
     def _restore_or_create(self, load_weights: Callable[[str], weights.Weights]) -> None:
         restored = self.checkpoints.restore(self.program.abstract)
         seconds = 0.0
-        self.bad = 0
+        self.unreadable = 0
         if restored is None:
             self.state = self.program.create(self.config.seed)
             self.step = 0
@@ -139,7 +140,7 @@ class Run:
         else:
             self.state, facts = restored
             workdir.check_facts(self.workdir, facts, self._facts())
-            self.step, self.bad, seconds = facts["step"], facts["bad"], facts["seconds"]
+            self.step, self.unreadable, seconds = facts["step"], facts["bad"], facts["seconds"]
         self.clock = metric_writer.Clock(seconds)
 
     def describe(self) -> None:
@@ -197,10 +198,10 @@ class Run:
             if writer is not None:
                 writer.close()
 
-    def _to_device(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        rows = {k: batch[k] for k in ("images", "tokens", "groups", "bad")}
-        rows["stop"] = np.full_like(batch["bad"], distributed.stop_requested())
-        return mesh.put_batch(self.mesh, rows, self.config.train.batch_size)
+    def _to_device(self, batch: Batch) -> Batch:
+        preempted = np.full_like(batch.preempted, distributed.stop_requested())
+        batch = batch._replace(preempted=preempted)
+        return mesh.put_batch(self.mesh, batch, self.config.train.batch_size)
 
     def _loop(self, batches: Any, writer: Any) -> None:
         c = self.config
@@ -255,12 +256,12 @@ class Run:
         return any(stops)
 
     def _take_in(self, scalars: dict[str, jax.Array]) -> bool:
-        bad, skipped, stop = (int(scalars[k]) for k in ("bad", "skipped", "stop"))
-        self.bad += bad
+        self.unreadable += int(scalars["unreadable"])
+        skipped = int(scalars["skipped"])
         seen = self.step * self.config.train.batch_size
-        if self.bad > self.config.data.max_bad_fraction * max(seen, 1000):
+        if self.unreadable > self.config.data.max_bad_fraction * max(seen, 1000):
             raise DataError(
-                f"{self.bad} of {seen} records could not be read, more than "
+                f"{self.unreadable} of {seen} records could not be read, more than "
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
                 "name the first of them. The last checkpoint is intact"
             )
@@ -270,7 +271,7 @@ class Run:
                 "(train.max_consecutive_nonfinite); lower optim.learning_rate or set "
                 "optim.grad_clip_norm, and start again from the last checkpoint"
             )
-        return bool(stop)
+        return bool(scalars["preempted"])
 
     def _log(self, scalars: dict[str, jax.Array], batches: Any, writer: Any) -> None:
         values = {k: float(v) for k, v in jax.device_get(scalars).items()}
@@ -282,7 +283,7 @@ class Run:
             "seconds_per_step": seconds_per_step,
             "images_per_second": self.config.train.batch_size / seconds_per_step,
             "data_wait": wait,
-            "bad_records": self.bad,
+            "bad_records": self.unreadable,
             **{k: values[k] for k in ("loss", "accuracy", "logit_scale", "learning_rate",
                                       "grad_norm", "skipped")},
         }  # fmt: skip
@@ -307,7 +308,7 @@ class Run:
             self.state,
             self._facts()
             | {
-                "bad": self.bad,
+                "bad": self.unreadable,
                 "seconds": self.clock.seconds(),
                 "config": self.config.to_dict(),
                 "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},

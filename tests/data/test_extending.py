@@ -62,7 +62,7 @@ def test_a_source_from_outside(monkeypatch):
     reader = loader.RowReader(
         pickle.loads(pickle.dumps(source)), lambda texts: [[len(t) for t in texts]], data, 4, 0
     )
-    levels = {int(reader(position)["images"][0, 0, 0]) for position in range(2)}
+    levels = {int(reader(position).images[0, 0, 0]) for position in range(2)}
     assert levels == {20, 120}
 
 
@@ -113,5 +113,5 @@ def test_an_augmentation_from_outside(monkeypatch):
     for name in ("negative", "square_crop"):
         data.augmentation = name
         reader = loader.RowReader(sources.build(data), lambda texts: [[0]], data, 8, 0)
-        rows[name] = reader(3)["images"]
+        rows[name] = reader(3).images
     np.testing.assert_array_equal(rows["negative"], 255 - rows["square_crop"])

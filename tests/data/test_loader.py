@@ -6,20 +6,35 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import loader
+from clip_jax.data import batch, loader
+from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.synthetic import SyntheticSource
 
 
 class Tokens:
-    """A stand-in tokenizer: the caption's length and hash."""
+    """A stand-in tokenizer: the record's number, the caption's length and its hash."""
 
     def __call__(self, texts, truncate=True):
-        return np.array([[len(t), sum(t.encode()) % 997, 0, 0] for t in texts], np.int32)
+        rows = [[int(t.split()[0]), len(t), sum(t.encode()) % 997, 0] for t in texts]
+        return np.array(rows, np.int32)
+
+
+def record(rows):
+    """The numbers of the records that a batch (or a row) holds."""
+    return rows.tokens[..., 0]
+
+
+class Numbered(SyntheticSource):
+    """Captions begin with the number of their record."""
+
+    def caption(self, index, rng):
+        return f"{index} {super().caption(index, rng)}"
 
 
 class Broken:
@@ -29,7 +44,7 @@ class Broken:
     fingerprint = "broken"
 
     def __init__(self, bad, size=100):
-        self.bad, self.inner = set(bad), SyntheticSource(size)
+        self.bad, self.inner = set(bad), Numbered(size)
 
     def __len__(self):
         return len(self.inner)
@@ -46,7 +61,7 @@ class Broken:
 def reader(source=None, seed=0, **changes):
     data = config_lib.defaults().data
     data.update(changes)
-    source = SyntheticSource(200) if source is None else source
+    source = Numbered(200) if source is None else source
     return loader.RowReader(source, Tokens(), data, 8, seed)
 
 
@@ -61,9 +76,8 @@ def batches(r, rows=range(16), first_step=0, steps=6, **options):
 def assert_same(a, b):
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for key in x:
-            np.testing.assert_array_equal(x[key], y[key], err_msg=key)
+        for key, a_value, b_value in zip(Batch._fields, x, y, strict=True):
+            np.testing.assert_array_equal(a_value, b_value, err_msg=key)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +86,13 @@ def whole():
 
 
 def test_shapes_and_types(whole):
-    kinds = {k: (v.shape, v.dtype) for k, v in whole[0].items()}
-    assert kinds == {
-        "images": ((16, 8, 8, 3), np.uint8), "tokens": ((16, 4), np.int32),
-        "groups": ((16,), np.int32), "bad": ((16,), np.int32), "index": ((16,), np.int64),
-    }  # fmt: skip
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for got, want in zip(whole[0], batch.abstract(16, 8, 4, sharding), strict=True):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+
+
+def test_the_loader_asks_nobody_to_stop(whole):
+    assert not any(b.preempted.any() for b in whole)
 
 
 def test_a_run_can_start_at_any_step(whole):
@@ -94,7 +110,7 @@ def test_buffers_do_not_matter(whole, prefetch):
     assert_same(batches(reader(), prefetch=prefetch, threads=3), whole)
 
 
-class Counted(SyntheticSource):
+class Counted(Numbered):
     """Knows how many images have been read, and how many threads are reading at once."""
 
     def __init__(self, threads):
@@ -161,29 +177,29 @@ def test_processes_read_their_rows_of_the_same_batch(whole, split):
     parts = [batches(reader(), rows=rows) for rows in split]
     for step, want in enumerate(whole):
         for rows, part in zip(split, parts, strict=True):
-            assert_same([part[step]], [{k: v[list(rows)] for k, v in want.items()}])
+            assert_same([part[step]], [Batch(*(v[list(rows)] for v in want))])
 
 
 def test_every_pass_sees_every_record_once_in_a_new_order():
-    r = reader(SyntheticSource(64))
-    indices = [int(r(i)["index"]) for i in range(128)]
+    r = reader(Numbered(64))
+    indices = [int(record(r(i))) for i in range(128)]
     assert sorted(indices[:64]) == sorted(indices[64:]) == list(range(64))
     assert indices[:64] != indices[64:]
 
 
 def test_the_seed_decides_order_and_augmentation(whole):
     other = batches(reader(seed=1))
-    assert not np.array_equal(other[0]["index"], whole[0]["index"])
+    assert not np.array_equal(record(other[0]), record(whole[0]))
 
 
 def test_grouped_sampling_draws_every_group_once_a_pass():
-    source = SyntheticSource(200)  # 56 groups
+    source = Numbered(200)  # 56 groups
     r = reader(source, sampling="grouped")
     rows = [r(i) for i in range(112)]
-    groups = [int(x["groups"]) for x in rows]
+    groups = [int(x.groups) for x in rows]
     assert sorted(groups[:56]) == sorted(groups[56:]) == list(range(56))
-    assert len({int(x["index"]) for x in rows}) > 80  # other members in the second pass
-    assert all(source.groups[int(x["index"])] == int(x["groups"]) for x in rows)
+    assert len({int(record(x)) for x in rows}) > 80  # other members in the second pass
+    assert all(source.groups[int(record(x))] == int(x.groups) for x in rows)
 
 
 def test_weights_decide_how_often_a_member_is_drawn():
@@ -203,10 +219,10 @@ def test_unreadable_records_are_replaced_and_counted_and_shift_nothing(caplog):
     clean, broken = batches(reader(Broken([]))), batches(reader(Broken({3, 50, 51})))
     replaced = 0
     for a, b in zip(clean, broken, strict=True):
-        bad = np.isin(a["index"], [3, 50, 51])
-        np.testing.assert_array_equal(b["bad"] > 0, bad)
-        np.testing.assert_array_equal(a["index"][~bad], b["index"][~bad])
-        np.testing.assert_array_equal(a["images"][~bad], b["images"][~bad])
+        bad = np.isin(record(a), [3, 50, 51])
+        np.testing.assert_array_equal(b.unreadable > 0, bad)
+        np.testing.assert_array_equal(record(a)[~bad], record(b)[~bad])
+        np.testing.assert_array_equal(a.images[~bad], b.images[~bad])
         replaced += bad.sum()
     assert replaced > 0
     assert_same(batches(reader(Broken({3, 50, 51}))), broken)

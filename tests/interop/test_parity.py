@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from clip_jax import config as config_lib
 from clip_jax import losses
+from clip_jax.data.batch import Batch
 from clip_jax.interop import files, mapping, tree, weights
 from clip_jax.interop.formats import openai
 from clip_jax.losses import softmax_dense
@@ -208,11 +209,8 @@ def _state(g, tx):
 
 def _batch(g, rows):
     n = len(rows)
-    return {
-        "images": g.images[rows], "tokens": g.inputs["text"][rows],
-        "groups": np.arange(n, dtype=np.int32), "bad": np.zeros(n, np.int32),
-        "stop": np.zeros(n, np.int32),
-    }  # fmt: skip
+    zeros = np.zeros(n, np.int32)
+    return Batch(g.images[rows], g.inputs["text"][rows], np.arange(n, dtype=np.int32), zeros, zeros)
 
 
 @pytest.mark.parametrize("name", FORWARD)

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from clip_jax import losses
+from clip_jax.data.batch import Batch
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.variants import VARIANTS
 from clip_jax.runtime.mesh import create_mesh
@@ -21,7 +22,8 @@ def batch(size, n=12):
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 62, (n, 8)).astype(np.int32)
     tokens[:, 5] = 63
-    return {"images": rng.integers(0, 256, (n, size, size, 3), np.uint8), "tokens": tokens}
+    images = rng.integers(0, 256, (n, size, size, 3), np.uint8)
+    return Batch(images, tokens, *(np.zeros(n, np.int32) for _ in range(3)))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
         config, patch_dropout=0.0 if resnet else 0.5, batch_norm_group=4 if resnet else 0
     )
     inputs, key = batch(config.vision.image_size), jax.random.key(7)
-    variables = nn.unbox(jax.jit(model.init)(key, inputs["images"][:1], inputs["tokens"][:1]))
+    variables = nn.unbox(jax.jit(model.init)(key, inputs.images[:1], inputs.tokens[:1]))
     variables = {"batch_stats": {}, **variables}
     loss_fn = losses.build(loss, "dense", create_mesh({"data": 1}, jax.devices()[:1]))
 

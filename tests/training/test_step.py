@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax import config as config_lib
+from clip_jax.data.batch import Batch
 from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
 from clip_jax.training import optim, program, state
@@ -58,13 +59,13 @@ def batch(seed, n=16):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 62, (n, 8)).astype(np.int32)
     tokens[:, 5] = 63
-    return {
-        "images": rng.integers(0, 256, (n, 16, 16, 3), np.uint8),
-        "tokens": tokens,
-        "groups": (np.arange(n) % 12).astype(np.int32),
-        "bad": np.eye(1, n, 3, np.int32)[0],
-        "stop": np.zeros(n, np.int32),
-    }
+    return Batch(
+        images=rng.integers(0, 256, (n, 16, 16, 3), np.uint8),
+        tokens=tokens,
+        groups=(np.arange(n) % 12).astype(np.int32),
+        unreadable=np.eye(1, n, 3, np.int32)[0],
+        preempted=np.zeros(n, np.int32),
+    )
 
 
 def run(mesh_name, steps=3, **options):
@@ -141,8 +142,8 @@ def test_nothing_compiles_twice():
 
 def test_metrics_report_what_happened():
     _, metrics = run("data8", steps=1)
-    assert int(metrics["bad"]) == 1
-    assert int(metrics["stop"]) == 0
+    assert int(metrics["unreadable"]) == 1
+    assert int(metrics["preempted"]) == 0
     assert float(metrics["logit_scale"]) == pytest.approx(1 / 0.07, rel=0.05)
     assert float(metrics["learning_rate"]) == pytest.approx(1e-3)
     assert 0 <= float(metrics["accuracy"]) <= 1
@@ -152,10 +153,10 @@ def test_metrics_report_what_happened():
 def test_one_processs_stop_is_everybodys():
     mesh, train_state, update = make("data8")
     rows = batch(0)
-    rows["stop"][5] = 1
+    rows.preempted[5] = 1
     with jax.set_mesh(mesh):
         _, metrics = update(train_state, mesh_lib.put_batch(mesh, rows, 16))
-    assert int(metrics["stop"]) == 1
+    assert int(metrics["preempted"]) == 1
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():

@@ -119,11 +119,10 @@ def test_text_weights_and_moments_in_half_precision_train():
     model = clip.build(c.model)
     made = program.build(c, model, on, 10)
     start = made.create(0)
-    inputs = {
-        k: jnp.ones(v.shape, v.dtype) if k in ("images", "tokens") else jnp.zeros(v.shape, v.dtype)
-        for k, v in program.abstract_batch(c, model, on).items()
-    }
-    inputs["tokens"] = inputs["tokens"].at[:, 5].set(63)
+    inputs = jax.tree.map(
+        lambda v: jnp.zeros(v.shape, v.dtype), program.abstract_batch(c, model, on)
+    )
+    inputs = inputs._replace(images=inputs.images + 1, tokens=(inputs.tokens + 1).at[:, 5].set(63))
     before = jax.tree.map(np.asarray, start.params)
     with jax.set_mesh(on):
         after, metrics = made.train_step(start, inputs)
