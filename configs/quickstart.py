@@ -9,7 +9,7 @@ from clip_jax.config import defaults
 def get_config():
     c = defaults()
     # Shallow and wide: in this little time, pairs seen count for more than depth. Convolutions
-    # first, then one layer in which the class token looks at the picture with 16 narrow heads.
+    # first, then one layer in which the class token looks at the image with 16 narrow heads.
     c.model.variant = "ViT-Mini/16"
     c.model.dtype = "float32"  # CPUs gain nothing from bfloat16
     c.model.scan_layers = False

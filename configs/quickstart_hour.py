@@ -1,14 +1,13 @@
-"""The quickstart with an hour's patience: larger pictures, a deeper image tower, more pairs.
+"""The quickstart with an hour's patience: larger images, a deeper image tower, more pairs.
 
 python -m clip_jax.train --config=configs/quickstart_hour.py
 """
 
-import runpy
-from pathlib import Path
+from configs import quickstart
 
 
 def get_config():
-    c = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
+    c = quickstart.get_config()
     c.model.vision.image_size = 64  # 16 patches in place of 9
     c.model.vision.num_layers = 2
     c.train.examples = 1_050_000

@@ -4,12 +4,11 @@ python -m clip_jax.train --config=configs/rn50.py --workdir=/shared/runs/rn50 \
     --config.data.path='/data/shards/*.tar'
 """
 
-import runpy
-from pathlib import Path
+from configs import vit_b32
 
 
 def get_config():
-    c = runpy.run_path(str(Path(__file__).with_name("vit_b32.py")))["get_config"]()
+    c = vit_b32.get_config()
     c.model.variant = "RN50"
     # A ResNet's Adam (Table 18).
     c.optim.beta2 = 0.999

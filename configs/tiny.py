@@ -1,4 +1,4 @@
-"""A model of toy size on made-up pictures: seconds to train, for tests and for trying things out.
+"""A model of toy size on generated images: seconds to train, for tests and for trying things out.
 
 python -m clip_jax.train --config=configs/tiny.py
 """

@@ -4,11 +4,10 @@ python -m clip_jax.train --config=configs/vit_b16.py --workdir=/shared/runs/vit_
     --config.data.path='/data/shards/*.tar'
 """
 
-import runpy
-from pathlib import Path
+from configs import vit_b32
 
 
 def get_config():
-    c = runpy.run_path(str(Path(__file__).with_name("vit_b32.py")))["get_config"]()
+    c = vit_b32.get_config()
     c.model.variant = "ViT-B/16"
     return c

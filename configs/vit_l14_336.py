@@ -4,12 +4,11 @@ python -m clip_jax.train --config=configs/vit_l14_336.py --workdir=/shared/runs/
     --config.model.init_from=/shared/runs/vit_l14 --config.data.path='/data/shards/*.tar'
 """
 
-import runpy
-from pathlib import Path
+from configs import vit_l14
 
 
 def get_config():
-    c = runpy.run_path(str(Path(__file__).with_name("vit_l14.py")))["get_config"]()
+    c = vit_l14.get_config()
     c.model.variant = "ViT-L/14@336"
     c.model.init_from = "runs/vit_l14"
     c.train.epochs = 1.0

@@ -1,6 +1,10 @@
 """Config files, overrides and the errors a typo gets."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +28,10 @@ def write(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("path", sorted(p.name for p in __import__("pathlib").Path(
-    __file__).resolve().parents[1].joinpath("configs").glob("*.py")))  # fmt: skip
+FILES = [p.name for p in (Path(__file__).parents[1] / "configs").glob("[!_]*.py")]
+
+
+@pytest.mark.parametrize("path", sorted(FILES))
 def test_every_config_file_resolves(root, path):
     config = load(str(root / "configs" / path))
     assert config.is_locked
@@ -66,6 +72,27 @@ def test_all_nine_recipes_are_the_papers(root, file, variant, size, rate, beta2,
     assert (o.weight_decay, o.warmup_examples) == (0.2, 2000 * 32768)
     assert (c.train.batch_size, c.train.epochs) == (32768, epochs)
     assert c.tokenizer.context_length == 77
+
+
+def test_a_file_outside_the_checkout_imports_a_recipe(root, tmp_path):
+    """Also where nothing but ``clip_jax`` itself can be imported."""
+    file = tmp_path / "configs" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(
+        "from configs import vit_l14\n"
+        "def get_config():\n  c = vit_l14.get_config()\n  c.train.epochs = 2.0\n  return c\n"
+    )
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "clip_jax").symlink_to(root / "clip_jax")
+    code = (
+        "from clip_jax.config import load; c = load('configs/mine.py'); "
+        "print(c.model.variant, c.train.epochs, c.train.batch_size)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "only")},
+    )  # fmt: skip
+    assert run.stdout.split() == ["ViT-L/14", "2.0", "32768"]
 
 
 def test_overrides_are_typed(write):

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import runpy
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ from clip_jax.config.keys import KEYS, flatten
 from clip_jax.config.stored import RENAMED
 from clip_jax.config.validate import validate
 from clip_jax.runtime.errors import ConfigError
+
+# The folder in which a checkout has the package ``configs``: any config file may import a recipe.
+_CHECKOUT = str(Path(__file__).resolve().parents[2])
 
 
 def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
@@ -58,6 +62,8 @@ def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
 
 def _get_config(path: str) -> ConfigDict:
     """What the file's ``get_config`` returns; whatever goes wrong in it names file and line."""
+    if _CHECKOUT not in sys.path:
+        sys.path.append(_CHECKOUT)
     try:
         names = runpy.run_path(path)
         if "get_config" not in names:
