@@ -29,7 +29,7 @@ def finish(run: Run) -> dict[str, Any]:
         "metrics": {name: evaluators.scalars(record) for name, record in measured.items()},
         "state_fingerprint": combined(fingerprint(run.state)),
         "data_fingerprint": run.source.fingerprint,
-        "bad_records": run.bad,
+        "bad_records": run.unreadable,
     }
     if distributed.is_lead():
         writer = metric_writer.Writer(run.workdir, run.step, run.config.log.tensorboard, final=True)
