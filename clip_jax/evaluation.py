@@ -23,6 +23,7 @@ from clip_jax.evals.records import Record
 from clip_jax.evals.tasks import registry
 from clip_jax.evals.types import OVERLAP_MEASURES, PROTOCOLS, EvalSettings
 from clip_jax.report import eval_page, examples
+from clip_jax.report.sections.view import View
 from clip_jax.runtime import distributed
 
 
@@ -73,8 +74,9 @@ def _write(
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
     whole = _with_earlier(folder / "records", found, settings)
-    shown = examples.load(found, data, settings)
-    say(f"wrote {eval_page.write(folder / 'report.html', whole, *shown)}")
+    gallery, pairs = examples.load(found, data, settings)
+    view = View(whole, registry.TASKS, gallery, pairs)
+    say(f"wrote {eval_page.write(folder / 'report.html', view)}")
     same = [r for r in whole if r.protocol == settings.protocol]
     place = folder / settings.protocol  # their readers do not ask for it
     try:

@@ -1,14 +1,17 @@
 """The curves of a report: what `metrics.jsonl` records hold, sorted into panels and lines."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from clip_jax.report.text import duration
+from clip_jax.report.types import Details
+
 _MAX_POINTS = 400
 
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[Details]
 
 
 class Chart(NamedTuple):
@@ -67,24 +70,22 @@ def series(records: Records, x_key: str, y_key: str) -> tuple[np.ndarray, np.nda
 
 
 def facts(records: Records) -> list[tuple[str, str]]:
-    """Names what the run cost, from the last finite value of each progress counter."""
+    """(value, name) pairs: what the run cost, from the last finite value of each counter."""
 
     def values(key: str) -> np.ndarray:
-        found = series(records, "step", key)[1]
-        return found[np.isfinite(found)]
+        y = series(records, "step", key)[1]
+        return y[np.isfinite(y)]
 
+    rates = values("images_per_second")
+    rate = np.median(rates, keepdims=True) if len(rates) else rates
     known = [
         ("steps", values("step")[-1:], "{:,.0f}".format),
         ("image-text pairs seen", values("examples")[-1:], "{:,.0f}".format),
         ("of training", values("seconds")[-1:], duration),
-        ("pairs per second", _median(values("images_per_second")), "{:,.0f}".format),
+        ("pairs per second", rate, "{:,.0f}".format),
         ("final loss", values("loss")[-1:], "{:.3f}".format),
     ]
-    return [(name, spell(float(value[0]))) for name, value, spell in known if len(value)]
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    return np.median(values, keepdims=True) if len(values) else values
+    return [(spell(float(value[0])), name) for name, value, spell in known if len(value)]
 
 
 def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
@@ -128,8 +129,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     window = len(values) // 40
     if window < 1:
         return values
-    middle = range(len(values))
-    means = np.array([_mean(values[max(0, i - window) : i + window + 1]) for i in middle])
+    means = [_mean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]
     return np.where(np.isfinite(values), means, np.nan)
 
 
@@ -138,7 +138,7 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if finite.size else math.nan
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -151,13 +151,3 @@ def time_unit(longest: float) -> tuple[float, str]:
         if longest >= 2 * scale:
             return scale, f"{unit} of training"
     return 1.0, "seconds of training"
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in the unit that suits it."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    if hours >= 2:
-        return f"{hours:.1f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"

@@ -5,21 +5,22 @@ What is missing by now, or has changed, is left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from itertools import chain, islice
 
 import numpy as np
 from PIL import Image
 
 from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import on_white, open_image
-from clip_jax.data.preprocess import ImageInput
 from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals.datasets.resolve import DatasetSplits, resolve_all
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalSettings
 from clip_jax.report.titles import Titles
 from clip_jax.report.types import (
+    Details,
     ImageQuery,
+    Pair,
     Pairs,
     Prediction,
     Query,
@@ -29,39 +30,32 @@ from clip_jax.report.types import (
 )
 
 SIZE = 160  # of the longer side, in pixels
-DATA_SETS = 3  # with images on the page: more would make it too large
+DATASETS = 3  # with images on the page: more would make it too large
 _AROUND = 3  # pairs on each side of the threshold
 
 
 def load(
     records: Sequence[Record], data: Sequence[str], settings: EvalSettings
 ) -> tuple[list[Query], Pairs]:
-    """The pictures for ``suite_report.write``.
+    """The images of an evaluation's report.
 
     Args:
-      records: of ``suite.run``.
-      data, settings: what it was given.
+      records: of ``evals.runner.run``.
+      data, settings: its arguments.
 
     Returns:
-      Texts with the pictures found for them, of at most ``DATA_SETS`` data sets; and pairs of test
-      and training pictures, of as many.
+      Texts with the images retrieved for them, of at most ``DATASETS`` datasets; and pairs of test
+      and training images, of as many.
 
     Raises:
-      ConfigError: as ``suite.run``.
+      ConfigError: as ``evals.runner.run``.
     """
-    known = {opener.title: opener for opener in resolve_all(data, settings)}
+    openers = {opener.title: opener for opener in resolve_all(data, settings)}
     titles = Titles(records)
-    gallery: list[Query] = []
-    shown = 0
-    for record in _searched(records):
-        found = _queries(record, _opened(record, known), titles) if shown < DATA_SETS else []
-        gallery += found
-        shown += bool(found)
-    pairs: dict[str, Any] = {}
-    for record in _overlapping(records):
-        if len(pairs) < DATA_SETS and (found := _pairs(record, known, settings)):
-            pairs[record.file_name] = found
-    return gallery, pairs
+    galleries = (_queries(r, _opened(r, openers), titles) for r in _searched(records))
+    pairs = ((r.file_name, _pairs(r, openers, settings)) for r in _overlapping(records))
+    gallery = chain.from_iterable(islice(filter(None, galleries), DATASETS))
+    return list(gallery), dict(islice((named for named in pairs if named[1]), DATASETS))
 
 
 # The metrics of the first rows; the report's tiles show the first four.
@@ -80,7 +74,7 @@ def results(records: Mapping[str, Record]) -> list[Result]:
     return sorted(rows, key=lambda row: row.metric not in _FIRST)
 
 
-def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Any]:
+def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Sequence]:
     """The examples of a run's report: fields of ``ReportData``.
 
     Args:
@@ -88,48 +82,34 @@ def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Any]:
         record that has it, searches for captions rather than for classes.
     """
 
-    def first(key: str) -> tuple[Any, ImageDataset] | None:
-        found = [(r.details[key], test) for r, test in records if r.details.get(key)]
-        return min(found, key=lambda f: key == "search" and "recall" in f[0][0], default=None)
+    def first(key: str) -> tuple[Sequence[Details], ImageDataset]:
+        known = [(r.details[key], test) for r, test in records if r.details.get(key)]
+        return min(known, key=lambda f: key == "search" and "recall" in f[0][0], default=((), None))
 
-    fields: dict[str, Any] = {}
-    if found := first("predictions"):
-        rows, test = found
-        shown = [(thumbnail(test, row["image"]), row) for row in rows]
-        fields["predictions"] = [
-            Prediction(image, row["text"], [tuple(g) for g in row["guesses"]])
-            for image, row in shown
-            if image is not None
-        ]
-    if found := first("similarity"):
-        row, test = found
-        images = [thumbnail(test, i) for i in row["images"]]
-        if all(image is not None for image in images):
-            fields["similarity"] = Similarity(images, row["texts"], np.array(row["cosines"]))
-    if found := first("search"):
-        rows, test = found
-        fields["text_to_image"] = [
-            TextQuery(row["text"], answers)
-            for row in rows
-            if (answers := _answers(row, test)) is not None
-        ]
-    if found := first("image_search"):
-        rows, test = found
-        shown = [(thumbnail(test, row["image"]), row) for row in rows]
-        fields["image_to_text"] = [
-            ImageQuery(image, [tuple(a) for a in row["answers"]])
-            for image, row in shown
-            if image is not None
-        ]
-    return fields
+    def with_image(key: str) -> list[tuple[np.ndarray, Details]]:
+        rows, test = first(key)
+        loaded = [(thumbnail(test, row["image"]), row) for row in rows]
+        return [(image, row) for image, row in loaded if image is not None]
+
+    fields: dict[str, Sequence] = {
+        "predictions": [Prediction(image, row["text"], [tuple(g) for g in row["guesses"]])
+                        for image, row in with_image("predictions")],
+        "image_to_text": [ImageQuery(image, [tuple(a) for a in row["answers"]])
+                          for image, row in with_image("image_search")],
+    }  # fmt: skip
+    rows, test = first("search")
+    answers = [(row["text"], _answers(row, test)) for row in rows]
+    fields["text_to_image"] = [TextQuery(*query) for query in answers if query[1] is not None]
+    row, test = first("similarity")
+    if row and (images := _thumbnails(test, row["images"])):
+        fields["similarity"] = Similarity(images, row["texts"], np.array(row["cosines"]))
+    return {name: shown for name, shown in fields.items() if shown}
 
 
-def _answers(query: Mapping[str, Any], test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
+def _answers(query: Details, test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
     """The images retrieved for a text, each with whether it is right; None if one is unreadable."""
-    images = [thumbnail(test, i) for i in query["found"]]
-    if any(image is None for image in images):
-        return None
-    return list(zip(images, query["right"], strict=True))
+    images = _thumbnails(test, query["found"])
+    return None if images is None else list(zip(images, query["right"], strict=True))
 
 
 def _searched(records: Sequence[Record]) -> Iterable[Record]:
@@ -139,49 +119,43 @@ def _searched(records: Sequence[Record]) -> Iterable[Record]:
         key=lambda r: -(len(r.class_names) or r.n),
     )
     turns = [[r for r in ranked if bool(r.class_names) is kind] for kind in (False, True)]
-    places = [(i, turn, r) for turn, group in enumerate(turns) for i, r in enumerate(group)]
-    return [r for *_, r in sorted(places, key=lambda place: place[:2])]
+    order = [(i, turn, r) for turn, group in enumerate(turns) for i, r in enumerate(group)]
+    return [r for *_, r in sorted(order, key=lambda entry: entry[:2])]
 
 
 def _overlapping(records: Sequence[Record]) -> Iterable[Record]:
-    found = [r for r in records if r.details.get("pairs") and not r.skipped]
-    return sorted(found, key=lambda r: -r.value)
+    with_pairs = [r for r in records if r.details.get("pairs") and not r.skipped]
+    return sorted(with_pairs, key=lambda r: -r.value)
 
 
 def _opened(record: Record, openers: Mapping[str, DatasetSplits]) -> ImageDataset | None:
-    """The pictures that the record is of, or None."""
+    """The dataset that the record is of, or None."""
     if record.dataset not in openers:
         return None
     return _same(lambda: openers[record.dataset].open(record.split), record.data_fingerprint)
 
 
-def _same(open_dataset: Callable[[], Any], fingerprint: str) -> Any:
-    """The set, if it is there and still has this fingerprint."""
+def _same(open_dataset: Callable[[], ImageDataset], fingerprint: str) -> ImageDataset | None:
+    """The dataset, if it is there and still has this fingerprint."""
     try:
-        found = open_dataset()
+        dataset = open_dataset()
     except (DataError, OSError):
         return None
-    return found if found.fingerprint == fingerprint else None
+    return dataset if dataset.fingerprint == fingerprint else None
 
 
 def _queries(record: Record, test: ImageDataset | None, titles: Titles) -> list[Query]:
-    if test is None:
-        return []
-    found = []
-    for query in record.details["search"]:
-        answers = _answers(query, test)
-        if answers is None:
-            continue
-        facts = [titles(record)]
-        if "recall" in query:
-            facts.append(f"recall {query['recall']:.0%}")
-        found.append((query["text"], answers, ", ".join(facts)))
-    return found
+    queries = []
+    for query in record.details["search"] if test is not None else ():
+        note = titles(record) + (f", recall {query['recall']:.0%}" if "recall" in query else "")
+        if (answers := _answers(query, test)) is not None:
+            queries.append((query["text"], answers, note))
+    return queries
 
 
 def _pairs(
     record: Record, openers: Mapping[str, DatasetSplits], settings: EvalSettings
-) -> list[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
+) -> list[Pair]:
     """The most similar pairs, and those on both sides of the threshold."""
     known = record.details
     test = _opened(record, openers)
@@ -200,19 +174,22 @@ def _pairs(
     return [(pair, a, b) for pair, a, b in loaded if a is not None and b is not None]
 
 
+def _thumbnails(data: ImageDataset, indices: Sequence[int]) -> list[np.ndarray] | None:
+    """Images of a dataset; None if one of them cannot be read."""
+    images = [thumbnail(data, index) for index in indices]
+    return None if any(image is None for image in images) else images
+
+
 def thumbnail(data: ImageDataset, index: int, size: int = SIZE) -> np.ndarray | None:
-    """Image ``index`` of a set, whole, as uint8[H, W, 3] of at most ``size`` pixels a side; None
-    if it cannot be read.
+    """Image ``index`` of a dataset, whole, as uint8[H, W, 3] of at most ``size`` pixels a side;
+    None if it cannot be read.
     """
     try:
-        image = on_white(_image(data.images[index]))
-    except Exception:  # whatever the data did: a report does without the picture
+        image = data.images[index]
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        image = on_white(image if isinstance(image, Image.Image) else open_image(image))
+    except Exception:  # whatever the data did: a report does without the image
         return None
     image.thumbnail((size, size))
     return np.array(image)
-
-
-def _image(picture: ImageInput) -> Image.Image:
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
-    return picture if isinstance(picture, Image.Image) else open_image(picture)

@@ -4,16 +4,17 @@ import base64
 import functools
 import io
 import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
 
+from clip_jax.report.svg import Figure
+from clip_jax.report.text import between, finite, percent, points, printable
+
 _THUMBNAIL = 168  # pixels of the longer side
 _PNG_LIMIT = 24_000  # bytes
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # HTML cannot hold them
 
 
 class Tile(NamedTuple):
@@ -26,24 +27,60 @@ class Tile(NamedTuple):
     note: str = ""
 
 
-class Row(NamedTuple):
-    """One result: ``reference`` is what it is compared with, None where nothing is known."""
+class Cell(NamedTuple):
+    """A text of a table with a note below it, or a bar: value, interval and reference, 0 to 1."""
 
-    title: str
+    value: str = ""
+    note: str = ""
+    bar: tuple[float | None, ...] = ()
+
+
+class Row(NamedTuple):
+    """A row of a table; ``strong`` sets it apart from the others."""
+
+    name: str
     note: str
-    value: float
-    low: float | None
-    high: float | None
-    interval: str
-    reference: float | None
+    cells: Sequence[Cell]
+    strong: bool = False
+
+
+class Table(NamedTuple):
+    """A table of (headline, rows) groups.
+
+    Attributes:
+      head: the name of the first column.
+      columns: the names of the others.
+      groups: with a headline or "" each.
+      kind: its class in the style sheet. "folding": on a narrow screen every row is a card.
+    """
+
+    head: str
+    columns: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[Row]]]
+    kind: str = "folding"
+
+
+class Blocks(NamedTuple):
+    """A section without a template of its own.
+
+    Attributes:
+      lead: the first paragraph.
+      figures: (class of the style sheet, figures) for each group of them.
+      tables: (headline, table, note) each.
+    """
+
+    lead: str = ""
+    figures: Sequence[tuple[str, Sequence[Figure]]] = ()
+    tables: Sequence[tuple[str, Table, str]] = ()
 
 
 class Section(NamedTuple):
-    """A part of a page; ``data`` is what its template ``name``.html shows. Nothing: left out."""
+    """A part of a page; ``data`` is what its template shows. Nothing: left out."""
 
     name: str
     headline: str
-    data: Any
+    data: object
+    template: str = "blocks.html"
 
 
 def page(
@@ -52,7 +89,6 @@ def page(
     facts: Sequence[tuple[str, str]],
     tiles: Sequence[Tile],
     sections: Sequence[Section],
-    **context: Any,
 ) -> str:
     """Returns a page.
 
@@ -62,27 +98,39 @@ def page(
       facts: (value, name) pairs below the headline; those without a value are left out.
       tiles: the numbers to see first.
       sections: the parts, in order; links to them stand below the tiles.
-      **context: what their templates need besides their own data.
 
     Raises:
       ValueError: an image is not uint8[H, W, 3].
     """
     shown = [s for s in sections if s.data]
-    html = _environment().get_template("page.html").render(
-        kind=kind, title=title, facts=[f for f in facts if f[0]], tiles=tiles, sections=shown,
-        **context,
-    )  # fmt: skip
-    return printable(html)
+    template = _environment().get_template("page.html")
+    facts = [fact for fact in facts if fact[0]]
+    return printable(
+        template.render(kind=kind, title=title, facts=facts, tiles=tiles, sections=shown)
+    )
 
 
-def macro(name: str, *args: Any) -> str:
+def macro(name: str, *args: object) -> str:
     """Returns what one macro of ``macros.html`` makes of its arguments."""
     return printable(getattr(_environment().get_template("macros.html").module, name)(*args))
 
 
-def printable(text: str) -> str:
-    """Replaces control characters by U+FFFD."""
-    return _CONTROL.sub("\ufffd", text)
+def results_table(
+    groups: Sequence[tuple[str, Sequence[Row]]], reference: str, *, lead: str
+) -> Blocks | None:
+    """A section of ``result_row`` rows; ``reference`` names the column of what they lie beside."""
+    table = Table("Dataset", ("", "Result", reference), groups, "results")
+    return Blocks(lead, tables=[("", table, "")]) if groups else None
+
+
+def result_row(
+    title: str, note: str, value: float, bounds: Sequence[float | None], interval: str,
+    reference: float | None,
+) -> Row:  # fmt: skip
+    """A row of ``results_table``: the value as a bar and as a text, and the reference."""
+    known = percent(reference) if finite(reference) else ""
+    return Row(title, note, [Cell(bar=(value, *bounds, reference)),
+                             Cell(percent(value), interval), Cell(known)])  # fmt: skip
 
 
 @functools.cache
@@ -120,34 +168,6 @@ def data_uri(image: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def finite(value: float | None) -> bool:
-    """Whether there is a number to show."""
-    return value is not None and math.isfinite(value)
-
-
 def width(fraction: float) -> str:
     """A fraction as per cent of a bar's length, from 0 to 100."""
     return f"{100 * min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0:.2f}"
-
-
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction as ``81.3%``, or a dash if it is not a number."""
-    return f"{100 * fraction:.{digits}f}%" if finite(fraction) else "–"
-
-
-def points(difference: float) -> str:
-    """A difference of two fractions in points, ``+1.2``, or ``0.0`` without a sign."""
-    shown = f"{100 * difference:+.1f}".replace("-", "−")
-    return "0.0" if shown in ("+0.0", "−0.0") else shown
-
-
-def between(bounds: Sequence[float | None] | Mapping[str, Any]) -> str:
-    """An interval in per cent, ``80.1 to 82.5``, or nothing if an end is not a number.
-
-    Args:
-      bounds: the two ends, or an object with "low" and "high".
-    """
-    low, high = (bounds["low"], bounds["high"]) if isinstance(bounds, Mapping) else bounds
-    if not finite(low) or not finite(high):
-        return ""
-    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")

@@ -7,22 +7,20 @@ or opened years later. Everything it shows is handed in: the report computes no 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.report import charts, curves, summary
-from clip_jax.report.render import Row, Section, Tile, finite, page, percent
+from clip_jax.report.render import Blocks, Section, Tile, page, result_row, results_table
 from clip_jax.report.style import DARK_RAMP, LIGHT_RAMP, shade
-from clip_jax.report.types import (
-    ImageQuery,
-    Prediction,
-    ReportData,
-    Result,
-    Similarity,
-    TextQuery,
-)
+from clip_jax.report.text import finite, percent
+from clip_jax.report.types import Prediction, ReportData, Result, Similarity
 from clip_jax.runtime.atomic import write_atomically
+
+_CURVES = (
+    "Strong lines are running means of the pale ones. A run that was stopped and resumed shows as "
+    "one."
+)
 
 
 def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Path, Path]:
@@ -59,33 +57,39 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
 def render_html(data: ReportData) -> str:
     """Returns the page as one string."""
     results = [Result(*row) for row in data.results]
+    drawn = charts.figures(data.curves)
+    search = {"texts": [(*query, "") for query in data.text_to_image], "images": data.image_to_text}
     sections = [
         Section("results", "Results", _results(results)),
-        Section("training", "Training", charts.figures(data.curves)),
-        Section("similarity", "Which caption for which image?", _similarity(data.similarity)),
-        Section("predictions", "What the model sees", _predictions(data.predictions)),
-        Section("search", "Search", _search(data.text_to_image, data.image_to_text)),
-        Section("recipe", "Recipe", data.config_summary),
-    ]
+        Section("training", "Training", drawn and Blocks(_CURVES, [("grid charts", drawn)])),
+        Section("similarity", "Which caption for which image?", _similarity(data.similarity),
+                "similarity.html"),
+        Section("predictions", "What the model sees", _predictions(data.predictions),
+                "predictions.html"),
+        Section("search", "Search", any(search.values()) and search, "search.html"),
+        Section("recipe", "Recipe", data.config_summary, "recipe.html"),
+    ]  # fmt: skip
     tiles = [
         Tile(_title(r), r.metric, r.value, _interval(r),
-             ", ".join(filter(None, (f"n = {r.n:,}", _baseline(r)))))
+             f"n = {r.n:,}" + finite(r.baseline) * f", baseline {percent(r.baseline)}")
         for r in results[:4]
     ]  # fmt: skip
-    facts = [(value, name) for name, value in curves.facts(data.curves)]
-    return page("clip_jax report", data.title, facts, tiles, sections)
+    return page("clip_jax report", data.title, curves.facts(data.curves), tiles, sections)
 
 
-def _results(results: Sequence[Result]) -> dict[str, Any] | None:
-    rows = []
-    for r in results:
-        low, high = (r.value - r.ci, r.value + r.ci) if finite(r.ci) else (None, None)
-        note = f"{r.metric}, n\xa0=\xa0{r.n:,}"
-        rows.append(Row(_title(r), note, r.value, low, high, _interval(r), r.baseline))
+def _results(results: Sequence[Result]) -> Blocks | None:
+    rows = [
+        result_row(
+            _title(r), f"{r.metric}, n\xa0=\xa0{r.n:,}", r.value,
+            (r.value - r.ci, r.value + r.ci) if finite(r.ci) else (None, None), _interval(r),
+            r.baseline,
+        )
+        for r in results
+    ]  # fmt: skip
     lead = "Bars run from 0 to 100%. The dark line on a bar is the 95% interval, the red mark the "
     known = any(finite(r.baseline) for r in results)
-    return results and {"lead": f"{lead}baseline.", "reference": "Baseline" if known else "",
-                        "groups": [("", rows)]}  # fmt: skip
+    groups = [("", rows)] * bool(rows)
+    return results_table(groups, "Baseline" if known else "", lead=lead + "baseline.")
 
 
 def _title(result: Result) -> str:
@@ -96,11 +100,7 @@ def _interval(result: Result) -> str:
     return f"± {100 * result.ci:.1f}" if finite(result.ci) else ""
 
 
-def _baseline(result: Result) -> str:
-    return f"baseline {percent(result.baseline)}" if finite(result.baseline) else ""
-
-
-def _similarity(similarity: Similarity | None) -> dict[str, Any] | None:
+def _similarity(similarity: Similarity | None) -> dict[str, object] | None:
     if not similarity or not len(similarity[0]):
         return None
     images, captions, matrix = similarity
@@ -116,12 +116,7 @@ def _similarity(similarity: Similarity | None) -> dict[str, Any] | None:
     return {"images": images, "rows": list(zip(captions, cells, strict=True)), "hits": hits}
 
 
-def _predictions(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
+def _predictions(predictions: Sequence[Prediction]) -> dict[str, object] | None:
     rows = [Prediction(*row) for row in predictions]
     right = sum(len(r.guesses) > 0 and r.guesses[0][0] == r.caption for r in rows)
     return {"rows": rows, "right": right} if rows else None
-
-
-def _search(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> dict[str, Any] | None:
-    queries = [(*query, "") for query in texts]
-    return {"texts": queries, "images": images} if queries or images else None

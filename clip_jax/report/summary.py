@@ -157,7 +157,7 @@ def _draw_matrix(
 
 
 def value_range(matrix: np.ndarray) -> tuple[float, float]:
-    """Returns the lowest and highest finite value, never equal, for a colour scale."""
+    """Returns the lowest and highest finite value, never equal, for a color scale."""
     finite = np.asarray(matrix, np.float64)[np.isfinite(matrix)]
     if not finite.size:
         return 0.0, 1.0

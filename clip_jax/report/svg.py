@@ -6,14 +6,14 @@ enlarge the drawing.
 """
 
 import math
-import unicodedata
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from clip_jax.report.render import percent, printable
+from clip_jax.report.text import percent, printable, shortened, text_width
 
 Point = tuple[float, float]
+Tick = tuple[float, str]  # where a line is, and its name
 
 _LETTER = 0.58  # width of a letter by its height: an average, as no font is known here
 
@@ -38,7 +38,7 @@ class Drawing:
     """A drawing, element by element; what is drawn later lies on top.
 
     ``kind`` is a class of the style sheet, which has the color: "accent", "second" to "sixth",
-    "muted", "grid" or "ink".
+    "muted", "grid" or "ink". What has a coordinate that is not a number is left out.
 
     Attributes:
       root: the ``svg`` element.
@@ -51,18 +51,19 @@ class Drawing:
             "aria-label": description,
         })  # fmt: skip
 
-    def _add(self, tag: str, kind: str, tip: str = "", **attributes: str) -> ET.Element:
-        names = {name.replace("_", "-"): value for name, value in attributes.items()}
-        element = ET.SubElement(self.root, tag, {"class": kind} | names)
+    def _add(self, tag: str, kind: str, tip: str = "", **attributes: float | str) -> ET.Element:
+        """An element with coordinates (to a tenth of a pixel) and texts as its attributes."""
+        texts = {
+            name.replace("_", "-"): value if isinstance(value, str) else f"{value:.1f}"
+            for name, value in attributes.items()
+        }
+        element = ET.SubElement(self.root, tag, {"class": kind} | texts)
         if tip:
             ET.SubElement(element, "title").text = tip
         return element
 
     def line(self, points: Sequence[Point], kind: str, *, style: str = "") -> None:
-        """A line through the points; one with a coordinate that is not a number is left out.
-
-        ``style`` is "" or some of the words "dashed", "strong" and "pale".
-        """
+        """A line through the points; ``style``: "" or some of "dashed", "strong" and "pale"."""
         path = _path(points)
         if path.count(" "):
             self._add("polyline", f"line {kind} {style}".strip(), points=path)
@@ -74,19 +75,15 @@ class Drawing:
 
     def box(self, left: float, top: float, right: float, bottom: float, kind: str) -> None:
         """A filled rectangle with round corners."""
-        if not all(map(math.isfinite, (left, top, right, bottom))):
-            return
-        width, height = max(right - left, 0), bottom - top
-        self._add(
-            "rect", f"box {kind}", x=f"{left:.1f}", y=f"{top:.1f}", width=f"{width:.1f}",
-            height=f"{height:.1f}", rx=f"{min(2, height / 2):g}",
-        )  # fmt: skip
+        if all(map(math.isfinite, (left, top, right, bottom))):
+            width, height = max(right - left, 0.0), float(bottom - top)
+            self._add("rect", f"box {kind}", x=left, y=top, width=width, height=height,
+                      rx=f"{min(2, height / 2):g}")  # fmt: skip
 
     def dot(self, at: Point, kind: str, tip: str = "", *, size: float = 4) -> None:
         """A dot; a pointer that rests on it shows ``tip``."""
         if all(map(math.isfinite, at)):
-            x, y = at
-            self._add("circle", f"dot {kind}", tip, cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{size:g}")
+            self._add("circle", f"dot {kind}", tip, cx=at[0], cy=at[1], r=f"{size:g}")
 
     def text(
         self, at: Point, words: str, kind: str = "ink", *, anchor: str = "start", size: float = 11,
@@ -97,37 +94,27 @@ class Drawing:
         What is wider than ``most`` is cut; a pointer that rests on it shows the whole.
         """
         shown = shortened(words, most / (_LETTER * size))
-        element = self._add(
-            "text", kind, words if shown != words else "", x=f"{at[0]:.1f}", y=f"{at[1]:.1f}",
-            text_anchor=anchor, font_size=f"{size:g}",
-        )  # fmt: skip
+        element = self._add("text", kind, words if shown != words else "", x=at[0], y=at[1],
+                            text_anchor=anchor, font_size=f"{size:g}")  # fmt: skip
         if len(element):
             element[0].tail = shown
         else:
             element.text = shown
 
     def grid(
-        self, x: Scale, y: Scale, across: Sequence[float], up: Sequence[float], size: float = 10
-    ) -> None:
-        """Lines at the fractions ``across`` and ``up``, which are named below and on the left."""
-        name = lambda tick: percent(tick, 0)  # noqa: E731
-        self.axis_up(x, y, [(tick, name(tick)) for tick in up], size)
-        for tick in across:
-            self.line([(x(tick), y.start), (x(tick), y.end)], "grid")
-        self.axis_across(x, y, [(tick, name(tick)) for tick in across], size)
-
-    def axis_up(self, x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], size: float) -> None:
-        """Lines at (value, name), named on the left."""
-        for tick, name in ticks:
+        self, x: Scale, y: Scale, across: Sequence[Tick], up: Sequence[Tick], *, size: float = 10,
+        lines: bool = True,
+    ) -> None:  # fmt: skip
+        """Lines at the values ``up``, named on the left, and, with ``lines``, at those ``across``,
+        named below.
+        """
+        for tick, name in up:
             self.line([(x.start, y(tick)), (x.end, y(tick))], "grid")
             at = x.start - 5, y(tick) + 0.35 * size
             self.text(at, name, "muted", anchor="end", size=size)
-
-    def axis_across(
-        self, x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], size: float
-    ) -> None:
-        """Names of (value, name) below the drawing."""
-        for tick, name in ticks:
+        for tick, _ in across if lines else ():
+            self.line([(x(tick), y.end), (x(tick), y.start)], "grid")
+        for tick, name in across:
             self.text((x(tick), y.start + 1.5 * size), name, "muted", anchor="middle", size=size)
 
     def __html__(self) -> str:
@@ -156,44 +143,15 @@ class Labels:
         x, y = dot
         words = shortened(words, 22)
         width, half = text_width(words) * _LETTER * self.size, 0.4 * self.size
-        for left, middle in (
-            (x + 6, y),
-            (x - 6 - width, y),
-            (x - width / 2, y - 10),
-            (x - width / 2, y + 10),
-            (x + 4, y - 8),
-            (x + 4, y + 8),
-        ):
+        places = ((6, 0), (-6 - width, 0), (-width / 2, -10), (-width / 2, 10), (4, -8), (4, 8))
+        for left, middle in ((x + across, y + down) for across, down in places):
             box = (left, middle - half, left + width, middle + half)
-            if (
-                left < 30
-                or box[2] > self.right
-                or any(_overlap(box, other) for other in self._taken)
-            ):
-                continue
-            self._taken.append(box)
-            drawing.text((left, middle + half), words, kind, size=self.size)
-            return True
+            free = not any(_overlap(box, other) for other in self._taken)
+            if left >= 30 and box[2] <= self.right and free:
+                self._taken.append(box)
+                drawing.text((left, middle + half), words, kind, size=self.size)
+                return True
         return False
-
-
-def text_width(text: str) -> int:
-    """How many letters wide a text is: Chinese, Japanese and Korean ones, and emoji, are two."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
-
-
-def shortened(text: str, most: float) -> str:
-    """A text on one line, cut with "…" if it is wider than ``most`` letters."""
-    text = " ".join(text.split())
-    if text_width(text) <= most:
-        return text
-    while text and text_width(text) > most - 1:
-        text = text[:-1]
-    # A joiner or accent that was cut from what it belongs to would be drawn on the dots.
-    return text.rstrip("\u200d\ufe0f ") + "…"
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -208,8 +166,13 @@ def ticks(low: float, high: float) -> list[float]:
 def percent_ticks(low: float, high: float) -> list[float]:
     """Round values from ``low`` to ``high``, some four to six."""
     step = next(s for s in (0.02, 0.05, 0.1, 0.2, 0.25) if (high - low) / s <= 5.01 or s == 0.25)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def in_percent(values: Iterable[float]) -> list[Tick]:
+    """Ticks at fractions, named in whole per cent."""
+    return [(value, percent(value, 0)) for value in values]
 
 
 def _path(points: Sequence[Point]) -> str:

@@ -1,21 +1,13 @@
-"""What the suite's report calls things: tasks, metrics, data sets, models."""
+"""What an evaluation's report calls things: metrics, datasets, models."""
 
 from collections.abc import Sequence
 
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.locate import METRICS
 from clip_jax.evals.records import Record
+from clip_jax.report.text import plural
 
-TASKS = {
-    "zero_shot": "Zero-shot classification",
-    "linear_probe": "Linear probe",
-    "few_shot": "Few-shot probe",
-    "retrieval": "Retrieval",
-    "caption_selection": "Image-caption selection",
-    "bias": "Bias probes",
-    "overlap": "Overlap with training data",
-}
-_WAYS = {"image_to_text": "image → text", "text_to_image": "text → image", "mean": "mean of both"}
+WAYS = {"image_to_text": "image → text", "text_to_image": "text → image", "mean": "mean of both"}
 _METRICS = METRICS | {
     "top5": "top-5 accuracy",
     "mean_average_precision_step": "mean average precision",
@@ -25,29 +17,24 @@ _METRICS = METRICS | {
 }
 
 
-def task(name: str) -> str:
-    """A task as a headline."""
-    return TASKS.get(name, name.replace("_", " ").capitalize())
-
-
 def metric(name: str) -> str:
     """A metric in words: what the paper calls it, "R@5, image → text", or "accuracy, 16 shots"."""
     way, recall, k = name.partition("_r@")
-    if recall and way in _WAYS:
-        return f"R@{k}, {_WAYS[way]}"
+    if recall and way in WAYS:
+        return f"R@{k}, {WAYS[way]}"
     name, at, shots = name.partition("@")
     words = _METRICS.get(name, name.replace("_", " "))
-    return f"{words}, {shots} shot{'' if shots == '1' else 's'}" if at else words
+    return f"{words}, {plural(int(shots), 'shot')}" if at and shots.isdigit() else words
 
 
-def data_set(record: Record) -> str:
-    """A data set by the name that people know."""
+def dataset(record: Record) -> str:
+    """A dataset by the name that people know."""
     entry = CATALOG.get(record.dataset)
     return entry.title if entry else record.dataset
 
 
 class Titles:
-    """Names records by what tells them apart in a list: the data set and, where there are several,
+    """Names records by what tells them apart in a list: the dataset and, where there are several,
     its splits, the models and the protocols.
     """
 
@@ -58,7 +45,7 @@ class Titles:
 
     def __call__(self, record: Record) -> str:
         """What one record is about."""
-        parts = [data_set(record)]
+        parts = [dataset(record)]
         if sum(name == record.dataset for name, _ in self._splits) > 1:
             parts.append(record.split)
         if len(self._models) > 1:

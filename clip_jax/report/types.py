@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# What a record holds besides its metrics, and a line of ``metrics.jsonl``, as JSON has it.
+Details = Mapping[str, Any]
+
 
 class Result(NamedTuple):
     """One number: value, interval half-width ``ci`` and ``baseline`` are fractions from 0 to 1."""
@@ -64,8 +67,8 @@ class ReportData:
     """
 
     title: str
-    config_summary: Sequence[tuple[str, Any]] = ()
-    curves: Sequence[Mapping[str, Any]] = ()
+    config_summary: Sequence[tuple[str, object]] = ()
+    curves: Sequence[Details] = ()
     results: Sequence[Result] = ()
     similarity: Similarity | None = None
     predictions: Sequence[Prediction] = ()
@@ -78,5 +81,6 @@ class ReportData:
 Answers = Sequence[np.ndarray | tuple[np.ndarray, bool | None]]
 Query = tuple[str, Answers] | tuple[str, Answers, str]
 
-# By a record's file name: pairs of its details with both images, uint8[H, W, 3].
-Pairs = Mapping[str, Sequence[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]]
+# Details of a pair and its test and training image, uint8[H, W, 3]; by a record's file name.
+Pair = tuple[Details, np.ndarray, np.ndarray]
+Pairs = Mapping[str, Sequence[Pair]]

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from clip_jax.report.render import macro, points
+from clip_jax.report.render import Cell, Row, Table, macro
 
 
 def test_values_carry_the_names_of_their_columns():
-    rows = [("<b>a</b>", "", [("1",), ("",)]), ("b", "", [("2",), ("3",)])]
-    html = macro("folding", "row", ["x & y", '"z"'], rows)
+    rows = [Row("<b>a</b>", "", [Cell("1"), Cell()]), Row("b", "", [Cell("2"), Cell("3")])]
+    html = macro("table", Table("row", ["x & y", '"z"'], [("", rows)]))
     heads = re.findall(r'role="columnheader">([^<]*)<', html)
     assert heads == ["row", "x &amp; y", "&#34;z&#34;"]
     cells = re.findall(r'<td role="cell" data-head="([^"]*)">([^<]*)</td>', html)
@@ -19,17 +19,10 @@ def test_values_carry_the_names_of_their_columns():
         '<th scope="row" role="rowheader"><span dir="auto">&lt;b&gt;a&lt;/b&gt;</span></th>' in html
     )
     with pytest.raises(ValueError):
-        macro("folding", "row", ["x"], [("a", "", [("1",), ("2",)])])
-
-
-@pytest.mark.parametrize(
-    ("difference", "shown"),
-    [(0.0123, "+1.2"), (-0.0123, "−1.2"), (0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0")],
-)
-def test_points(difference, shown):
-    assert points(difference) == shown
+        macro("table", Table("row", ["x"], [("", [Row("a", "", [Cell("1"), Cell("2")])])]))
 
 
 def test_what_belongs_to_a_value_is_below_it():
-    assert macro("cell", "<1", "<2").strip() == '&lt;1<div class="small">&lt;2</div>'
-    assert macro("cell", "1").strip() == "1"
+    rows = [Row("a", "", [Cell("<1", "<2"), Cell("1")])]
+    html = macro("table", Table("row", ["x", "y"], [("", rows)]))
+    assert '>&lt;1<div class="small">&lt;2</div></td>' in html and '"y">1</td>' in html

@@ -13,9 +13,8 @@ from clip_jax.report.svg import (
     Figure,
     Labels,
     Scale,
+    in_percent,
     percent_ticks,
-    shortened,
-    text_width,
     ticks,
 )
 
@@ -30,25 +29,6 @@ def test_scales():
     assert [Scale(0.2, 1.0, 300, 10)(v) for v in (0.2, 0.6, 1.0)] == pytest.approx([300, 155, 10])
     octaves = Scale(1, 16, 0, 40, math.log2)
     assert [octaves(v) for v in (1, 2, 4, 16)] == [0, 10, 20, 40]
-
-
-@pytest.mark.parametrize(
-    ("text", "width"),
-    [("abc", 3), ("漢字", 4), ("🦊", 2), ("e\u0301", 1), ("", 0)],
-)
-def test_width_of_letters(text, width):
-    assert text_width(text) == width
-
-
-@pytest.mark.parametrize(
-    ("text", "most", "short"),
-    [("a longer name", 13, "a longer name"), ("a longer name", 12, "a longer na…"),
-     ("a longer name", 3, "a…"), ("漢字漢字", 7, "漢字漢…"), ("漢字漢字", 6, "漢字…"),
-     ("two\nlines  here", 99, "two lines here"), ("👩\u200d🔬 lab", 4, "👩…"),
-     ("abc", 0, "…"), ("", 5, "")],
-)  # fmt: skip
-def test_shortened(text, most, short):
-    assert shortened(text, most) == short
 
 
 @pytest.mark.parametrize("low", np.arange(0, 1, 0.1))
@@ -99,7 +79,7 @@ def test_what_is_not_a_number_is_not_drawn():
 
 def test_grid_names_its_lines():
     drawing = Drawing(100, 100, "")
-    drawing.grid(Scale(0, 1, 20, 90), Scale(0, 1, 80, 5), [0.5], [0, 1])
+    drawing.grid(Scale(0, 1, 20, 90), Scale(0, 1, 80, 5), in_percent([0.5]), in_percent([0, 1]))
     texts = [e.text for e in elements(drawing) if e.tag == "text"]
     assert texts == ["0%", "100%", "50%"]
     assert sum(e.tag == "polyline" for e in elements(drawing)) == 3

@@ -17,12 +17,15 @@ class Task(abc.ABC, Generic[D]):
     Attributes:
       name: its name on the command line, in configs and in records.
       title: its name as a headline.
+      section: of an evaluation's report, for the details of its results: a name in
+        ``report.sections.registry.SECTIONS``; by default a table of all metrics.
       dataset_type: ``D``.
       version: of its numbers; records of another version are measured again.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    section: ClassVar[str] = "metrics"
     dataset_type: ClassVar[type[ImageDataset]]
     version: ClassVar[int] = 1
 

@@ -37,6 +37,7 @@ class Bias(Task[ClassificationDataset]):
 
     name = "bias"
     title = "Bias probes"
+    section = "bias"
     dataset_type = ClassificationDataset
 
     def default_on(self, test: ClassificationDataset, settings: EvalSettings) -> bool:

@@ -21,6 +21,7 @@ class FewShot(Task[ClassificationDataset]):
 
     name = "few_shot"
     title = "Few-shot probe"
+    section = "few-shot"
     dataset_type = ClassificationDataset
     version = 2
 

@@ -87,6 +87,7 @@ class LinearProbe(Task[ClassificationDataset]):
 
     name = "linear_probe"
     title = "Linear probe"
+    section = "linear-probe"
     dataset_type = ClassificationDataset
 
     def prepare(self, test: ClassificationDataset, data: DatasetSplits) -> None:

@@ -36,6 +36,7 @@ class Overlap(Task[ClassificationDataset]):
 
     name = "overlap"
     title = "Overlap with training data"
+    section = "overlap"
     dataset_type = ClassificationDataset
 
     def check_settings(self, settings: EvalSettings) -> None:

@@ -19,6 +19,7 @@ class Retrieval(Task[RetrievalDataset]):
 
     name = "retrieval"
     title = "Retrieval"
+    section = "retrieval"
     dataset_type = RetrievalDataset
     version = 3
 

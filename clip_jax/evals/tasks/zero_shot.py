@@ -33,6 +33,7 @@ class ZeroShot(Task[ClassificationDataset]):
 
     name = "zero_shot"
     title = "Zero-shot classification"
+    section = "zero-shot"
     dataset_type = ClassificationDataset
     version = 3
 

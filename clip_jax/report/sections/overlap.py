@@ -1,46 +1,50 @@
 """The section on test images that are in the training data."""
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from clip_jax.evals.metrics import overlap
 from clip_jax.evals.records import Record
-from clip_jax.report.render import between, finite, percent, points
-from clip_jax.report.titles import Titles
-from clip_jax.report.types import Pairs
+from clip_jax.report.render import Cell, Row, Table
+from clip_jax.report.sections.view import View
+from clip_jax.report.text import between, finite, percent, plural, points
+from clip_jax.report.types import Details
+
+_COLUMNS = ("Found", "All", "Clean", "Overlap", "All − Clean", "p")
 
 
-def section(records: Sequence[Record], titles: Titles, pairs: Pairs) -> dict[str, Any] | None:
+def section(view: View, records: Sequence[Record]) -> dict[str, object] | None:
     """The table of all datasets, most overlap first, and each one's most similar pairs."""
-    shown = [r for r in records if r.task == "overlap" and not r.skipped and _row(r)]
-    ranked = list(itertools.chain.from_iterable(_corrected(group) for group in _groups(shown)))
-    rows = [(titles(record), _note(record), _cells(row)) for record, row in ranked]
-    cards = [_pairs(record, titles, pairs) for record, _ in ranked]
-    return {"rows": rows, "pairs": cards, "shown": bool(pairs)} if rows else None
+    measured = [(r, row) for r in records if (row := _row(r))]
+    ranked = [pair for group in _groups(measured) for pair in _corrected(group)]
+    rows = [Row(view.titles(record), _note(record), _cells(row)) for record, row in ranked]
+    pairs = [_pairs(record, view) for record, _ in ranked]
+    table = Table("Dataset", _COLUMNS, [("", rows)])
+    return {"table": table, "pairs": pairs, "shown": bool(view.pairs)} if rows else None
 
 
 def _row(record: Record) -> overlap.OverlapRow | None:
     """The record's row; JSON has null where there is no number."""
-    stored = record.details.get("row")
-    if not stored:
-        return None
-    return overlap.OverlapRow(**{k: math.nan if v is None else v for k, v in stored.items()})
+    stored = record.details.get("row") or {}
+    row = {k: math.nan if v is None else v for k, v in stored.items()}
+    return overlap.OverlapRow(**row) if row else None
 
 
-def _groups(records: Sequence[Record]) -> Iterable[list[Record]]:
-    """Records that are tested together: datasets of one model, protocol and way of comparing."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for r in records:
+Measured = tuple[Record, overlap.OverlapRow]
+
+
+def _groups(measured: Sequence[Measured]) -> Iterable[list[Measured]]:
+    """What is tested together: datasets of one model, protocol and way of comparing."""
+    groups: dict[tuple[str | None, ...], list[Measured]] = {}
+    for r, row in measured:
         key = (r.model, r.model_fingerprint, r.protocol, r.details.get("by"))
-        groups.setdefault(key, []).append(r)
+        groups.setdefault(key, []).append((r, row))
     return groups.values()
 
 
-def _corrected(group: Sequence[Record]) -> list[tuple[Record, overlap.OverlapRow]]:
-    rows = [_row(record)._replace(name=str(i)) for i, record in enumerate(group)]
-    return [(group[int(row.name)], row) for row in overlap.table(rows)]
+def _corrected(group: Sequence[Measured]) -> list[Measured]:
+    rows = [row._replace(name=str(i)) for i, (_, row) in enumerate(group)]
+    return [(group[int(row.name)][0], row) for row in overlap.table(rows)]
 
 
 def _note(record: Record) -> str:
@@ -52,27 +56,26 @@ def _note(record: Record) -> str:
     )
 
 
-def _cells(row: overlap.OverlapRow) -> list[tuple[str, ...]]:
+def _cells(row: overlap.OverlapRow) -> list[Cell]:
     interval = between((row.low, row.high))
     return [
-        (percent(row.contamination), f"{row.n_overlap:,}"),
-        (percent(row.all),),
-        (percent(row.clean),),
-        (percent(row.overlap), interval and f"99.5%: {interval}"),
-        (points(row.difference) if finite(row.difference) else "–",),
-        (f"{row.p_corrected:.2g}" if finite(row.p_corrected) else "–",),
+        Cell(percent(row.contamination), f"{row.n_overlap:,}"),
+        Cell(percent(row.all)),
+        Cell(percent(row.clean)),
+        Cell(percent(row.overlap), interval and f"99.5%: {interval}"),
+        Cell(points(row.difference) if finite(row.difference) else "–"),
+        Cell(f"{row.p_corrected:.2g}" if finite(row.p_corrected) else "–"),
     ]
 
 
-def _pairs(record: Record, titles: Titles, pairs: Pairs) -> tuple[str, list[Any], list[Any]]:
+def _pairs(record: Record, view: View) -> tuple[str, list[tuple[str, ...]], list[tuple]]:
     """Its name; pairs as (test, value, training); and with images (found, value, images...)."""
     unit = record.details["unit"]
-    known = record.details.get("pairs") or ()
-    listed = [(p["test"], _value(p, unit), p["training"]) for p in known]
-    loaded = [(p["found"], _value(p, unit), *both) for p, *both in pairs.get(record.file_name, ())]
-    return titles(record), listed, loaded
+    listed = [(p["test"], _value(p, unit), p["training"]) for p in record.details.get("pairs", ())]
+    with_images = view.pairs.get(record.file_name, ())
+    loaded = [(p["found"], _value(p, unit), *images) for p, *images in with_images]
+    return view.titles(record), listed, loaded
 
 
-def _value(pair: Mapping[str, Any], unit: str) -> str:
-    value = pair[unit]
-    return f"{value} bit{'' if value == 1 else 's'}" if unit == "bits" else f"{value:.3f}"
+def _value(pair: Details, unit: str) -> str:
+    return plural(pair[unit], "bit") if unit == "bits" else f"{pair[unit]:.3f}"

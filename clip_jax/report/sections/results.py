@@ -1,33 +1,33 @@
-"""Tables of an evaluation's report: results, retrieval, confusions, and what was skipped."""
+"""Tables of an evaluation's report: results, retrieval, worst classes, other tasks, and what was
+skipped.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from clip_jax.evals.datasets import published
 from clip_jax.evals.records import Record
-from clip_jax.report.render import Row, between, finite
-from clip_jax.report.titles import TASKS, Titles, data_set, metric, task
+from clip_jax.report import titles
+from clip_jax.report.render import Blocks, Cell, Row, Table, result_row, results_table
+from clip_jax.report.sections.view import View
+from clip_jax.report.text import between, finite, percent, plural
+from clip_jax.report.types import Details
 
 _WORST = 10
 _RECALL = re.compile(r"(image_to_text|text_to_image)_r@(\d+)")
-_WAYS = ("image_to_text", "text_to_image")
 
 
-def results(records: Sequence[Record], titles: Titles) -> dict[str, Any]:
+def results(view: View, scored: Sequence[Record]) -> Blocks | None:
     """Rows by task: value, interval, and what was published for the same model."""
-    shown = [r for r in records if not r.skipped]
-    known = {id(r): published_value(r, r.main_metric) for r in shown}
-    names = dict.fromkeys([*TASKS, *(r.task for r in shown)])
-    groups = [(task(n), [_row(r, titles, known[id(r)]) for r in shown if r.task == n])
-              for n in names]  # fmt: skip
+    known = {id(r): published_value(r, r.main_metric) for r in scored}
+    groups = [(headline, [_row(r, view, known[id(r)]) for r in of_task])
+              for headline, of_task in view.by_task(scored)]  # fmt: skip
     sources = dict.fromkeys(k.source for k in known.values() if k)
     lead = "Below a value, in grey, its 95% interval; on a bar, the thin line."
     if sources:
         lead += (" Red: what was published for the model by the same protocol "
                  f"({'; '.join(sources)}).")  # fmt: skip
-    reference = "Published" if sources else ""
-    return shown and {"lead": lead, "reference": reference, "groups": [g for g in groups if g[1]]}
+    return results_table(groups, "Published" if sources else "", lead=lead)
 
 
 def published_value(record: Record, name: str) -> published.Published | None:
@@ -40,60 +40,81 @@ def published_value(record: Record, name: str) -> published.Published | None:
     return known[0] if known else None
 
 
-def _row(record: Record, titles: Titles, known: published.Published | None) -> Row:
-    low, high = record.intervals.get(record.main_metric, (None, None))
-    notes = [metric(record.main_metric), f"n\xa0=\xa0{record.n:,}"]
-    if record.task == "zero_shot" and record.templates:
-        many = len(record.templates) > 1
-        notes.append(f"{len(record.templates):,}\xa0template{'s' if many else ''}")
+def _row(record: Record, view: View, known: published.Published | None) -> Row:
+    bounds = record.intervals.get(record.main_metric, (None, None))
+    notes = [titles.metric(record.main_metric), f"n\xa0=\xa0{record.n:,}"]
+    if record.class_names and record.templates:
+        notes.append(plural(len(record.templates), "template").replace(" ", "\xa0"))
     if record.details.get("converged") is False:
         notes.append("the fit did not converge")
-    return Row(titles(record), ", ".join(notes), record.value, low, high, between((low, high)),
-               known.value if known else None)  # fmt: skip
+    return result_row(view.titles(record), ", ".join(notes), record.value, bounds, between(bounds),
+                      known.value if known else None)  # fmt: skip
 
 
-def retrieval(records: Sequence[Record], titles: Titles) -> dict[str, Any] | None:
+def retrieval(view: View, records: Sequence[Record]) -> Blocks | None:
     """Recall at every k, both ways, with the published values below."""
-    shown = [r for r in records if r.task == "retrieval" and not r.skipped]
-    ks = sorted({int(m[2]) for r in shown for name in r.metrics if (m := _RECALL.fullmatch(name))})
-    names = [f"{way}_r@{k}" for way in _WAYS for k in ks]
-    rows = []
-    for record in shown:
+    found = {m[0]: m for r in records for name in r.metrics if (m := _RECALL.fullmatch(name))}
+    names = sorted(found, key=lambda name: (found[name][1], int(found[name][2])))
+    rows, any_published = [], False
+    for record in records:
         known = [published_value(record, name) for name in names]
-        theirs = [k.value if k else None for k in known] if any(known) else []
-        ours = [record.metrics.get(name) for name in names]
-        rows.append((titles(record), f"{record.n:,}", ours, theirs))
-    return {"ks": ks, "rows": rows, "published": any(row[3] for row in rows)} if ks else None
+        any_published |= any(known)
+        cells = [
+            Cell(percent(record.metrics[name]) if name in record.metrics else "",
+                 percent(k.value) if k else "")
+            for name, k in zip(names, known, strict=True)
+        ]  # fmt: skip
+        rows.append(Row(view.titles(record), f"{record.n:,} captions", cells))
+    lead = "Share of images that retrieve one of their captions among the best k, and of captions "
+    lead += "that retrieve their image." + any_published * " In red: published values."
+    columns = [f"{titles.WAYS[m[1]]} R@{m[2]}" for m in map(_RECALL.fullmatch, names)]
+    table = Table("Dataset", columns, [("", rows)])
+    return Blocks(lead, tables=[("", table, "")]) if names else None
 
 
-def confusions(
-    records: Sequence[Record], titles: Titles
-) -> list[tuple[str, list[Mapping[str, Any]], int]]:
+def other(view: View, records: Sequence[Record]) -> Blocks | None:
+    """All metrics of tasks that have no section of their own, with their intervals."""
+    tables = []
+    for headline, of_task in view.by_task(records):
+        names = list(dict.fromkeys(name for r in of_task for name in r.metrics))
+        rows = [
+            Row(view.titles(r), f"n\xa0=\xa0{r.n:,}", [
+                Cell(percent(r.metrics[name]), between(r.intervals.get(name, (None, None))))
+                if name in r.metrics else Cell() for name in names
+            ]) for r in of_task
+        ]  # fmt: skip
+        columns = [titles.metric(name) for name in names]
+        if names:
+            tables.append((headline, Table("Dataset", columns, [("", rows)]), ""))
+    lead = "All metrics, and below each its 95% interval."
+    return Blocks(lead, tables=tables) if tables else None
+
+
+def worst_classes(view: View) -> list[tuple[str, list[tuple[str, str, str, list[float]]], int]]:
     """For each dataset its name, the ten classes of the lowest recall, and how many there are."""
     cards = []
-    for record in records:
+    for record in view.measured:
         rows = [r for r in record.details.get("per_class") or () if finite(r.get("recall"))]
-        if record.task == "zero_shot" and not record.skipped and rows:
-            worst = sorted(rows, key=lambda row: row["recall"])[:_WORST]
-            worst = [row | {"note": _taken_for(row)} for row in worst]
-            cards.append((titles(record), worst, len(rows)))
+        worst = [
+            (row["name"], percent(row["recall"]), _taken_for(row), [row["recall"]])
+            for row in sorted(rows, key=lambda row: row["recall"])[:_WORST]
+        ]
+        if rows:
+            cards.append((view.titles(record), worst, len(rows)))
     return cards
 
 
-def _taken_for(row: Mapping[str, Any]) -> str:
+def _taken_for(row: Details) -> str:
     if not row["taken_for_n"]:
         return f"{row['n']:,} images"
     return f"{row['taken_for_n']:,} of {row['n']:,} taken for {row['taken_for']}"
 
 
-def skipped(records: Sequence[Record]) -> list[tuple[str, str, list[str]]]:
-    """What has no results: its name, what was asked for, and why, divided at backquotes."""
-    return [
-        (data_set(r), ", ".join(filter(None, (_asked(r), r.split, r.protocol))),
-         r.skipped.split("`"))
-        for r in records if r.skipped
-    ]  # fmt: skip
+def skipped(view: View) -> list[tuple[str, str, list[str]]]:
+    """What has no results: its name, what was to be measured, and why, divided at backquotes."""
 
+    def note(r: Record) -> str:
+        task = "any task" if r.task == "any" else view.task(r.task).lower()
+        return ", ".join(filter(None, (task, r.split, r.protocol)))
 
-def _asked(record: Record) -> str:
-    return "any task" if record.task == "any" else task(record.task).lower()
+    return [(titles.dataset(r), note(r), r.skipped.split("`")) for r in view.records if r.skipped]

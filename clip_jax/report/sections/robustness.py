@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
-from clip_jax.report.render import finite, percent, points
-from clip_jax.report.svg import Drawing, Figure, Labels, Scale
+from clip_jax.report.charts import Dot, scatter_chart
+from clip_jax.report.render import Cell, Row, Table
+from clip_jax.report.sections.view import Compared, View
+from clip_jax.report.svg import Drawing, Figure, Scale
+from clip_jax.report.text import finite, percent, points
 from clip_jax.report.titles import Titles
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -15,32 +17,18 @@ _ENDS = (0.005, 0.995)  # of what is drawn: at 0 and 1 logits are infinite
 _IMAGENET_SIZE = 50_000
 
 
-class Compared(NamedTuple):
-    """What models are compared with, by names of ``Titles.source``.
-
-    Attributes:
-      baselines: two or more measured models that were trained on ImageNet: the line goes through
-        them. Without, it goes through the paper's two.
-      reference: the measured model that the others were made from, for relative robustness.
-    """
-
-    baselines: Sequence[str] = ()
-    reference: str = ""
-
-
-def rows(
-    records: Sequence[Record], titles: Titles, compared: Compared
-) -> list[robustness.ShiftRow]:
+def rows(view: View, records: Sequence[Record]) -> list[robustness.ShiftRow]:
     """Measured models first, then the paper's; none where the records lack ImageNet or a shift.
 
     Raises:
       ValueError: a model to be compared with is not among those measured, or a single baseline.
     """
+    compared = view.compared
     models: dict[str, dict[str, float]] = {}
     for record in records:
         accuracy = record.metrics.get("top1", math.nan)
-        if record.task == "zero_shot" and finite(accuracy):
-            models.setdefault(_name(record, titles), {})[record.dataset] = accuracy
+        if finite(accuracy):
+            models.setdefault(_name(record, view.titles), {})[record.dataset] = accuracy
     ours = {k: v for k, v in models.items() if robustness.REFERENCE in v and robustness.by_shift(v)}
     for name in (*compared.baselines, *filter(None, [compared.reference])):
         if name not in ours:
@@ -67,12 +55,11 @@ def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> Figure | No
     ours = {row.model for row in rows} - set(robustness.PAPER_TABLE_16)
     if not ours:
         return None
-    through = (
-        f"{len(compared.baselines)} measured baselines."
-        if compared.baselines
-        else "the two that were trained on ImageNet, which are near each other: far from them it "
-        "is a guess."
-    )
+    count = len(compared.baselines)
+    through = f"{count} measured baselines." if count else (
+        "the two that were trained on ImageNet, which are near each other: far from them it is a "
+        "guess."
+    )  # fmt: skip
     note = (
         f"Shifts: {', '.join(rows[0].shifts)}. Both axes are logit-scaled. Grey: models of the "
         f"paper's Table 16; the dashed line goes through {through}"
@@ -84,41 +71,39 @@ def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> Figure | No
     )
 
 
-def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> dict[str, Any] | None:
+def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> tuple[str, Table, str] | None:
     """A row for each model: its accuracies, and what they lack of that on ImageNet."""
     if not rows:
         return None
     columns = [robustness.REFERENCE, *rows[0].shifts, "Mean of shifts", "Effective robustness"]
-    if compared.reference:
-        columns.append("Relative robustness")
+    columns += ["Relative robustness"] if compared.reference else []
     line = "these baselines" if compared.baselines else "the paper’s two models"
+    known = any(finite(row.effective.low) for row in rows)
+    interval = (
+        "below it 95% over the choice of baselines" if known else "two points have no interval"
+    )
     note = (
         "Below an accuracy: its difference from ImageNet’s, in points, which includes that some "
         "shifts have fewer classes. Effective robustness: what the mean lies above the line of "
-        f"{line}, in points"
-        + (
-            "; below it 95% over the choice of baselines."
-            if any(finite(row.effective.low) for row in rows)
-            else "; two points have no interval."
-        )
+        f"{line}, in points; {interval}."
         + (f" Relative: the mean less that of {compared.reference}." if compared.reference else "")
     )
     shown = [
-        (row.model, "paper, Table 16" if row.model in robustness.PAPER_TABLE_16 else "",
-         _cells(row, bool(compared.reference)))
+        Row(row.model, "paper, Table 16" if row.model in robustness.PAPER_TABLE_16 else "",
+            _cells(row, bool(compared.reference)))
         for row in rows
     ]  # fmt: skip
-    return {"columns": columns, "rows": shown, "note": note}
+    return "Natural distribution shifts", Table("Model", columns, [("", shown)]), note
 
 
-def _cells(row: robustness.ShiftRow, relative: bool) -> list[tuple[str, ...]]:
-    cells = [(percent(row.reference),)]
+def _cells(row: robustness.ShiftRow, relative: bool) -> list[Cell]:
+    cells = [Cell(percent(row.reference))]
     for accuracy in (*row.shifts.values(), row.average):
-        cells.append((percent(accuracy), points(accuracy - row.reference)))
+        cells.append(Cell(percent(accuracy), points(accuracy - row.reference)))
     effective, low, high, _ = row.effective
     interval = f"{points(low)} to {points(high)}" if finite(low) and finite(high) else ""
-    cells.append((points(effective), interval))
-    return [*cells, (points(row.relative),)] if relative else cells
+    cells.append(Cell(points(effective), interval))
+    return [*cells, Cell(points(row.relative))] if relative else cells
 
 
 def _name(record: Record, titles: Titles) -> str:
@@ -137,29 +122,23 @@ def _words(row: robustness.ShiftRow) -> str:
 def _drawing(
     rows: Sequence[robustness.ShiftRow], ours: set[str], baselines: Sequence[str]
 ) -> Drawing:
-    places_of = {row.model: (row.reference, row.average) for row in rows}
-    values = [value for place in places_of.values() for value in place]
+    points_of = {row.model: (row.reference, row.average) for row in rows}
+    values = [value for point in points_of.values() for value in point]
     low = max([t for t in _TICKS if t < min(values)], default=_ENDS[0])
     high = min([t for t in _TICKS if t > max(values)], default=_ENDS[1])
-    x, y = Scale(low, high, 38, 340, _logit), Scale(low, high, 304, 8, _logit)
-    drawing = Drawing(360, 344, "Accuracy under natural shift against accuracy on ImageNet")
-    ticks = _apart([t for t in _TICKS if low <= t <= high], x, 27)
-    drawing.grid(x, y, ticks, ticks)
-    drawing.line([(x(end), y(end)) for end in (low, high)], "grid")
-    line = robustness.fit(*zip(*(places_of[b] for b in baselines), strict=True), n=_IMAGENET_SIZE)
+    line = robustness.fit(*zip(*(points_of[b] for b in baselines), strict=True), n=_IMAGENET_SIZE)
     across = [low + (high - low) * i / 40 for i in range(41)]
     fitted = [(a, float(line.predict(a))) for a in across]
-    drawing.line([(x(a), y(b)) for a, b in fitted if low <= b <= high], "muted", style="dashed")
-    drawing.text((189, 339), "ImageNet", "muted", anchor="middle")
-    places = {name: (x(a), y(b)) for name, (a, b) in places_of.items()}
-    labels = Labels(list(places.values()), right=356)
-    for name, place in sorted(places.items(), key=lambda item: item[0] not in ours):
-        mine = name in ours
-        reference, average = places_of[name]
-        tip = f"{name}: ImageNet {percent(reference)}, shifts {percent(average)}"
-        drawing.dot(place, "accent" if mine else "muted", tip, size=5 if mine else 4)
-        labels.draw(drawing, place, name, "ink" if mine else "muted")
-    return drawing
+    dots = [
+        Dot(name, point, f"{name}: ImageNet {percent(point[0])}, shifts {percent(point[1])}",
+            "accent" if name in ours else "muted")
+        for name, point in points_of.items()
+    ]  # fmt: skip
+    return scatter_chart(
+        "Accuracy under natural shift against accuracy on ImageNet", dots, (low, high),
+        _apart([t for t in _TICKS if low <= t <= high], Scale(low, high, 38, 340, _logit), 27),
+        [point for point in fitted if low <= point[1] <= high], "ImageNet", _logit,
+    )  # fmt: skip
 
 
 def _logit(accuracy: float) -> float:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_page import render
 from PIL import Image
 
 from clip_jax.data.preprocess import Preprocess
 from clip_jax.evals import embedder, runner
 from clip_jax.evals.exports import clip_benchmark
 from clip_jax.evals.types import EvalModel
-from clip_jax.report import eval_page
 from clip_jax.runtime.mesh import create_mesh
 
 SIZE = 6
@@ -160,9 +160,11 @@ def test_what_is_wrong_or_of_another_kind(tmp_path):
 def test_the_report_shows_it(tmp_path):
     rows, _ = drawn(tmp_path, 40, 2, 2)
     (record,) = runner.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records")
-    page = eval_page.render([record])
+    page = render([record])
     assert "Image-caption selection" in page and "group score, n\xa0=\xa040" in page
-    assert f"<b>{100 * record.value:.1f}%</b>" in page
+    assert f'data-head="Result">{100 * record.value:.1f}%<' in page
+    section = page[page.index('id="metrics"') :]
+    assert all(f">{100 * share:.1f}%<" in section for share in record.metrics.values())
     said = []
     (again,) = runner.run(model(), [written(tmp_path, rows)], folder=tmp_path / "records",
                          say=said.append)  # fmt: skip

@@ -3,15 +3,16 @@
 import dataclasses
 import re
 
+import evaluation_page
 import numpy as np
 import pytest
+from evaluation_page import render
 from html_page import Page
 
-from clip_jax.evals import records as records_room
+from clip_jax.evals import records as records_lib
 from clip_jax.evals.metrics import bias
 from clip_jax.evals.metrics.intervals import wilson
 from clip_jax.evals.records import Record
-from clip_jax.report import eval_page
 
 NASTY = "<b>&\"' 🦊 שלום"
 LONG = "an exceedingly long name of a group that nobody would print " * 2
@@ -67,8 +68,7 @@ def probed(n=900, names=OWN, groups=None):
 
 
 def section(*records):
-    found = re.search('<section id="people".*?</section>', eval_page.render(records), re.DOTALL)
-    return found and found[0]
+    return evaluation_page.section(render(records), "bias")
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +163,14 @@ def test_one_group_has_no_gap():
 
 
 def test_a_page_has_the_section_only_where_there_are_such_records(record, tmp_path):
-    page = eval_page.render([record])
-    assert 'href="#people"' in page and "agreement with the labels" in page
+    page = render([record])
+    assert 'href="#bias"' in page and "agreement with the labels" in page
     other = Record("zero_shot", "a", "test", "paper", 9, "top1", {"top1": 0.5})
     for shown in (other, dataclasses.replace(record, skipped="no groups"),
                   dataclasses.replace(record, details={})):  # fmt: skip
-        assert section(shown) is None
-        assert 'href="#people"' not in eval_page.render([shown])
-    read = records_room.read(records_room.write(tmp_path, record, "k"), "k")
+        assert section(shown) == ""
+        assert 'href="#bias"' not in render([shown])
+    read = records_lib.read(records_lib.write(tmp_path, record, "k"), "k")
     assert section(read) == section(record)
     both = section(record, dataclasses.replace(record, model="another"))
     assert both.count("<h3") == 2 and both.count('class="lead"') == 1
@@ -179,4 +179,4 @@ def test_a_page_has_the_section_only_where_there_are_such_records(record, tmp_pa
 def test_without_labels_there_are_rates_alone(record):
     details = {k: record.details[k] for k in ("rates", "disparities")}
     html = section(dataclasses.replace(record, details=details))
-    assert "crime-related" in html and "<ol>" not in html and "χ²" not in html
+    assert "crime-related" in html and "<ol" not in html and "χ²" not in html

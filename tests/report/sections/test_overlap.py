@@ -3,12 +3,13 @@
 import math
 import re
 
+import evaluation_page
 import numpy as np
 import pytest
+from evaluation_page import render
 
 from clip_jax.evals.metrics import overlap
 from clip_jax.evals.records import Record, read, write
-from clip_jax.report import eval_page
 
 NASTY = "a/<b>&\"' 🦊 שלום"
 
@@ -45,9 +46,7 @@ def records(**more):
 
 
 def section(shown, **options):
-    html = eval_page.render(shown, **options)
-    found = re.search('<section id="overlap".*?</section>', html, re.DOTALL)
-    return found[0] if found else ""
+    return evaluation_page.section(render(shown, **options), "overlap")
 
 
 def table(html):
@@ -94,10 +93,10 @@ def test_models_and_ways_are_corrected_apart():
 
 def test_it_is_no_result_of_the_model():
     shown = [*records(), Record("zero_shot", "z", "test", "paper", 9, "top1", {"top1": 0.5})]
-    html = eval_page.render(shown)
+    html = render(shown)
     assert html.count('class="value"') == 1
     assert "set 0" not in re.search('<section id="results".*?</section>', html, re.DOTALL)[0]
-    assert 'id="results"' not in eval_page.render(records())
+    assert 'id="results"' not in render(records())
     assert section([Record("overlap", "a", "test", "paper", skipped="no pictures")]) == ""
     assert section(shown[3:]) == ""
 
@@ -122,6 +121,6 @@ def test_pairs_are_listed_and_shown():
 def test_records_that_were_read_look_the_same(tmp_path):
     made = records()
     again = [read(write(tmp_path, r, "k"), "k") for r in made]
-    assert eval_page.render(again) == eval_page.render(made)
+    assert render(again) == render(made)
     bare = [Record("overlap", "a", "test", "paper", 3, "contamination", {"contamination": 0.5})]
     assert section(bare) == ""

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from evaluation_page import render
 
 from clip_jax.evals.metrics import robustness
 from clip_jax.evals.records import Record
-from clip_jax.report import eval_page
-from clip_jax.report.sections.robustness import Compared
+from clip_jax.report.sections.view import Compared
 
 SHIFTS = ("ImageNetV2", "ImageNetR", "ImageNetSketch")
 
@@ -50,7 +50,7 @@ def predicted(reference, x, y):
 
 
 def test_a_row_a_model_and_the_papers():
-    heads, rows, note = table(eval_page.render(US))
+    heads, rows, note = table(render(US))
     assert heads == ["Model", "ImageNet", "ImageNet-V2", "ImageNet-R", "ImageNet-Sketch",
                      "Mean of shifts", "Effective robustness"]  # fmt: skip
     assert list(rows) == ["us", *robustness.PAPER_TABLE_16]
@@ -73,7 +73,7 @@ def test_measured_baselines_give_an_interval_and_a_reference_the_relative_one():
     others = {"a": (0.5, 0.4, 0.3, 0.2), "b": (0.6, 0.45, 0.4, 0.3), "c": (0.75, 0.6, 0.5, 0.35)}
     records = [*US, *(r for name, values in others.items() for r in model(name, *values))]
     compared = Compared(("a", "b", "c"), "a")
-    html = eval_page.render(records, shifts=compared)
+    html = render(records, compared=compared)
     heads, rows, note = table(html)
     assert heads[-1] == "Relative robustness" and "the mean less that of a." in note
     x = [v[0] for v in others.values()]
@@ -94,10 +94,10 @@ def test_measured_baselines_give_an_interval_and_a_reference_the_relative_one():
 
 def test_only_shifts_that_all_models_have_and_no_table_without():
     two = [*US, *model("two", 0.5, 0.4)]
-    heads, rows, _ = table(eval_page.render(two))
+    heads, rows, _ = table(render(two))
     assert heads[2:4] == ["ImageNet-V2", "Mean of shifts"] and rows["two"][1] == "40.0% −10.0"
-    assert table(eval_page.render(model("us", 0.5)))[1] == {}
-    assert table(eval_page.render([*US, *model("x", 0.5)]))[0]  # a model without is left out
+    assert table(render(model("us", 0.5)))[1] == {}
+    assert table(render([*US, *model("x", 0.5)]))[0]  # a model without is left out
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_only_shifts_that_all_models_have_and_no_table_without():
 )
 def test_what_is_compared_with_must_be_there(compared, message):
     with pytest.raises(ValueError, match=message):
-        eval_page.render(US, shifts=compared)
+        render(US, compared=compared)
