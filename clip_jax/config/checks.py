@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from clip_jax.runtime.errors import ConfigError
+
 
 def is_int(value: Any) -> bool:
     """Whether a value is a whole number, which True is not."""
@@ -36,8 +38,21 @@ def registry(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _names(choice: str) -> Iterable[str]:
-    return registry(choice) if ":" in choice else [choice]
+def nearest(value: object, names: Iterable[str]) -> str:
+    """A hint to the name that is nearest to what was given; empty where none is near."""
+    near = difflib.get_close_matches(str(value), names, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def require_choice(key: str, value: object, choices: Iterable[str]) -> None:
+    """Checks a name outside of a config, where nothing has validated it.
+
+    Raises:
+      ConfigError: it is none of the choices; names the key.
+    """
+    names = sorted(choices)
+    if value not in names:
+        raise ConfigError(f"{key}={value!r} is not one of {names}{nearest(value, names)}")
 
 
 class OneOf:
@@ -52,22 +67,19 @@ class OneOf:
     def __init__(self, *choices: str):
         self.choices = choices
 
-    @property
-    def words(self) -> str:
-        """The choices as they stand."""
-        return "one of " + ", ".join(c.replace(":", ".") for c in self.choices)
-
     def names(self) -> list[str]:
         """All legal names."""
-        return [name for choice in self.choices for name in _names(choice)]
+        return [name for c in self.choices for name in (registry(c) if ":" in c else [c])]
 
-    def problem(self, value: Any) -> str | None:
+    @property
+    def words(self) -> str:
+        """Completes "must be"."""
+        return f"one of {', '.join(self.names())}"
+
+    def problem(self, value: object) -> str | None:
         """As ``Check.problem``."""
         names = self.names()
-        if value in names:
-            return None
-        near = difflib.get_close_matches(str(value), names, 1)
-        return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+        return None if value in names else self.words + nearest(value, names)
 
 
 # Type of a default -> what its values must satisfy. (Flattened configs have lists for tuples.)
@@ -116,10 +128,7 @@ SEED = Check(lambda v: 0 <= v < 2**63, "in [0, 2**63)")
 DEPTH = Check(lambda v: not is_int(v) or v > 0, "positive")
 CHANNELS = Check(lambda v: all(is_int(x) and x > 0 for x in v), "positive whole numbers")
 RGB = Check(lambda v: len(v) == 3 and all(map(is_number, v)), "three numbers")
-POSITIVE_RGB = Check(
-    lambda v: RGB.holds(v) and min(v) > 0,
-    "three numbers above 0",
-)
+POSITIVE_RGB = Check(lambda v: RGB.holds(v) and min(v) > 0, "three numbers above 0")
 # ``evals.evaluators`` checks what is in it.
 EVALUATORS = Check(
     lambda v: (

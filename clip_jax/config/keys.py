@@ -25,8 +25,6 @@ from clip_jax.config.checks import (
 _FreeKey = functools.partial(Key, free_on_resume=True)
 _Size = functools.partial(Key, None, kind=int, check=POSITIVE)  # None: what the variant says
 
-SOURCES = "clip_jax.data.pairs.registry:SOURCES"
-
 # fmt: off
 KEYS: dict[str, Key] = {
     "seed": Key(0, "of initialisation, data order, augmentation, patch dropout and rounding", SEED),
@@ -41,17 +39,17 @@ KEYS: dict[str, Key] = {
     "model.vision.num_layers": Key(None, "blocks; ResNet: of each stage, such as (3, 4, 6, 3)", DEPTH, kind=object),
     "model.vision.mlp_ratio": Key(None, "ViT: hidden width of an MLP relative to the width", kind=float),
     "model.vision.pool": Key(None, "ViT: class token, or multi-head attention pooling (SigLIP)", OneOf("cls", "map"), kind=str),
-    "model.vision.position_init": Key(None, "ViT: initial position embeddings: normal or sincos", kind=str),
+    "model.vision.position_init": Key(None, "ViT: initial position embeddings", OneOf("clip_jax.models.vit:POSITIONS"), kind=str),
     "model.vision.stem": Key(None, "ViT: channels of stride-2 convolutions before the patches", CHANNELS, kind=tuple),
     "model.text.width": _Size("width of the text tower"),
     "model.text.num_layers": _Size("blocks"),
     "model.text.num_heads": _Size("attention heads"),
     "model.text.mlp_ratio": Key(None, "hidden width of an MLP relative to the width", kind=float),
     "model.text.causal": Key(None, "whether a token attends to earlier ones only", kind=bool),
-    "model.text.pool": Key(None, "feature of the end-of-text token (eot) or of the last", kind=str),
+    "model.text.pool": Key(None, "feature of the end-of-text token (eot) or of the last", OneOf("clip_jax.models.text:POOLS"), kind=str),
     "model.text.param_dtype": Key("float32", "of the text tower's matrices; bfloat16 is rounded stochastically", DTYPE),
     "model.embed_dim": _Size("dimensions of the shared embedding space"),
-    "model.activation": Key(None, "quick_gelu, gelu or gelu_tanh", kind=str),
+    "model.activation": Key(None, "of the MLPs", OneOf("clip_jax.models.layers:ACTIVATIONS"), kind=str),
     "model.norm_epsilon": Key(None, "of the layer norms", kind=float),
     "model.logit_bias": Key(None, "a learned number added to all logits; no softmax sees it", kind=bool),
     "model.image_mean": Key(None, "of pixels in 0 to 1", RGB, kind=tuple),
@@ -68,7 +66,7 @@ KEYS: dict[str, Key] = {
     "tokenizer.vocab_size": Key(4096, "sentencepiece: size of the vocabulary to train", POSITIVE),
     "tokenizer.model_type": Key("unigram", "sentencepiece: kind of model to train", OneOf("clip_jax.tokenizers.sentence_piece:MODEL_TYPES")),
 
-    "data.source": Key("emoji", "where the pairs come from", OneOf(SOURCES)),
+    "data.source": Key("emoji", "where the pairs come from", OneOf("clip_jax.data.pairs.registry:SOURCES")),
     "data.path": _FreeKey("", "table, tar: files (glob patterns allowed); tfds: name of the dataset"),
     "data.validation_path": _FreeKey("", "the same for the pairs of the evaluation data `validation`"),
     "data.split": Key("train", "tfds: split to train on"),
@@ -78,10 +76,10 @@ KEYS: dict[str, Key] = {
     "data.cache_dir": _FreeKey("", "our prepared data; empty: `$CLIP_JAX_CACHE` or `~/.cache/clip_jax`"),
     "data.tfds_data_dir": _FreeKey("", "prepared TFDS datasets, to train and to evaluate; empty: TFDS's own default"),
     "data.emoji.preset": Key("all", "whose drawings; free: under free licences only", OneOf("clip_jax.data.emoji.drawings:PRESETS")),
-    "data.emoji.captions": Key("plain", "names only, or (rich) mixed with keywords and sentences", OneOf("plain", "rich")),
-    "data.resize": Key("shortest", "without augmentation: the shorter side, then the centre; or (SigLIP) squash", OneOf("shortest", "squash")),
+    "data.emoji.captions": Key("plain", "names only, or (rich) mixed with keywords and sentences", OneOf("clip_jax.data.pairs.emoji:CAPTIONS")),
+    "data.resize": Key("shortest", "without augmentation: the shorter side, then the centre; or (SigLIP) squash", OneOf("clip_jax.data.transforms:RESIZES")),
     "data.augmentation": Key("square_crop", "what training does to an image", OneOf("clip_jax.data.transforms:AUGMENTATIONS")),
-    "data.sampling": Key("uniform", "an epoch has every record once (uniform) or every group once (grouped)", OneOf("uniform", "grouped")),
+    "data.sampling": Key("uniform", "an epoch has every record once (uniform) or every group once (grouped)", OneOf("clip_jax.data.loader:SAMPLINGS")),
     "data.threads": _FreeKey(2, "decoding threads of a process", POSITIVE),
     "data.workers": _FreeKey(0, "decoding processes of a process, each with up to 3 batches; 0: threads", NOT_NEGATIVE),
     "data.cache_decoded": _FreeKey(False, "keep decoded images in memory: for datasets that fit"),

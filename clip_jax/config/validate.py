@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from clip_jax.config.checks import registry
-from clip_jax.config.keys import KEYS, SOURCES, flatten
+from clip_jax.config.keys import KEYS, flatten
 from clip_jax.runtime.errors import ConfigError
 
 
@@ -22,8 +22,4 @@ def validate(config: ConfigDict) -> None:
             f"train.epochs={config.train.epochs} and train.examples={config.train.examples}: "
             "set exactly one of them above 0"
         )
-    if registry(SOURCES)[config.data.source].needs_path and not config.data.path:
-        raise ConfigError(
-            f"data.path is empty: data.source={config.data.source!r} needs it, for example "
-            "--config.data.path='/data/shards/*.tar'"
-        )
+    registry("clip_jax.data.pairs.registry:check")(config.data)

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -21,12 +21,14 @@ import grain
 import numpy as np
 from PIL import Image
 
+from clip_jax.config import ConfigDict
 from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Source
 from clip_jax.data.transforms import augmentation, decode
 
 PROBES = 8  # other records tried in place of an unreadable one
+SAMPLINGS = ("uniform", "grouped")  # values of ``data.sampling``, see ``Order``
 _SHUFFLE, _MEMBER, _PROBE = 1, 2, 3  # separate streams of randomness
 
 
@@ -78,16 +80,16 @@ class RowReader:
         self,
         source: Source,
         tokenizer: Callable[..., np.ndarray],
-        data: Mapping[str, Any],
+        data: ConfigDict,
         image_size: int,
         seed: int,
     ):
         self.source, self.tokenizer, self.image_size, self.seed = (
             source, tokenizer, image_size, seed,
         )  # fmt: skip
-        self.order = Order(source, data["sampling"], seed)
-        self.augment = augmentation(data["augmentation"], data["resize"])
-        self.cache: dict[int, Image.Image] | None = {} if data["cache_decoded"] else None
+        self.order = Order(source, data.sampling, seed)
+        self.augment = augmentation(data.augmentation, data.resize)
+        self.cache: dict[int, Image.Image] | None = {} if data.cache_decoded else None
         self.warnings = 5  # per process: the counters tell the rest
 
     def __call__(self, position: int) -> Batch:

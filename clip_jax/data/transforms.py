@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from clip_jax.config import ConfigError
+from clip_jax.config.checks import require_choice
 from clip_jax.data.emoji import augment
 from clip_jax.data.image_file import errors_named, on_white, open_image, to_rgb_or_rgba
 from clip_jax.data.preprocess import Preprocess
@@ -64,6 +64,7 @@ def no_augmentation(
     return Preprocess(size, resize, transparency="white")(image)
 
 
+RESIZES = ("shortest", "squash")  # values of ``data.resize``: what the released models did
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": no_augmentation,
     "square_crop": square_crop,
@@ -78,8 +79,7 @@ def augmentation(name: str, resize: str = "shortest") -> Augmentation:
     Raises:
       ConfigError: no such augmentation.
     """
-    if name not in AUGMENTATIONS:
-        raise ConfigError(f"data.augmentation={name!r} is not one of {sorted(AUGMENTATIONS)}")
+    require_choice("data.augmentation", name, AUGMENTATIONS)
     if name == "none":
         return functools.partial(no_augmentation, resize=resize)
     return AUGMENTATIONS[name]

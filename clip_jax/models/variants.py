@@ -1,10 +1,11 @@
 """Sizes of a two-tower model, the named variants, and how a config changes them."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
+from clip_jax.config.checks import require_choice
+from clip_jax.data.preprocess import OPENAI_MEAN, OPENAI_STD
 from clip_jax.models import layers, text, vit
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
@@ -25,8 +26,8 @@ class ClipConfig:
     vision: VisionConfig
     text: TextConfig
     activation: str = "quick_gelu"
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[float, float, float] = OPENAI_MEAN
+    image_std: tuple[float, float, float] = OPENAI_STD
     norm_epsilon: float = 1e-5
     logit_bias: bool = False
 
@@ -106,12 +107,7 @@ def resolve(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -
       ValueError: unknown variant or activation, a key that the variant's tower does not have, or
         sizes that do not go together; names the key.
     """
-    if model["variant"] not in VARIANTS:
-        near = difflib.get_close_matches(str(model["variant"]), VARIANTS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"model.variant={model['variant']!r} is not one of {sorted(VARIANTS)}{hint}"
-        )
+    require_choice("model.variant", model["variant"], VARIANTS)
     base = VARIANTS[model["variant"]]
     text_config = _replaced(base.text, model, "text")
     if tokenizer is not None:
@@ -170,17 +166,14 @@ def check(config: ClipConfig) -> None:
         if not ok:
             raise ValueError(message)
 
-    def one_of(key: str, value: str, legal: Iterable[str]) -> None:
-        require(value in legal, f"model.{key}={value!r} is not one of {sorted(legal)}")
-
     def divisible(tower: str, what: str, width: int, heads: int) -> None:
         require(
             width % heads == 0,
             f"model.{tower}.{what}={width} is not divisible by model.{tower}.num_heads={heads}",
         )
 
-    one_of("activation", config.activation, layers.ACTIVATIONS)
-    one_of("text.pool", config.text.pool, text.POOLS)
+    require_choice("model.activation", config.activation, layers.ACTIVATIONS)
+    require_choice("model.text.pool", config.text.pool, text.POOLS)
     divisible("text", "width", config.text.width, config.text.heads)
     if isinstance(vision, ResNetConfig):
         require(
@@ -198,8 +191,8 @@ def check(config: ClipConfig) -> None:
         return
     if not isinstance(vision, ViTConfig):
         return
-    one_of("vision.pool", vision.pool, vit.POOLS)
-    one_of("vision.position_init", vision.position_init, vit.POSITIONS)
+    require_choice("model.vision.pool", vision.pool, vit.POOLS)
+    require_choice("model.vision.position_init", vision.position_init, vit.POSITIONS)
     divisible("vision", "width", vision.width, vision.heads)
     require(
         vision.image_size >= vision.patch_size,

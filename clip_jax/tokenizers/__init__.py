@@ -1,8 +1,8 @@
 """Tokenizers behind one callable: texts -> int32[B, L]."""
 
-import difflib
 import os
 
+from clip_jax.config.checks import require_choice
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.clip_bpe import ClipTokenizer
 from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
@@ -39,10 +39,7 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
       ValueError: an unknown name; a model path that is missing, leads to no file, or is not for
         this kind; a file that is no usable model; a context length below 2.
     """
-    if name not in KINDS:
-        near = difflib.get_close_matches(str(name), KINDS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"tokenizer.name={name!r} is not one of {sorted(KINDS)}{hint}")
+    require_choice("tokenizer.name", name, KINDS)
     kind = KINDS[name]
     if not kind.reads_model:
         if model_path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from clip_jax.config.checks import require_choice
 from clip_jax.runtime.atomic import write_atomically
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.cleaning import CLEANING, clean
@@ -122,8 +123,7 @@ def train_sentencepiece(
       ValueError: there is no caption, or ``vocab_size`` does not suit the captions; the message
         gives the largest or smallest size that does.
     """
-    if model_type not in MODEL_TYPES:
-        raise ValueError(f"tokenizer.model_type={model_type!r} is not one of {MODEL_TYPES}")
+    require_choice("tokenizer.model_type", model_type, MODEL_TYPES)
     if vocab_size <= len(_SPECIAL_IDS) or max_captions < 1:
         raise ValueError(
             f"tokenizer.vocab_size={vocab_size} must be above the {len(_SPECIAL_IDS)} special ids "

@@ -8,6 +8,7 @@ import jax
 import optax
 from optax import contrib
 
+from clip_jax.config.checks import require_choice
 from clip_jax.training import stochastic_rounding
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -52,8 +53,7 @@ def decay_mask(rule: str) -> Callable[[Any], Any]:
     Raises:
       ValueError: no such rule.
     """
-    if rule not in NO_DECAY:
-        raise ValueError(f"optim.decay_rule={rule!r} is not one of {sorted(NO_DECAY)}")
+    require_choice("optim.decay_rule", rule, NO_DECAY)
 
     def mask(params):
         def decayed(path, _):
@@ -161,8 +161,7 @@ def build(
     Raises:
       ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
     """
-    if optim["name"] not in OPTIMIZERS:
-        raise ValueError(f"optim.name={optim['name']!r} is not one of {sorted(OPTIMIZERS)}")
+    require_choice("optim.name", optim["name"], OPTIMIZERS)
     schedule = warmup_cosine(optim["learning_rate"], warmup_steps, total_steps)
     chain = [
         OPTIMIZERS[optim["name"]](optim, seed),

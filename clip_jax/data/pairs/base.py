@@ -2,12 +2,11 @@
 
 import abc
 import zlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from clip_jax.config import ConfigError
+from clip_jax.config import ConfigDict, ConfigError
 from clip_jax.data.errors import DataError
 
 MAX_CAPTION_BYTES = 4096
@@ -40,7 +39,7 @@ class Source(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
+    def from_config(cls, data: ConfigDict) -> Self:
         """The source that ``config.data`` describes.
 
         Raises:
@@ -48,19 +47,19 @@ class Source(abc.ABC):
         """
 
     @classmethod
-    def validation(cls, data: Mapping[str, Any]) -> "Source":
+    def validation(cls, data: ConfigDict) -> "Source":
         """The pairs that ``config.data`` keeps from training: those of ``data.validation_path``.
 
         Raises:
           ConfigError: no such pairs are configured, or the source cannot have any.
           DataError: as ``from_config``.
         """
-        if not data["validation_path"]:
+        if not data.validation_path:
             raise ConfigError(
                 "data.validation_path is empty: give it pairs that "
                 "are not trained on, in the format of data.source"
             )
-        return cls.from_config(dict(data) | {"path": data["validation_path"]})
+        return cls.from_config(ConfigDict(data.to_dict() | {"path": data.validation_path}))
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

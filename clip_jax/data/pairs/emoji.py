@@ -8,13 +8,13 @@ are not drawn.)
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from clip_jax.config import ConfigError
+from clip_jax.config import ConfigDict, ConfigError
 from clip_jax.data.emoji import drawings
 from clip_jax.data.pairs.base import Example, Source
 from clip_jax.data.paths import cache_dir
@@ -91,7 +91,7 @@ class EmojiSource(Source):
 
     def __init__(self, folder: Path, preset: str, split: str, style: str):
         self.records = _records(folder, preset, split)
-        self.style = {"plain": plain_caption, "rich": rich_caption}[style]
+        self.style = CAPTIONS[style]
         number: dict[str, int] = {}
         self.groups = np.array(
             [number.setdefault(r["concept"], len(number)) for r in self.records], np.int32
@@ -107,12 +107,12 @@ class EmojiSource(Source):
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
-        own = data["emoji"]
-        return cls(cache_dir(data["cache_dir"]), own["preset"], "train", own["captions"])
+    def from_config(cls, data: ConfigDict) -> Self:
+        own = data.emoji
+        return cls(cache_dir(data.cache_dir), own.preset, "train", own.captions)
 
     @classmethod
-    def validation(cls, data: Mapping[str, Any]) -> NoReturn:
+    def validation(cls, data: ConfigDict) -> NoReturn:
         del data
         raise ConfigError(
             "data.source='emoji' has no validation pairs; its own evaluators "
@@ -178,3 +178,9 @@ def descriptions(record: dict[str, Any]) -> list[str]:
     starts = dict.fromkeys(i * len(words) // 8 for i in range(8))
     turned = [" ".join(words[s:] + words[:s]) for s in starts]
     return [*turned, f"{record['subgroup']} {name}", f"{record['group']} {name}"]
+
+
+CAPTIONS: dict[str, Callable[[dict[str, Any], np.random.Generator], str]] = {
+    "plain": plain_caption,
+    "rich": rich_caption,
+}

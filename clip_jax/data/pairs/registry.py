@@ -3,12 +3,12 @@ or a line elsewhere: ``SOURCES["mine"] = MySource``.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from clip_jax.config import ConfigError
+from clip_jax.config import ConfigDict, ConfigError
+from clip_jax.config.checks import require_choice
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Source
 from clip_jax.data.pairs.emoji import EmojiSource
@@ -26,37 +26,41 @@ SOURCES: dict[str, type[Source]] = {
 }
 
 
-def _source(data: Mapping[str, Any]) -> type[Source]:
-    if data["source"] not in SOURCES:
-        raise DataError(f"data.source={data['source']!r} is not one of {sorted(SOURCES)}")
-    return SOURCES[data["source"]]
+def check(data: ConfigDict) -> None:
+    """Checks ``config.data`` as far as that is possible without the data.
+
+    Raises:
+      ConfigError: no such source, or it needs ``data.path``, which is empty.
+    """
+    require_choice("data.source", data.source, SOURCES)
+    if SOURCES[data.source].needs_path and not data.path:
+        raise ConfigError(
+            f"data.path is empty: data.source={data.source!r} needs it, for example "
+            "--config.data.path='/data/shards/*.tar'"
+        )
 
 
-def build(data: Mapping[str, Any]) -> Source:
+def build(data: ConfigDict) -> Source:
     """The source that ``config.data`` describes.
 
     Raises:
-      ConfigError: the source needs ``data.path``, which is empty.
-      DataError: no such source, missing files, or data that cannot be read.
+      ConfigError: as ``check``.
+      DataError: missing files, or data that cannot be read.
     """
-    kind = _source(data)
-    if kind.needs_path and not data["path"]:
-        raise ConfigError(
-            f"data.path is empty: data.source={data['source']!r} needs it, for example "
-            "--config.data.path='/data/shards/*.tar'"
-        )
-    return kind.from_config(data)
+    check(data)
+    return SOURCES[data.source].from_config(data)
 
 
-def build_validation(data: Mapping[str, Any]) -> Source:
+def build_validation(data: ConfigDict) -> Source:
     """The pairs that ``config.data`` keeps from training; see ``Source.validation``.
 
     Raises:
       ConfigError: no such pairs are configured, or the source cannot have any.
       DataError: as ``build``.
     """
+    require_choice("data.source", data.source, SOURCES)
     try:
-        return _source(data).validation(data)
+        return SOURCES[data.source].validation(data)
     except DataError as error:
         raise DataError(f"validation pairs (data.validation_path): {error}") from error
 

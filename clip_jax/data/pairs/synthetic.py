@@ -1,10 +1,10 @@
 """Pairs made on the fly, for tests and benchmarks."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from clip_jax.config import ConfigDict
 from clip_jax.data.pairs.base import Example, Source
 from clip_jax.runtime.digests import json_digest
 
@@ -28,12 +28,12 @@ class SyntheticSource(Source):
         self.fingerprint = json_digest(["synthetic", size, pixels, first])
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
+    def from_config(cls, data: ConfigDict) -> Self:
         del data
         return cls()
 
     @classmethod
-    def validation(cls, data: Mapping[str, Any]) -> Self:
+    def validation(cls, data: ConfigDict) -> Self:
         """Pairs whose numbers begin far after those of any training source."""
         del data
         return cls(first=1 << 32)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from clip_jax.config import ConfigDict
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
 from clip_jax.data.paths import matching_files
@@ -36,8 +37,8 @@ class TableSource(Source):
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["path"], data["image_key"], data["caption_key"])
+    def from_config(cls, data: ConfigDict) -> Self:
+        return cls(data.path, data.image_key, data.caption_key)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from clip_jax.config import ConfigDict
 from clip_jax.data import paths
 from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
 from clip_jax.data.tar_index import TarShards, load_index
@@ -34,10 +34,8 @@ class TarSource(Source):
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
-        return cls(
-            data["path"], data["image_key"], data["caption_key"], paths.cache_dir(data["cache_dir"])
-        )
+    def from_config(cls, data: ConfigDict) -> Self:
+        return cls(data.path, data.image_key, data.caption_key, paths.cache_dir(data.cache_dir))
 
     def __len__(self) -> int:
         return len(self.shards)

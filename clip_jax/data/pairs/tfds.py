@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from clip_jax.config import ConfigDict
 from clip_jax.data import tfds_split
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
@@ -28,20 +29,16 @@ class TfdsSource(Source):
         self.fingerprint = json_digest([*identity, image_key, caption_key])
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any]) -> Self:
-        return cls(
-            data["path"],
-            data["split"],
-            data["image_key"],
-            data["caption_key"],
-            data["tfds_data_dir"],
-        )
+    def from_config(cls, data: ConfigDict) -> Self:
+        keys = (data.image_key, data.caption_key)
+        return cls(data.path, data.split, *keys, data.tfds_data_dir)
 
     @classmethod
-    def validation(cls, data: Mapping[str, Any]) -> Self:
+    def validation(cls, data: ConfigDict) -> Self:
         """The pairs of ``data.validation_split``, of ``data.validation_path`` or ``data.path``."""
-        path = data["validation_path"] or data["path"]
-        return cls.from_config(dict(data) | {"path": path, "split": data["validation_split"]})
+        path = data.validation_path or data.path
+        split = data.validation_split
+        return cls.from_config(ConfigDict(data.to_dict() | {"path": path, "split": split}))
 
     def __len__(self) -> int:
         return len(self.data)

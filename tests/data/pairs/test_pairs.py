@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
+from clip_jax.config import ConfigError
 from clip_jax.data import paths
 from clip_jax.data.emoji import builder
 from clip_jax.data.errors import DataError
@@ -260,8 +261,8 @@ def test_validation_pairs_are_others(tmp_path):
 
 
 def test_unknown_source_is_named():
-    with pytest.raises(DataError, match="data.source='webdataset' is not one of"):
-        registry.build({"source": "webdataset"})
+    with pytest.raises(ConfigError, match="data.source='webdataset' is not one of"):
+        registry.build(data_config(source="webdataset"))
 
 
 def test_cache_dir_order(monkeypatch, tmp_path):
