@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_jax.report.curves import Chart, Records, charts, series, smoothed, thinned, time_unit
+from clip_jax.report.curves import Chart, Records, charts, series, smoothed, thinned
 from clip_jax.report.svg import Drawing, Figure, Labels, Point, Scale, Tick, in_percent, ticks
-from clip_jax.report.text import percent
+from clip_jax.report.text import percent, time_unit
 
 _KINDS = ("accent", "second", "third", "fourth", "fifth", "sixth")
 _FEW = 25  # points that are marked: a line through one point is invisible
@@ -58,16 +58,8 @@ def scatter_chart(
     description: str, dots: Sequence[Dot], ends: tuple[float, float], ticks: Sequence[float],
     line: Sequence[Point], across: str, through: Callable[[float], float] = float,
 ) -> Drawing:  # fmt: skip
-    """Dots with their names over equal axes, and a dashed line; accented dots are named first.
-
-    Args:
-      description: for those who cannot see it.
-      dots: in the units of the axes.
-      ends: lowest and highest value of both axes.
-      ticks: values with grid lines.
-      line: points of the dashed line.
-      across: name of the horizontal axis.
-      through: of both scales.
+    """Dots with their names over equal axes from ``ends[0]`` to ``ends[1]``, the diagonal, and a
+    dashed line; accented dots are named first. ``across`` is the horizontal axis.
     """
     drawing = Drawing(_WIDTH, 344, description)
     x, y = Scale(*ends, 38, 340, through), Scale(*ends, 304, 8, through)
@@ -91,7 +83,8 @@ def figures(records: Records, height: float = 230) -> list[Figure]:
 def _learning_curve(chart: Chart, records: Records, height: float) -> Figure:
     lines = [(label, *series(records, chart.x, key)) for key, label in chart.lines]
     longest = max(x.max(initial=0) for _, x, _ in lines)
-    scale, unit = time_unit(longest) if chart.x == "seconds" else (1.0, "examples seen")
+    scale, unit = time_unit(longest) if chart.x == "seconds" else (1.0, "examples")
+    unit += " seen" if chart.x == "examples" else " of training"
     known = np.concatenate([y[np.isfinite(y)] for *_, y in lines])
     # From zero to the first tick above the data, so that a line never ends beyond the scale.
     up = ticks(min(0.0, known.min()), max(0.0, known.max()))

@@ -1,4 +1,4 @@
-"""The curves of a report: what `metrics.jsonl` records hold, sorted into panels and lines."""
+"""The curves of a report: what ``metrics.jsonl`` records hold, sorted into panels and lines."""
 
 import math
 from collections.abc import Sequence
@@ -25,27 +25,20 @@ class Chart(NamedTuple):
 
 
 def charts(records: Records) -> list[Chart]:
-    """Returns the panels that the records of a run can fill, most important first.
-
-    Args:
-      records: the objects of a `metrics.jsonl`, training and evaluation records mixed.
-
-    Returns:
-      Panels with at least one finite point.
-    """
-    candidates = [
+    """Returns the panels with at least one finite point in the records, most important first."""
+    candidates = (
         Chart("Contrastive loss", "examples", (("loss", ""),), smooth=True),
         Chart("Accuracy inside the batch", "examples", (("accuracy", ""),), True, True),
         Chart("Evaluations", "seconds", _eval_lines(records), True),
         Chart("Images per second", "examples", (("images_per_second", ""),)),
         Chart("Learning rate", "examples", (("learning_rate", ""),)),
         Chart("Logit scale", "examples", (("logit_scale", ""),)),
-    ]
-    return [
-        chart
-        for chart in candidates
-        if any(np.isfinite(series(records, chart.x, key)[1]).any() for key, _ in chart.lines)
-    ]
+    )
+
+    def drawable(chart: Chart) -> bool:
+        return any(np.isfinite(series(records, chart.x, key)[1]).any() for key, _ in chart.lines)
+
+    return list(filter(drawable, candidates))
 
 
 def series(records: Records, x_key: str, y_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -118,24 +111,21 @@ def without_underscores(name: str) -> str:
 
 
 def thinned(values: np.ndarray) -> np.ndarray:
-    """Averages neighbours until at most `_MAX_POINTS` are left: a long run must not bloat SVGs."""
+    """Averages neighbours until at most ``_MAX_POINTS`` are left: a long run must not bloat SVG"""
     if len(values) <= _MAX_POINTS:
         return values
-    return np.array([_mean(part) for part in np.array_split(values, _MAX_POINTS)])
+    parts = [part[np.isfinite(part)] for part in np.array_split(values, _MAX_POINTS)]
+    return np.array([part.mean() if part.size else math.nan for part in parts])
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Returns the running mean over a twentieth of the curve; a short curve is returned as is."""
-    window = len(values) // 40
-    if window < 1:
+    if len(values) < 40:
         return values
-    means = [_mean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]
-    return np.where(np.isfinite(values), means, np.nan)
-
-
-def _mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else math.nan
+    window, known = np.ones(2 * (len(values) // 40) + 1), np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0.0), window, "same")
+    count = np.convolve(known.astype(float), window, "same")
+    return np.where(known, total / np.maximum(count, 1.0), np.nan)
 
 
 def _number(value: object) -> float:
@@ -143,11 +133,3 @@ def _number(value: object) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def time_unit(longest: float) -> tuple[float, str]:
-    """Returns the seconds in the unit that suits a run of `longest` seconds, and its name."""
-    for scale, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if longest >= 2 * scale:
-            return scale, f"{unit} of training"
-    return 1.0, "seconds of training"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_jax.evals.records import Record
 from clip_jax.report import titles
-from clip_jax.report.render import Section, Tile, page
+from clip_jax.report.render import Page, Section, Tile
 from clip_jax.report.sections import results
 from clip_jax.report.sections.registry import SECTIONS
 from clip_jax.report.sections.view import View
@@ -57,7 +57,7 @@ def render(view: View) -> str:
         Section("recipe", "How it was measured", _recipe(view.records), "recipe.html"),
     ]  # fmt: skip
     tiles = [_tile(r, view) for r in _foremost(scored)]
-    return page("clip_jax evaluation", title, _facts(view), tiles, sections)
+    return Page("clip_jax evaluation", title, _facts(view), tiles, sections).html()
 
 
 def _facts(view: View) -> list[tuple[str, str]]:

@@ -44,29 +44,23 @@ class Row(NamedTuple):
     strong: bool = False
 
 
-class Table(NamedTuple):
-    """A table of (headline, rows) groups.
+Groups = Sequence[tuple[str, Sequence[Row]]]  # with a headline or "" each
 
-    Attributes:
-      head: the name of the first column.
-      columns: the names of the others.
-      groups: with a headline or "" each.
-      kind: its class in the style sheet. "folding": on a narrow screen every row is a card.
+
+class Table(NamedTuple):
+    """A table: names of the first column and the others, (headline or "", rows) groups, and its
+    class in the style sheet. "folding": on a narrow screen every row is a card.
     """
 
     head: str
     columns: Sequence[str]
-    groups: Sequence[tuple[str, Sequence[Row]]]
+    groups: Groups
     kind: str = "folding"
 
 
 class Blocks(NamedTuple):
-    """A section without a template of its own.
-
-    Attributes:
-      lead: the first paragraph.
-      figures: (class of the style sheet, figures) for each group of them.
-      tables: (headline, table, note) each.
+    """A section without a template of its own: a first paragraph, groups of figures, each with its
+    class in the style sheet, and (headline, table, note) for each table.
     """
 
     lead: str = ""
@@ -83,31 +77,21 @@ class Section(NamedTuple):
     template: str = "blocks.html"
 
 
-def page(
-    kind: str,
-    title: str,
-    facts: Sequence[tuple[str, str]],
-    tiles: Sequence[Tile],
-    sections: Sequence[Section],
-) -> str:
-    """Returns a page.
+class Page(NamedTuple):
+    """A page: what it is, its title, (value, name) facts, the numbers to see first, the parts.
 
-    Args:
-      kind: what the page is, above the title.
-      title: headline and title of the document.
-      facts: (value, name) pairs below the headline; those without a value are left out.
-      tiles: the numbers to see first.
-      sections: the parts, in order; links to them stand below the tiles.
-
-    Raises:
-      ValueError: an image is not uint8[H, W, 3].
+    Facts without a value and sections without data are left out.
     """
-    shown = [s for s in sections if s.data]
-    template = _environment().get_template("page.html")
-    facts = [fact for fact in facts if fact[0]]
-    return printable(
-        template.render(kind=kind, title=title, facts=facts, tiles=tiles, sections=shown)
-    )
+
+    kind: str
+    title: str
+    facts: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+
+    def html(self) -> str:
+        """Returns the page. Raises ValueError where an image is not uint8[H, W, 3]."""
+        return printable(_environment().get_template("page.html").render(self._asdict()))
 
 
 def macro(name: str, *args: object) -> str:
@@ -115,22 +99,19 @@ def macro(name: str, *args: object) -> str:
     return printable(getattr(_environment().get_template("macros.html").module, name)(*args))
 
 
-def results_table(
-    groups: Sequence[tuple[str, Sequence[Row]]], reference: str, *, lead: str
-) -> Blocks | None:
-    """A section of ``result_row`` rows; ``reference`` names the column of what they lie beside."""
+def results(lead: str, groups: Groups, reference: str) -> Blocks | None:
+    """A section of ``result`` rows; ``reference`` names the column of what they lie beside."""
     table = Table("Dataset", ("", "Result", reference), groups, "results")
-    return Blocks(lead, tables=[("", table, "")]) if groups else None
+    return Blocks(lead, tables=[("", table, "")]) if any(rows for _, rows in groups) else None
 
 
-def result_row(
-    title: str, note: str, value: float, bounds: Sequence[float | None], interval: str,
-    reference: float | None,
+def result(
+    title: str, note: str, bar: tuple[float | None, float | None, float | None, float | None],
+    interval: str,
 ) -> Row:  # fmt: skip
-    """A row of ``results_table``: the value as a bar and as a text, and the reference."""
-    known = percent(reference) if finite(reference) else ""
-    return Row(title, note, [Cell(bar=(value, *bounds, reference)),
-                             Cell(percent(value), interval), Cell(known)])  # fmt: skip
+    """A row of ``results``; ``bar``: value, low and high end of its interval, reference."""
+    reference = percent(bar[3]) if finite(bar[3]) else ""
+    return Row(title, note, [Cell(bar=bar), Cell(percent(bar[0]), interval), Cell(reference)])
 
 
 @functools.cache

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.report import charts, curves, summary
-from clip_jax.report.render import Blocks, Section, Tile, page, result_row, results_table
+from clip_jax.report import charts, curves, render, summary
+from clip_jax.report.render import Blocks, Page, Section, Tile, result
 from clip_jax.report.style import DARK_RAMP, LIGHT_RAMP, shade
 from clip_jax.report.text import finite, percent
 from clip_jax.report.types import Prediction, ReportData, Result, Similarity
@@ -45,7 +45,7 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
         )
     # Both are made before either is written: an error leaves an earlier report whole.
     html = render_html(data).encode("utf-8", "replace")
-    png = summary.summary_png(data.title, data.curves, *similarity)
+    png = summary.summary_png(data.title, data.curves, similarity)
     folder = Path(path_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "report.html", folder / "report.png"
@@ -74,22 +74,18 @@ def render_html(data: ReportData) -> str:
              f"n = {r.n:,}" + finite(r.baseline) * f", baseline {percent(r.baseline)}")
         for r in results[:4]
     ]  # fmt: skip
-    return page("clip_jax report", data.title, curves.facts(data.curves), tiles, sections)
+    return Page("clip_jax report", data.title, curves.facts(data.curves), tiles, sections).html()
 
 
 def _results(results: Sequence[Result]) -> Blocks | None:
-    rows = [
-        result_row(
-            _title(r), f"{r.metric}, n\xa0=\xa0{r.n:,}", r.value,
-            (r.value - r.ci, r.value + r.ci) if finite(r.ci) else (None, None), _interval(r),
-            r.baseline,
-        )
-        for r in results
-    ]  # fmt: skip
+    rows = []
+    for r in results:
+        ends = (r.value - r.ci, r.value + r.ci) if finite(r.ci) else (None, None)
+        note = f"{r.metric}, n\xa0=\xa0{r.n:,}"
+        rows.append(result(_title(r), note, (r.value, *ends, r.baseline), _interval(r)))
     lead = "Bars run from 0 to 100%. The dark line on a bar is the 95% interval, the red mark the "
     known = any(finite(r.baseline) for r in results)
-    groups = [("", rows)] * bool(rows)
-    return results_table(groups, "Baseline" if known else "", lead=lead + "baseline.")
+    return render.results(lead + "baseline.", [("", rows)], "Baseline" if known else "")
 
 
 def _title(result: Result) -> str:

@@ -7,7 +7,7 @@ functions: it takes half a second, and only this image needs it. The curves are 
 import contextlib
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from clip_jax.report import charts
 from clip_jax.report.curves import Records
 from clip_jax.report.style import LIGHT_RAMP, colors, shade
 from clip_jax.report.svg import Figure
+from clip_jax.report.types import Similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,38 +27,19 @@ _DRAWN = {"strong": {"linewidth": 1.8}, "pale": {"linewidth": 0.8, "alpha": 0.3}
           "dashed": {"linestyle": "--"}}  # fmt: skip
 
 
-def summary_png(
-    title: str,
-    records: Records,
-    images: Sequence[np.ndarray],
-    captions: Sequence[str],
-    matrix: np.ndarray,
-) -> bytes:
-    """Returns the summary.
-
-    Args:
-      title: printed above the figure.
-      records: the objects of a ``metrics.jsonl``.
-      images: uint8[H, W, 3] each, the columns of the matrix; may be empty.
-      captions: texts, the rows of the matrix.
-      matrix: float[captions, images], cosines.
-
-    Returns:
-      A PNG file.
-    """
+def summary_png(title: str, records: Records, similarity: Similarity) -> bytes:
+    """Returns the summary, a PNG file: learning curves and, if there are images, their matrix."""
     from matplotlib import figure
 
-    both = bool(len(images))
+    both = bool(len(similarity.images))
     panels = charts.figures(records, height=168 if both else 230)[:_PANELS]
     ink, muted, surface = (colors()[0][name] for name in ("ink", "muted", "surface"))
     with _own_settings():
         size = (12.5 if panels else 9.5, 7.4 if both else 4.2)
         canvas = figure.Figure(size, dpi=150, layout="constrained")
         canvas.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-        canvas.suptitle(
-            _drawable(title, 90), x=0.012, ha="left", fontsize=15, weight="bold", color=ink,
-            parse_math=False,
-        )  # fmt: skip
+        canvas.suptitle(_drawable(title, 90), x=0.012, ha="left", fontsize=15, weight="bold",
+                        color=ink, parse_math=False)  # fmt: skip
         left = right = canvas
         if panels and both:  # two subfigures, not one grid: panels must not shrink the matrix
             left, right = canvas.subfigures(1, 2, width_ratios=(1, 1.75), wspace=0.04)
@@ -68,7 +50,7 @@ def summary_png(
             for axes, panel in zip(grid.flat, panels, strict=True):
                 _draw(axes, panel)
         if both:
-            _draw_matrix(right.add_subplot(), images, captions, np.asarray(matrix), ink)
+            _draw_matrix(right.add_subplot(), similarity, ink)
         elif not panels:
             canvas.text(0.5, 0.45, "nothing recorded yet", ha="center", color=muted)
         file = io.BytesIO()
@@ -91,56 +73,44 @@ def _draw(axes: "Axes", figure: Figure) -> None:
     """Draws one of the page's line charts with its legend below."""
     palette, drawing = colors()[0], figure.drawing
     palette["grid"] = palette["line"]
-    text = {"parse_math": False, "clip_on": False}
+    text = {"parse_math": False, "clip_on": False, "size": 8}
     for element in drawing.root:
         kind, *styles = element.get("class").removeprefix("line ").removeprefix("dot ").split()
         color = palette[kind]
+        at = {k: float(v) for k, v in element.items() if k in ("x", "y", "cx", "cy")}
         if element.tag == "polyline":
             points = [tuple(map(float, p.split(","))) for p in element.get("points").split()]
-            how = {"linewidth": 0.8}
-            for style in styles:
-                how |= _DRAWN[style]
-            axes.plot(*zip(*points, strict=True), color=color, **how)
+            style = {"linewidth": 0.8}
+            for name in styles:
+                style |= _DRAWN[name]
+            axes.plot(*zip(*points, strict=True), color=color, **style)
         elif element.tag == "circle":
-            axes.plot(float(element.get("cx")), float(element.get("cy")), "o", ms=3.5, color=color)
+            axes.plot(at["cx"], at["cy"], "o", ms=3.5, color=color)
         else:
-            axes.text(
-                float(element.get("x")), float(element.get("y")), element.text, color=color,
-                size=8, ha={"middle": "center", "end": "right"}[element.get("text-anchor")], **text,
-            )  # fmt: skip
+            side = {"middle": "center", "end": "right"}[element.get("text-anchor")]
+            axes.text(at["x"], at["y"], element.text, color=color, ha=side, **text)
     height = drawing.height
     for kind, words in figure.keys:
         axes.plot([44, 62], [height + 4] * 2, color=palette[kind], linewidth=1.8)
-        axes.text(70, height + 8, _drawable(words, 48), color=palette["ink"], size=8, **text)
+        axes.text(70, height + 8, _drawable(words, 48), color=palette["ink"], **text)
         height += _LEGEND
     axes.set_title(figure.title, loc="left", fontsize=10.5, weight="bold", color=palette["ink"])
-    axes.set_xlim(0, drawing.width)
-    axes.set_ylim(height, 0)
+    axes.set(xlim=(0, drawing.width), ylim=(height, 0))
     axes.set_axis_off()
 
 
-def _draw_matrix(
-    axes: "Axes",
-    images: Sequence[np.ndarray],
-    captions: Sequence[str],
-    matrix: np.ndarray,
-    ink: str,
-) -> None:
+def _draw_matrix(axes: "Axes", similarity: Similarity, ink: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    rows, columns = matrix.shape
-    low, high = value_range(matrix)
+    images, captions, matrix = similarity
+    (rows, columns), (low, high) = np.shape(matrix), value_range(matrix)
     ramp = LinearSegmentedColormap.from_list("ramp", LIGHT_RAMP)
     axes.imshow(matrix, cmap=ramp, vmin=low, vmax=high)
-    size = min(9.0, 72.0 / max(rows, columns))
-    if max(rows, columns) <= 20:
-        for (i, j), cosine in np.ndenumerate(matrix):
-            shown = shade((cosine - low) / (high - low), LIGHT_RAMP)[1]
-            weight = "bold" if i == j else "normal"
-            axes.text(
-                j, i, f"{cosine:.2f}", ha="center", va="center", size=size, color=shown,
-                weight=weight,
-            )  # fmt: skip
+    most = max(rows, columns)
+    for (i, j), cosine in np.ndenumerate(matrix) if most <= 20 else ():
+        color = shade((cosine - low) / (high - low), LIGHT_RAMP)[1]
+        axes.text(j, i, f"{cosine:.2f}", ha="center", va="center", size=min(9.0, 72.0 / most),
+                  color=color, weight="bold" if i == j else "normal")  # fmt: skip
     for j, image in enumerate(images):
         axes.imshow(image, extent=(j - 0.42, j + 0.42, -0.6, -1.44), interpolation="bilinear")
     labels = ["\n".join(textwrap.wrap(_drawable(text, 60), 30)) for text in captions]
@@ -148,12 +118,9 @@ def _draw_matrix(
     axes.set_xticks([])
     axes.tick_params(length=0, colors=ink)
     axes.spines[:].set_visible(False)
-    axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(rows - 0.5, -1.5)
-    axes.set_title(
-        "Cosine similarity of captions and images", loc="left", fontsize=10.5, weight="bold",
-        color=ink,
-    )  # fmt: skip
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -1.5))
+    title = "Cosine similarity of captions and images"
+    axes.set_title(title, loc="left", fontsize=10.5, weight="bold", color=ink)
 
 
 def value_range(matrix: np.ndarray) -> tuple[float, float]:

@@ -89,9 +89,8 @@ class Drawing:
         self, at: Point, words: str, kind: str = "ink", *, anchor: str = "start", size: float = 11,
         most: float = math.inf,
     ) -> None:  # fmt: skip
-        """Words on one line, ``anchor`` of them at the point: "start", "middle" or "end".
-
-        What is wider than ``most`` is cut; a pointer that rests on it shows the whole.
+        """Words on one line, ``anchor`` of them at the point: "start", "middle" or "end"; cut to
+        ``most`` pixels, where a pointer that rests on them shows the whole.
         """
         shown = shortened(words, most / (_LETTER * size))
         element = self._add("text", kind, words if shown != words else "", x=at[0], y=at[1],

@@ -65,14 +65,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def time_unit(longest: float) -> tuple[float, str]:
+    """Returns the seconds in the unit that suits a time of ``longest`` seconds, and its name."""
+    units = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
+    return next((unit for unit in units if longest >= 2 * unit[0]), (1.0, "seconds"))
+
+
 def duration(seconds: float) -> str:
     """Returns a time in the unit that suits it."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    if hours >= 2:
-        return f"{hours:.1f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"
+    scale, unit = time_unit(seconds)
+    return f"{seconds / scale:.{int(scale > 60)}f} {unit}"
 
 
 def inside(share: float) -> float:

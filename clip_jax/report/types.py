@@ -60,10 +60,7 @@ class ReportData:
       config_summary: (name, value) pairs, shown as they print.
       curves: the objects of ``metrics.jsonl``, training and evaluation records mixed.
       results: final numbers; the first four become the tiles at the top.
-      similarity: matching images and captions and the matrix of their cosines.
-      predictions: example images with the model's best guesses.
-      text_to_image: example texts with the images retrieved for them.
-      image_to_text: example images with the captions retrieved for them.
+      similarity, predictions, text_to_image, image_to_text: examples.
     """
 
     title: str

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from clip_jax.evals.datasets import published
 from clip_jax.evals.records import Record
-from clip_jax.report import titles
-from clip_jax.report.render import Blocks, Cell, Row, Table, result_row, results_table
+from clip_jax.report import render, titles
+from clip_jax.report.render import Blocks, Cell, Row, Table, result
 from clip_jax.report.sections.view import View
 from clip_jax.report.text import between, finite, percent, plural
 from clip_jax.report.types import Details
@@ -27,7 +27,7 @@ def results(view: View, scored: Sequence[Record]) -> Blocks | None:
     if sources:
         lead += (" Red: what was published for the model by the same protocol "
                  f"({'; '.join(sources)}).")  # fmt: skip
-    return results_table(groups, "Published" if sources else "", lead=lead)
+    return render.results(lead, groups, "Published" if sources else "")
 
 
 def published_value(record: Record, name: str) -> published.Published | None:
@@ -47,8 +47,8 @@ def _row(record: Record, view: View, known: published.Published | None) -> Row:
         notes.append(plural(len(record.templates), "template").replace(" ", "\xa0"))
     if record.details.get("converged") is False:
         notes.append("the fit did not converge")
-    return result_row(view.titles(record), ", ".join(notes), record.value, bounds, between(bounds),
-                      known.value if known else None)  # fmt: skip
+    bar = (record.value, *bounds, known.value if known else None)
+    return result(view.titles(record), ", ".join(notes), bar, between(bounds))
 
 
 def retrieval(view: View, records: Sequence[Record]) -> Blocks | None:

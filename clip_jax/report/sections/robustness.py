@@ -64,11 +64,10 @@ def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> Figure | No
         f"Shifts: {', '.join(rows[0].shifts)}. Both axes are logit-scaled. Grey: models of the "
         f"paper's Table 16; the dashed line goes through {through}"
     )
-    return Figure(
-        "Accuracy under natural shift (up) against ImageNet (across)",
-        _drawing(rows, ours, compared.baselines or robustness.PAPER_BASELINES),
-        " ".join([*(_words(row) for row in rows if row.model in ours), note]),
-    )
+    drawing = _drawing(rows, ours, compared.baselines or robustness.PAPER_BASELINES)
+    words = [_words(row) for row in rows if row.model in ours]
+    title = "Accuracy under natural shift (up) against ImageNet (across)"
+    return Figure(title, drawing, " ".join([*words, note]))
 
 
 def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> tuple[str, Table, str] | None:

@@ -18,12 +18,9 @@ class TaskInfo(Protocol):
 
 
 class Compared(NamedTuple):
-    """What models are compared with under natural shift, by names of ``Titles.source``.
-
-    Attributes:
-      baselines: two or more measured models that were trained on ImageNet: the line goes through
-        them. Without, it goes through the paper's two.
-      reference: the measured model that the others were made from, for relative robustness.
+    """What models are compared with under natural shift, by names of ``Titles.source``: two or more
+    measured models that were trained on ImageNet, for the line (without, the paper's two), and the
+    measured model that the others were made from, for relative robustness.
     """
 
     baselines: Sequence[str] = ()
