@@ -22,7 +22,7 @@ read -ra create_flags <<< "${CREATE_FLAGS:-}"
 xpk_() { run xpk "$@" "${at[@]}"; }
 
 case $action in
-  create-cluster)  # which xpk may be told again: it makes what is missing
+  create-cluster)  # which can be repeated: xpk creates what is missing
     need TPU_TYPE
     case ${CAPACITY:-on-demand} in
       on-demand | spot | flex | reservation=?*) ;;

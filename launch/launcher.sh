@@ -82,7 +82,7 @@ code_of() {
 }
 
 # The exit codes that mean: start again. First what is more likely the cause than what came of it:
-# killed (or out of memory), no progress, JAX's own abort when a peer was lost, ours, told to stop.
+# killed (or out of memory), no progress, JAX's own abort when a peer was lost, ours, asked to stop.
 again_codes=(137 71 134 70 75)
 again() { [[ " ${again_codes[*]} " == *" $1 "* ]]; }
 
@@ -99,9 +99,12 @@ verdict() {
   echo 0
 }
 
-# outlast PID: its exit code. Looks instead of waiting: a signal ends bash's `wait` with a status
+# Seconds between checks of processes and logs on the same machine.
+check_interval=${CHECK_INTERVAL:-0.2}
+
+# outlast PID: its exit code. Polls instead of waiting: a signal ends bash's `wait` with a status
 # like that of a killed child.
 outlast() {
-  while kill -0 "$1" 2>/dev/null; do sleep 0.2; done
+  while kill -0 "$1" 2>/dev/null; do sleep "$check_interval"; done
   wait "$1"
 }

@@ -46,7 +46,7 @@ tail=$!
 # Looks instead of waiting: a signal ends bash's `wait` with a status like that of a killed child.
 codes=() failed_at='' killed=false
 while ((${#pids[@]})); do
-  sleep 0.2
+  sleep "$check_interval"
   for i in "${!pids[@]}"; do
     kill -0 "${pids[i]}" 2>/dev/null && continue
     status=0

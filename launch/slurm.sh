@@ -6,7 +6,7 @@
 # RESTARTS (50), LOGS, and sbatch's own: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...
 # The environment is passed on, so that an activated virtual environment is the one used.
 set -euo pipefail
-# SLURM runs a copy of this file: so the job and its processes are told where its folder is.
+# SLURM runs a copy of this file: so the job and its processes are given its folder.
 if [[ "${1:-}" == --job || "${1:-}" == --process ]]; then
   part=${1#--} here=$2
   shift 2

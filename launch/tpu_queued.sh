@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice that is asked for in a queue, and starts again after a preemption and
 # whenever the exit code says so: waits until the slice is there, runs launch/tpu_vm.sh, asks for
-# another slice when this one has gone. The run itself continues from its --workdir.
+# another slice when this one is gone. The run itself continues from its --workdir.
 #   TPU_NAME=NAME ZONE=ZONE ACCELERATOR_TYPE=TYPE RUNTIME_VERSION=VERSION \
 #     launch/tpu_queued.sh [--dry-run] --config=FILE --workdir=DIR [flags of clip_jax.train ...]
 #   TPU_NAME=NAME ZONE=ZONE launch/tpu_queued.sh [--dry-run] --delete
@@ -64,14 +64,14 @@ if $dry_run; then
   echo "# If it is SUSPENDED or FAILED, or the slice was preempted:"
   remove
   request
-  echo "# If it is ACTIVE; all again after exit codes ${again_codes[*]}, and when the slice has gone:"
+  echo "# If it is ACTIVE; all again after exit codes ${again_codes[*]}, and when the slice is gone:"
   CREATE=no "$here/tpu_vm.sh" --dry-run "${flags[@]}"
   exit 0
 fi
 
 restarts=0
 # Counts what is done again, so that a request or a run that can never succeed comes to an end. A
-# start that lasted begins the count anew: long runs see many preemptions.
+# start that lasted resets the count: long runs see many preemptions.
 count() {
   if ((++restarts > ${RESTARTS:-50})); then
     echo "given up after $((restarts - 1)) restarts (RESTARTS)" >&2
@@ -109,7 +109,7 @@ while true; do
       last=
       case $now in
         ACTIVE | UNKNOWN) again "$code" || exit "$code"; count "exit code $code" ;;
-        *) continue ;;  # the slice has gone: whatever the code
+        *) continue ;;  # the slice is gone: whatever the code
       esac
       ;;
   esac

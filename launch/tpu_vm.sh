@@ -62,7 +62,7 @@ if $dry_run; then
   there=
 fi
 if [[ "${CREATE:-yes}" == no ]]; then  # launch/tpu_queued.sh asks for slices in its own way
-  if ! $dry_run && [[ -z "$there" ]]; then give_up "the slice has gone"; fi
+  if ! $dry_run && [[ -z "$there" ]]; then give_up "the slice is gone"; fi
 elif [[ -z "$there" ]]; then
   tpu_vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" --version="$RUNTIME_VERSION" \
     "${create_flags[@]}" || give_up "the slice cannot be created"
@@ -96,10 +96,10 @@ on_worker all "{ $worker busy 2>/dev/null || { rm -rf clip_jax && $unpack; }; } 
   [[ -z "${MOUNT:-}" ]] || echo " $(quoted "$MOUNT")")" || give_up "a worker cannot be set up"
 on_worker all "$worker start $(quoted "${flags[@]}")" || {
   code=$?
-  ((code != 73)) || exit 73  # other training is under way, for longer than restarts help
+  ((code != 73)) || exit 73  # other training is running, for longer than restarts help
   give_up "training cannot be started"
 }
-# Whether a worker answers: that training is under way (0), or that it is not (1).
+# Whether a worker answers: that training is running (0), or that it is not (1).
 answers="$worker busy || [ \$? = 1 ]"
 if $dry_run; then
   show_log="< /dev/null >> $(show "$logs/worker-I.log") 2>&1"
@@ -112,7 +112,7 @@ if $dry_run; then
 fi
 
 # follow NUMBER: prints the log of a worker until training ends there. A lost connection says
-# nothing about training: only when the worker does not answer for long, or the slice has gone, this
+# nothing about training: only when the worker does not answer for long, or the slice is gone, this
 # ends without an exit code.
 follow() {
   local deadline slice
@@ -121,7 +121,7 @@ follow() {
     if [[ -n "$(reported_code "$logs/worker-$1.log")" ]]; then return; fi
     deadline=$((SECONDS + ${PATIENCE:-600}))
     until on_worker "$1" "$answers"; do
-      slice=$(list_slice) || slice=READY  # nobody says that it has gone
+      slice=$(list_slice) || slice=READY  # no answer does not mean that it is gone
       if [[ "$slice" != READY ]] || ((SECONDS >= deadline)); then return; fi
       sleep "${POLL:-60}"
     done
@@ -136,17 +136,17 @@ for ((i = 0; i < workers; i++)); do
   follow "$i" < /dev/null >> "$logs/worker-$i.log" 2>&1 &
   pids+=($!)
 done
-tail -n +1 -f --pid="${pids[0]}" --sleep-interval=0.2 "$logs/worker-0.log" &
+tail -n +1 -f --pid="${pids[0]}" --sleep-interval="$check_interval" "$logs/worker-0.log" &
 tail=$!
 while ((${#pids[@]})); do
-  sleep 0.2
+  sleep "$check_interval"
   for i in "${!pids[@]}"; do
     kill -0 "${pids[i]}" 2>/dev/null && continue
     unset 'pids[i]'
     codes[i]=$(reported_code "$logs/worker-$i.log")
     if [[ -z "${codes[i]}" ]]; then
       [[ -n "$failed_at" ]] ||
-        give_up "worker $i does not answer, see $logs/worker-$i.log; training may be under way"
+        give_up "worker $i does not answer, see $logs/worker-$i.log; training may be running"
       codes[i]=70
     fi
     if ((codes[i] != 0 && codes[i] != 75)) && [[ -z "$failed_at" ]]; then

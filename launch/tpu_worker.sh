@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What launch/tpu_vm.sh asks of each worker of a TPU slice; runs there.
 #   install [COMMAND]   runs COMMAND, then makes the virtual environment
-#   start [flags]       starts training in the background; nothing if the same is under way
+#   start [flags]       starts training in the background; nothing if the same is running
 #   follow              prints the log until training ends, and last its exit code: 70 if it was
 #                       lost before it could say
-#   stop | kill         sends SIGTERM | SIGKILL to training, if it is under way
-#   busy                whether training is under way
+#   stop | kill         sends SIGTERM | SIGKILL to training, if it is running
+#   busy                whether training is running
 # Training does not depend on the connection: it goes on when that is lost, and can be followed
-# again. What is under way holds a lock, which no crash or reboot leaves behind.
+# again. What is running holds a lock, which no crash or reboot leaves behind.
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 venv=$checkout.venv state=$checkout.state
@@ -35,8 +35,8 @@ case $what in
     printf -v flags ' %q' "$@"
     exec 9> "$state/lock"
     if ! flock --nonblock 9; then
-      if [[ "$(cat "$state/flags")" == "$flags" ]]; then echo "already under way"; exit 0; fi
-      echo "other training is under way here: $(cat "$state/flags")" >&2
+      if [[ "$(cat "$state/flags")" == "$flags" ]]; then echo "already running"; exit 0; fi
+      echo "other training is running here: $(cat "$state/flags")" >&2
       exit 73
     fi
     echo "$flags" > "$state/flags"
@@ -53,12 +53,12 @@ case $what in
     ;;
   follow)
     flock --shared "$state/lock" true &
-    tail -n +1 -f --pid=$! --sleep-interval=0.2 "$state/log"
+    tail -n +1 -f --pid=$! --sleep-interval="${CHECK_INTERVAL:-0.2}" "$state/log"
     # Said here, so that no answer can only mean that the connection was lost.
     grep -q '^exit code [0-9]' "$state/log" || printf '\nexit code 70\n'
     ;;
   stop | kill)
-    if ! busy; then echo "nothing is under way"; exit 0; fi
+    if ! busy; then echo "nothing is running"; exit 0; fi
     [[ $what == kill ]] && signal=KILL || signal=TERM
     kill -"$signal" "$(cat "$state/pid")"
     ;;

@@ -2,6 +2,7 @@
 test has put into files."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -70,7 +71,7 @@ if name == "gcloud":
                     for r in running:
                         os.killpg(r.pid, signal.SIGKILL)
                     sys.exit(255)
-                time.sleep(0.05)
+                time.sleep(0.01)
             sys.exit(next((r.returncode for r in running if r.returncode), 0))
 elif name == "xpk" and "--wait-for-job-completion" in flags:
     sys.exit(int(content("wait", "0")))
@@ -108,7 +109,7 @@ case $code in
   hangs) trap '' TERM ;;
   *) exit "$code" ;;
 esac
-while true; do sleep 0.1; done
+while true; do sleep 0.02; done
 """
 
 SRUN = r"""#!/usr/bin/env bash
@@ -130,7 +131,11 @@ wait
 
 
 class Machines:
-    """The stand-ins, and what they do: files in ``folder``."""
+    """The stand-ins, and what they do: files in ``folder``.
+
+    Attributes:
+      root: a checkout with what the launchers need: a whole one would be packed by every test.
+    """
 
     def __init__(self, root, tmp_path):
         self.root, self.folder, self.tmp_path = root, tmp_path / "fake", tmp_path
@@ -158,7 +163,8 @@ class Machines:
         process = subprocess.Popen(
             ["bash", str(self.root / "launch" / script), *flags],
             env={"PATH": f"{self.bin}:{os.environ['PATH']}", "FAKE": str(self.folder),
-                 "HOME": str(self.tmp_path), "POLL": "0.1", "GRACE": "1"} | environment,
+                 "HOME": str(self.tmp_path), "POLL": "0.1", "GRACE": "1", "CHECK_INTERVAL": "0.02"}
+            | environment,
             cwd=self.cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.started.append(process)
@@ -180,9 +186,19 @@ class Machines:
         return {p.name: p.read_text() for p in sorted(self.tmp_path.glob(pattern))}
 
 
+@pytest.fixture(scope="session")
+def small_checkout(root, tmp_path_factory):
+    checkout = tmp_path_factory.mktemp("small") / "checkout"
+    for name in ("launch", "configs"):
+        shutil.copytree(root / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / ".gitignore", checkout)
+    (checkout / ".git").mkdir()
+    return checkout
+
+
 @pytest.fixture
-def machines(root, tmp_path):
-    machines = Machines(root, tmp_path)
+def machines(small_checkout, tmp_path):
+    machines = Machines(small_checkout, tmp_path)
     yield machines
     # What was started and not ended by the test.
     for process in machines.started:

@@ -43,6 +43,7 @@ def launch(root, tmp_path):
             ["bash", str(root / "launch" / "local.sh"), str(count), *flags],
             env=os.environ | environment | {
                 "PATH": f"{stub.parent}:{os.environ['PATH']}", "CLIP_JAX_PORT": "1",
+                "CHECK_INTERVAL": "0.02",
             },
             cwd=tmp_path, start_new_session=True, text=True,
             # A shell cannot trap what it was started with as ignored, as in the background.

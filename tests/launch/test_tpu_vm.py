@@ -1,5 +1,5 @@
 # ruff: noqa: E501 # commands are compared as they are
-"""The launchers for Cloud TPU, with stand-ins for gcloud and the trainer; tpu_worker.sh is real."""
+"""The launcher for a TPU slice, with stand-ins for gcloud and the trainer; tpu_worker.sh is real."""
 
 import os
 import shlex
@@ -8,34 +8,7 @@ import signal
 import time
 
 import pytest
-
-SLICE = dict(
-    TPU_NAME="pod", ZONE="us-central2-b", ACCELERATOR_TYPE="v4-16",
-    RUNTIME_VERSION="tpu-ubuntu2204-base",
-)  # fmt: skip
-FLAGS = ("--config=configs/tiny.py", "--workdir=/shared/it's a run")
-SSH = "--quiet '--ssh-flag=-oConnectTimeout=15 -oServerAliveInterval=30' --zone=us-central2-b"
-WORKER = "clip_jax/launch/tpu_worker.sh"
-TRAIN = f"""\
-gcloud compute tpus tpu-vm describe pod '--format=csv[no-heading](state,health,networkEndpoints.len(),acceleratorType.basename())' --zone=us-central2-b
-tar -C ROOT/launch/.. --exclude-vcs --exclude-vcs-ignores -czf TMP/clip_jax.tar.gz .
-gcloud compute tpus tpu-vm scp TMP/clip_jax.tar.gz pod: --worker=all --quiet --scp-flag=-oConnectTimeout=15 --zone=us-central2-b
-gcloud compute tpus tpu-vm ssh pod --worker=all '--command={{ {WORKER} busy 2>/dev/null || {{ rm -rf clip_jax && mkdir clip_jax && tar -xzf clip_jax.tar.gz -C clip_jax; }}; }} && {WORKER} install' {SSH}
-gcloud compute tpus tpu-vm ssh pod --worker=all '--command={WORKER} start --config=configs/tiny.py --workdir=/shared/it\\'\\''s\\ a\\ run' {SSH}
-# For every worker I:
-gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} follow' {SSH} < /dev/null >> runs/launch/pod/TIME/worker-I.log 2>&1 &
-# After a lost connection, until it answers; then follows again:
-gcloud compute tpus tpu-vm ssh pod --worker=I '--command={WORKER} busy || [ $? = 1 ]' {SSH} < /dev/null >> runs/launch/pod/TIME/worker-I.log 2>&1
-"""
-LIST = "gcloud compute tpus tpu-vm list '--filter=name~/pod$' '--format=value(state)' --zone=us-central2-b\n"
-QUEUED = "gcloud compute tpus queued-resources"
-
-
-def shown(machines, script, *flags, **variables):
-    code, output = machines.run(script, "--dry-run", *flags, **SLICE | variables)
-    assert code == 0, output
-    assert machines.calls() == []
-    return output.replace(str(machines.root), "ROOT")
+from tpu_commands import FLAGS, LIST, SLICE, SSH, TRAIN, WORKER, shown
 
 
 def test_the_commands_of_a_slice_can_be_shown(machines):
@@ -45,23 +18,6 @@ def test_the_commands_of_a_slice_can_be_shown(machines):
         " --version=tpu-ubuntu2204-base --zone=us-central2-b\n" + TRAIN + LIST
     )
     assert list(machines.tmp_path.glob("runs")) == []
-
-
-def test_the_commands_of_a_queued_resource_can_be_shown(machines):
-    request = (
-        f"{QUEUED} create pod --node-id=pod --accelerator-type=v4-16"
-        " --runtime-version=tpu-ubuntu2204-base --valid-until-duration=6h --spot"
-        " --zone=us-central2-b\n"
-    )
-    assert shown(machines, "tpu_queued.sh", *FLAGS, VALID_UNTIL="6h") == (
-        "# Every 0.1 seconds:\n"
-        f"{QUEUED} list '--filter=name~/pod$' '--format=value(state.state)' --zone=us-central2-b\n"
-        + LIST + "# If there is no request:\n" + request
-        + "# If it is SUSPENDED or FAILED, or the slice was preempted:\n"
-        f"{QUEUED} delete pod --force --quiet --zone=us-central2-b\n" + request
-        + "# If it is ACTIVE; all again after exit codes 137 71 134 70 75, and when the slice has gone:\n"
-        "mkdir -p runs/launch/pod/TIME\n" + LIST + TRAIN + LIST
-    )  # fmt: skip
 
 
 def test_optional_variables_become_flags(machines):
@@ -134,9 +90,7 @@ def test_a_slice_is_created_set_up_and_trained_on(machines):
 def test_the_checkout_is_copied_without_what_git_ignores(machines):
     """Started in the checkout, as the documentation says: logs are then a part of what is copied."""
     checkout = machines.tmp_path / "checkout"
-    for name in ("launch", "configs"):
-        shutil.copytree(machines.root / name, checkout / name)
-    shutil.copy(machines.root / ".gitignore", checkout)
+    shutil.copytree(machines.root, checkout)
     for name in ("runs/x", ".venv/x", "configs/__pycache__/x"):
         (checkout / name).parent.mkdir()
         (checkout / name).touch()
@@ -159,7 +113,7 @@ def wait_until(condition, timeout=120):
     deadline = time.time() + timeout
     while not condition():
         assert time.time() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def running(machines, i):
@@ -181,7 +135,7 @@ def train_and_lose_the_connection(machines, **variables):
 
 def test_a_lost_connection_does_not_end_training(machines):
     process = train_and_lose_the_connection(machines, PATIENCE="60")
-    time.sleep(2)  # longer than GRACE
+    time.sleep(1.2)  # longer than GRACE
     wait_until(lambda: len(machines.calls("--worker=1", "tpu_worker.sh busy")) >= 2)
     assert process.poll() is None
     (machines.folder / "worker-1" / "unreachable").unlink()
@@ -223,19 +177,19 @@ def test_training_under_way_is_followed_and_stops_when_told(machines):
     deadline = time.time() + 30
     while len(machines.calls("tpu_worker.sh follow")) < 2:
         assert time.time() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=20)
-    # Other flags are refused; the same ones follow what is under way, and do not start it.
+    # Other flags are refused; the same ones follow what is running, and do not start it.
     code, output = machines.run("tpu_vm.sh", "--workdir=/other", **SLICE)
-    assert code == 73 and "other training is under way" in output
+    assert code == 73 and "other training is running" in output
     second = machines.start("tpu_vm.sh", *FLAGS, **SLICE)
     while len(machines.calls("tpu_worker.sh follow")) < 4:
         assert time.time() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
     assert machines.run("tpu_vm.sh", "--stop", **SLICE)[0] == 0
     output, _ = second.communicate(timeout=20)
-    assert second.returncode == 75 and "already under way" in output
+    assert second.returncode == 75 and "already running" in output
     assert output.count("saved") == 1
 
 
@@ -291,82 +245,3 @@ def test_training_that_cannot_be_started_may_be_tried_again(machines):
     (machines.folder / "worker-1" / "clip_jax.state" / "flags").mkdir(parents=True)
     code, output = machines.run("tpu_vm.sh", *FLAGS, **SLICE)
     assert code == 70 and output.endswith("pod: training cannot be started\n")
-
-
-def test_a_worker_that_cannot_be_set_up_is_tried_again_but_not_for_ever(machines):
-    machines.write(queue="ACTIVE", slice="READY")
-    machines.trainers("0", "0")
-    (machines.folder / "worker-1" / "no-packages").touch()
-    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", **SLICE)
-    assert code == 70 and "given up after 1 restarts" in output
-    assert len(machines.calls("tpu_worker.sh install")) == 2
-    assert machines.calls("tpu_worker.sh start") == []
-
-
-@pytest.mark.parametrize("code", ["70", "71", "75", "134", "137"])
-def test_a_queued_resource_is_waited_for_and_started_again(machines, code):
-    machines.write(queue="\nWAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE", slice="READY")
-    machines.trainers(f"{code} 0", f"{code} 0")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
-    assert code == 0, output
-    assert len(machines.calls("queued-resources create pod", "--spot")) == 1
-    assert machines.calls("queued-resources delete") == []
-    assert len(machines.calls("tpu_worker.sh start")) == 2
-    assert machines.calls("tpu-vm create") == []
-
-
-def test_after_a_preemption_another_slice_is_asked_for(machines):
-    # Two looks at the slice before the first run, one after it: it has been preempted.
-    machines.write(queue="ACTIVE", slice="READY\nREADY\nPREEMPTED\nPREEMPTED\nREADY")
-    machines.trainers("70 0", "1 0")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
-    assert code == 0, output
-    assert "restart 1: SUSPENDED" in output
-    calls = [c.split()[4] for c in machines.calls("queued-resources") if " list " not in c]
-    assert calls == ["delete", "create"]
-    assert len(machines.calls("tpu_worker.sh start")) == 2
-
-
-@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
-def test_a_request_that_ended_is_made_again(machines, state):
-    machines.write(queue=f"{state}\nACTIVE", slice="READY")
-    machines.trainers("0", "0")
-    assert machines.run("tpu_queued.sh", *FLAGS, **SLICE)[0] == 0
-    assert len(machines.calls("queued-resources create")) == 1
-    assert bool(machines.calls("state.failedData.error.message")) == (state == "FAILED")
-
-
-def test_what_starting_again_does_not_help_is_not_started_again(machines):
-    machines.write(queue="ACTIVE", slice="READY")
-    machines.trainers("70", "78")
-    assert machines.run("tpu_queued.sh", *FLAGS, **SLICE)[0] == 78
-    assert len(machines.calls("tpu_worker.sh start")) == 1
-
-
-def test_a_request_that_was_deleted_does_not_come_back(machines):
-    machines.write(queue="\nWAITING_FOR_RESOURCES\n\n")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, **SLICE)
-    assert code == 1 and output.endswith("pod: the request has been deleted\n")
-    assert len(machines.calls("queued-resources create")) == 1
-
-
-def test_a_start_that_lasted_begins_the_count_of_restarts_anew(machines):
-    machines.write(queue="ACTIVE", slice="READY")
-    machines.trainers("75 75 0", "75 75 0")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", STEADY="0", **SLICE)
-    assert code == 0, output
-
-
-def test_no_answer_is_waited_out(machines):
-    machines.write(queue="no answer\nno answer\nno answer\nACTIVE", slice="READY")
-    machines.trainers("0", "0")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="1", **SLICE)
-    assert code == 0, output
-
-
-def test_restarts_come_to_an_end(machines):
-    machines.write(queue="FAILED", slice="READY")
-    code, output = machines.run("tpu_queued.sh", *FLAGS, RESTARTS="2", **SLICE)
-    assert code == 70
-    assert "given up after 2 restarts" in output
-    assert len(machines.calls("queued-resources create")) == 2
