@@ -43,7 +43,7 @@ done
 tail -n +1 -f --pid="${pids[0]}" "$logs/process-0.log" &
 tail=$!
 
-# Looks instead of waiting: a signal ends bash's `wait` with a status like that of a killed child.
+# Polls instead of waiting: a signal ends bash's `wait` with a status like that of a killed child.
 codes=() failed_at='' killed=false
 while ((${#pids[@]})); do
   sleep "$check_interval"
@@ -57,7 +57,7 @@ while ((${#pids[@]})); do
     if ((status != 0 && status != 75)); then failed_at=${failed_at:-$SECONDS}; fi
   done
   # The others notice by themselves, and say why in their logs; what has not ended by then hangs.
-  if [[ -n "$failed_at" ]] && ((SECONDS - failed_at >= 5)) && ! $stopping; then
+  if [[ -n "$failed_at" ]] && ((SECONDS - failed_at >= ${GRACE:-5})) && ! $stopping; then
     killed=true
     kill -KILL "${pids[@]}" 2>/dev/null || true
   fi

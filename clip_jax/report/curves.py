@@ -1,6 +1,7 @@
 """The curves of a report: what ``metrics.jsonl`` records hold, sorted into panels and lines."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -95,13 +96,9 @@ def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
             if headline or name not in keys:
                 keys[name] = key
     headlines = {n: k for n, k in keys.items() if k.endswith(("/top1", "r@1"))}
-    return tuple((key, _spoken(name)) for name, key in (headlines or keys).items())
-
-
-def _spoken(name: str) -> str:
-    for direction in ("text_to_image", "image_to_text"):
-        name = name.replace(f"{direction}_r@1", direction.replace("_to_", "→"))
-    return without_underscores(name)
+    names = {name: re.sub(r"(text|image)_to_(text|image)_r@1", r"\1→\2", name) for name in keys}
+    shown = (headlines or keys).items()
+    return tuple((key, without_underscores(names[name])) for name, key in shown)
 
 
 def without_underscores(name: str) -> str:
@@ -111,7 +108,7 @@ def without_underscores(name: str) -> str:
 
 
 def thinned(values: np.ndarray) -> np.ndarray:
-    """Averages neighbours until at most ``_MAX_POINTS`` are left: a long run must not bloat SVG"""
+    """Averages neighbours until at most ``_MAX_POINTS`` are left, for the size of the page."""
     if len(values) <= _MAX_POINTS:
         return values
     parts = [part[np.isfinite(part)] for part in np.array_split(values, _MAX_POINTS)]

@@ -30,9 +30,6 @@ def write_report(path_dir: str | os.PathLike[str], data: ReportData) -> tuple[Pa
       path_dir: folder, made if missing.
       data: what to show.
 
-    Returns:
-      The two paths.
-
     Raises:
       ValueError: an image is not uint8[H, W, 3], or the matrix does not fit its captions.
     """

@@ -16,16 +16,16 @@ what=WHAT_$CLIP_JAX_PROCESS_ID
 saving() { echo stopping; sleep "${SAVING:-0}"; echo saved; exit 75; }
 case ${!what:-train} in
   fail) exit 65 ;;
-  fail_late) sleep 1; exit 65 ;;
+  fail_late) sleep 0.3; exit 65 ;;
   notice) exit 70 ;;
-  notice_late) sleep 1; exit 70 ;;
+  notice_late) sleep 0.3; exit 70 ;;
   killed) kill -KILL $$ ;;
   deaf) trap '' TERM ;;
   done) echo done; exit 0 ;;
   *) trap saving TERM ;;
 esac
 echo started
-while true; do sleep 0.1; done
+while true; do sleep 0.02; done
 """
 
 
@@ -43,7 +43,7 @@ def launch(root, tmp_path):
             ["bash", str(root / "launch" / "local.sh"), str(count), *flags],
             env=os.environ | environment | {
                 "PATH": f"{stub.parent}:{os.environ['PATH']}", "CLIP_JAX_PORT": "1",
-                "CHECK_INTERVAL": "0.02",
+                "CHECK_INTERVAL": "0.02", "GRACE": "2",
             },
             cwd=tmp_path, start_new_session=True, text=True,
             # A shell cannot trap what it was started with as ignored, as in the background.
@@ -68,7 +68,7 @@ def wait_for(path, text):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_waits_for_what_is_being_saved(launch, tmp_path, number):
-    process = launch(2, f"--workdir={tmp_path}", SAVING="6.5")
+    process = launch(2, f"--workdir={tmp_path}", SAVING="2.6")  # longer than GRACE
     for i in range(2):
         wait_for(tmp_path / f"process-{i}.log", "started")
     process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Pictures for the report, read again from the data: the right ones, small, and never an error."""
+"""Images for the report, read again from the data: the right ones, small, and never an error."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def colour(i):
 
 @pytest.fixture
 def root(tmp_path):
-    """Test pictures of one colour each, which tells them apart, and a table with their captions."""
+    """Test images of one colour each, which tells them apart, and a table with their captions."""
     rows = []
     for i in range(12):
         path = tmp_path / "set" / "test" / f"class {i % 2}" / f"{i:02d}.png"
@@ -52,7 +52,7 @@ def settings(root):
 
 
 def numbers(test):
-    """The picture numbers in the order of the files' own numbers."""
+    """The image numbers in the order of the files' own numbers."""
     return sorted(range(len(test)), key=lambda i: test.describe(i).rsplit("/", 1)[1])
 
 
@@ -81,7 +81,7 @@ def records(root):
     ]  # fmt: skip
 
 
-def test_pictures_are_those_that_the_records_name(root):
+def test_images_are_those_that_the_records_name(root):
     gallery, pairs = examples.load(records(root), data(root), settings(root))
     title = records(root)[1].dataset
     assert [(text, note) for text, _, note in gallery] == [
@@ -116,12 +116,12 @@ def test_what_changed_or_cannot_be_read_is_left_out(root):
     assert examples.load(made, [], settings(root)) == ([], {})
 
 
-def test_without_training_pictures_there_are_no_pairs(root):
+def test_without_training_images_there_are_no_pairs(root):
     gallery, pairs = examples.load(records(root), data(root), EvalSettings())
     assert len(gallery) == 3 and pairs == {}
 
 
-def test_few_data_sets_captions_and_classes_by_turns(root, monkeypatch):
+def test_few_datasets_captions_and_classes_by_turns(root, monkeypatch):
     opened = []
     monkeypatch.setattr(
         examples, "_queries",
@@ -145,16 +145,16 @@ def test_thumbnails_of_any_mode(mode):
     image = Image.fromarray(np.full((300, 90), 51400, np.uint16)) if mode == "I;16" else image
     image = image if mode == "I;16" else image.convert(mode)
     data = from_arrays("x", "test", [np.zeros((2, 2, 3), np.uint8)], np.array([0]))
-    for picture in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
-        small = examples.thumbnail(dataclasses.replace(data, images=[picture]), 0)
+    for given in [image, *([np.asarray(image)] if mode in ("L", "RGBA") else [])]:
+        small = examples.thumbnail(dataclasses.replace(data, images=[given]), 0)
         assert small.shape == (160, 48, 3) and small.dtype == np.uint8
-        assert image.size == (90, 300)  # the data's own picture is not made smaller
+        assert image.size == (90, 300)  # the data's own image is not made smaller
         if mode not in ("1", "CMYK"):
             assert abs(small.astype(int) - 200).max() <= 1
     assert examples.thumbnail(data, 1) is None
 
 
-def test_the_report_has_the_pictures_also_of_records_that_were_read(root, tmp_path, monkeypatch):
+def test_the_report_has_the_images_also_of_records_that_were_read(root, tmp_path, monkeypatch):
     made = records(root)[:3]
     monkeypatch.setattr(runner, "run", lambda *args, **options: made)
     monkeypatch.setattr(evaluation.clip_benchmark, "write", lambda *_: None)

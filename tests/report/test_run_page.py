@@ -33,7 +33,7 @@ ESCAPED = "&lt;b&gt;&amp;&#34;&#39; $x^$ 🦊 漢字 \ufffd שלום"
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def picture(seed, height=24, width=24):
+def noise(seed, height=24, width=24):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -61,7 +61,7 @@ def records(steps=12):
 
 @pytest.fixture(scope="module")
 def data():
-    images = [picture(seed) for seed in range(4)]
+    images = [noise(seed) for seed in range(4)]
     captions = [NASTY, "a dog", "x" * 90, ""]
     return ReportData(
         title=f"Run {NASTY}",
@@ -74,7 +74,7 @@ def data():
         similarity=Similarity(np.stack(images), captions, np.eye(4) * 0.3 + 0.1),
         predictions=[Prediction(images[0], NASTY, [("a cat", 0.7), (NASTY, 0.3)])],
         text_to_image=[TextQuery(NASTY, [(images[0], True), (images[1], False)])],
-        image_to_text=[ImageQuery(picture(9, 30, 50), [(NASTY, True), ("a dog", False)])],
+        image_to_text=[ImageQuery(noise(9, 30, 50), [(NASTY, True), ("a dog", False)])],
     )
 
 
@@ -116,7 +116,7 @@ def test_every_image_has_an_alt_text_and_decodes(written):
 
 def test_captions_are_escaped_and_shown(written):
     assert '<b>&"' not in written.html
-    # Title twice, recipe, matrix, picture, card, guess, query, answer.
+    # Title twice, recipe, matrix, image, card, guess, query, answer.
     assert written.html.count(ESCAPED) == 9
     assert NASTY.replace("\x00", "\ufffd") in Page(written.html, "").text
 
@@ -136,7 +136,7 @@ def test_a_tie_in_the_matrix_is_not_a_hit(data):
     assert "0 of 4 captions are closest" in page
 
 
-def test_summary_picture_decodes(written):
+def test_summary_image_decodes(written):
     with Image.open(written.png) as image:
         image.load()
         assert image.format == "PNG"
@@ -198,7 +198,7 @@ def test_matrix_without_contrast_or_with_gaps(tmp_path, data):
 
 
 def test_large_matrix(tmp_path):
-    similarity = Similarity([picture(0, 8, 8)] * 24, ["c"] * 24, np.eye(24))
+    similarity = Similarity([noise(0, 8, 8)] * 24, ["c"] * 24, np.eye(24))
     _, png_path = write_report(tmp_path, ReportData("t", similarity=similarity))
     Image.open(png_path).verify()
 
@@ -214,8 +214,8 @@ def test_plain_tuples_will_do(tmp_path, data):
     assert render_html(same) == render_html(data)
 
 
-def test_large_pictures_become_small_files():
-    flat, photo = np.full((500, 800, 3), 200, np.uint8), picture(0, 500, 800)
+def test_large_images_become_small_files():
+    flat, photo = np.full((500, 800, 3), 200, np.uint8), noise(0, 500, 800)
     for image, kind in ((flat, "png"), (photo, "jpeg")):
         page = render_html(ReportData("t", image_to_text=[ImageQuery(image, [])]))
         found = re.search(r'src="data:image/(\w+);base64,([^"]+)"', page)
@@ -235,7 +235,7 @@ def test_refuses_other_images(tmp_path, image):
 
 @pytest.mark.parametrize(("captions", "shape"), [(2, (3, 3)), (3, (3, 2)), (2, (2, 3))])
 def test_refuses_a_matrix_that_does_not_fit(tmp_path, captions, shape):
-    similarity = Similarity([picture(0)] * 3, ["c"] * captions, np.zeros(shape))
+    similarity = Similarity([noise(0)] * 3, ["c"] * captions, np.zeros(shape))
     with pytest.raises(ValueError, match=r"3 images, \d captions and a matrix"):
         write_report(tmp_path, ReportData("t", similarity=similarity))
     assert list(tmp_path.iterdir()) == []

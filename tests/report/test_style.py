@@ -1,6 +1,7 @@
 """The report's colours, by the rules of WCAG AA."""
 
 import math
+import re
 
 import numpy as np
 
@@ -28,3 +29,12 @@ def test_text_is_readable_on_every_background():
         for line in ("accent", "second", "third", "fourth", "fifth", "sixth"):
             assert contrast(colors[line], colors["surface"]) >= 3
     assert style.shade(math.nan, style.LIGHT_RAMP)[0] == style.LIGHT_RAMP[0]
+
+
+def test_every_class_of_the_style_sheet_is_used(root):
+    folder = root / "clip_jax" / "report"
+    sheet = (folder / "templates" / "style.css").read_text(encoding="utf-8")
+    named = set(re.findall(r"\.([a-z][\w-]*)", re.sub(r"\{[^{}]*\}", "{}", sheet)))
+    files = [*folder.rglob("*.py"), *folder.rglob("*.html")]
+    words = {w for f in files for w in re.findall(r"[a-z][\w-]*", f.read_text(encoding="utf-8"))}
+    assert named - words == set() and len(named) > 40

@@ -89,7 +89,7 @@ def test_labels_hide_neither_dots_nor_each_other():
     rng = np.random.default_rng(0)
     dots = [tuple(row) for row in rng.uniform((40, 20), (350, 300), (60, 2))]
     drawing, labels = Drawing(360, 320, ""), Labels(dots, right=356)
-    drawn = [labels.draw(drawing, dot, f"data set {i}") for i, dot in enumerate(dots)]
+    drawn = [labels.draw(drawing, dot, f"dataset {i}") for i, dot in enumerate(dots)]
     texts = elements(drawing)
     assert len(texts) == sum(drawn) and 20 < sum(drawn) < 60
     boxes = [(*dot, *dot) for dot in dots]

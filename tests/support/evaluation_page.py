@@ -73,7 +73,7 @@ def few_shot(rng, name, entry, zero):
 
 
 def realistic():
-    """A suite as it comes: some forty records of OpenAI's ViT-B/32, a few data sets missing."""
+    """Some forty records of OpenAI's ViT-B/32, with a few datasets missing."""
     rng = np.random.default_rng(0)
     missing = ("Birdsnap", "Kinetics700", "HatefulMemes", "UCF101")
     records = []
@@ -106,10 +106,10 @@ def realistic():
 
 def gallery():
     rng = np.random.default_rng(1)
-    pictures = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(6)]
+    images = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(6)]
     return [
-        (NASTY, [(picture, i == 1) for i, picture in enumerate(pictures)]),
-        (LONG, pictures),
+        (NASTY, [(image, i == 1) for i, image in enumerate(images)]),
+        (LONG, images),
     ]
 
 

@@ -16,12 +16,9 @@ class Part(NamedTuple):
     """A section.
 
     Attributes:
-      headline: above it.
-      build: makes what the template shows from the measured records of the section's tasks;
-        nothing, where there is nothing to show.
+      build: makes the template's data from the measured records of the section's tasks, or nothing.
       template: a file of the templates' folder; by default that of ``render.Blocks``.
-      scores: whether the main metrics of its tasks say how good the model is, and so are among
-        the results.
+      scores: whether the main metrics of its tasks are results of the model.
     """
 
     headline: str

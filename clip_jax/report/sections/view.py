@@ -32,11 +32,9 @@ class View:
     """Records with their names.
 
     Attributes:
-      records: all, in the order in which they are shown.
       tasks: by their names in the records.
       gallery: texts with the images retrieved for them.
       pairs: test images beside the training images that are most like them.
-      compared: of natural shifts.
     """
 
     records: Sequence[Record]

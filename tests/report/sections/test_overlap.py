@@ -1,4 +1,4 @@
-"""The report's overlap section: Bonferroni over its data sets, and pairs that can be looked at."""
+"""The report's overlap section: Bonferroni over its datasets, and pairs that can be looked at."""
 
 import math
 import re
@@ -75,7 +75,7 @@ def test_table_is_arithmetic_with_bonferroni_over_two_tests():
         assert cells[3] == f"{c[f].mean():.1%} 99.5%: {100 * low:.1f} to {100 * high:.1f}"
         difference = f"{100 * (c.mean() - clean):+.1f}".replace("-", "−")
         assert cells[4] == difference
-        # The third data set has no overlap, and is no test.
+        # The third dataset has no overlap, and is no test.
         p = stats.binomtest(int(c[f].sum()), int(f.sum()), clean, "greater").pvalue
         assert cells[5] == f"{min(1, 2 * p):.2g}"
 
@@ -97,7 +97,7 @@ def test_it_is_no_result_of_the_model():
     assert html.count('class="value"') == 1
     assert "set 0" not in re.search('<section id="results".*?</section>', html, re.DOTALL)[0]
     assert 'id="results"' not in render(records())
-    assert section([Record("overlap", "a", "test", "paper", skipped="no pictures")]) == ""
+    assert section([Record("overlap", "a", "test", "paper", skipped="no images")]) == ""
     assert section(shown[3:]) == ""
 
 

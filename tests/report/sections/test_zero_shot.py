@@ -26,7 +26,7 @@ def test_bars_are_sorted_and_as_long_as_their_values():
     assert ">30.0%<" in page and ">10.0%<" not in page
 
 
-def test_scatter_has_only_pairs_of_the_same_pictures():
+def test_scatter_has_only_pairs_of_the_same_images():
     zero = measured("zero_shot", "a", 100, "mean_per_class_recall", 0.6)
     probe = measured("linear_probe", "a", 100, "top1", 0.9)
     both = dataclasses.replace(probe, metrics={"top1": 0.9, "mean_per_class_recall": 0.8})
