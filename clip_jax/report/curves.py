@@ -11,6 +11,7 @@ from clip_jax.report.text import duration
 from clip_jax.report.types import Details
 
 _MAX_POINTS = 400
+_HEADLINE = re.compile(r"top1|(text|image)_to_(text|image)_r@1")
 
 Records = Sequence[Details]
 
@@ -84,21 +85,17 @@ def facts(records: Records) -> list[tuple[str, str]]:
 
 def _eval_lines(records: Records) -> tuple[tuple[str, str], ...]:
     """Finds each task's headline metric: top1 or recall@1, else whatever it records first."""
-    keys: dict[str, str] = {}
-    for record in records:
-        for key in record:
-            # A task may be called as a path is: "zero_shot@folder:/data/mine".
-            task, _, metric = key.removeprefix("eval/").rpartition("/")
-            if not key.startswith("eval/") or not task:
-                continue
-            headline = metric == "top1" or metric.endswith("r@1")
-            name = task if metric == "top1" or not headline else f"{task} {metric}"
-            if headline or name not in keys:
-                keys[name] = key
-    headlines = {n: k for n, k in keys.items() if k.endswith(("/top1", "r@1"))}
-    names = {name: re.sub(r"(text|image)_to_(text|image)_r@1", r"\1→\2", name) for name in keys}
-    shown = (headlines or keys).items()
-    return tuple((key, without_underscores(names[name])) for name, key in shown)
+    lines: dict[str, tuple[str, bool]] = {}
+    for key in dict.fromkeys(key for record in records for key in record):
+        # A task may be called as a path is: "zero_shot@folder:/data/mine".
+        task, _, metric = key.removeprefix("eval/").rpartition("/")
+        headline = _HEADLINE.fullmatch(metric)
+        name = f"{task} {headline[1]}→{headline[2]}" if headline and headline[1] else task
+        if key.startswith("eval/") and task and (headline or name not in lines):
+            lines[name] = key, bool(headline)
+    any_headline = any(headline for _, headline in lines.values())
+    shown = [(key, name) for name, (key, headline) in lines.items() if headline or not any_headline]
+    return tuple((key, without_underscores(name)) for key, name in shown)
 
 
 def without_underscores(name: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS = 3
-_LEGEND = 15  # height of a line
+_LEGEND, _GAP = 15, 6  # height of a line, and above the first
 _DRAWN = {"strong": {"linewidth": 1.8}, "pale": {"linewidth": 0.8, "alpha": 0.3},
           "dashed": {"linestyle": "--"}}  # fmt: skip
 
@@ -44,7 +44,7 @@ def summary_png(title: str, records: Records, similarity: Similarity) -> bytes:
         if panels and both:  # two subfigures, not one grid: panels must not shrink the matrix
             left, right = canvas.subfigures(1, 2, width_ratios=(1, 1.75), wspace=0.04)
         if panels:
-            heights = [panel.drawing.height + _LEGEND * len(panel.keys) for panel in panels]
+            heights = [panel.drawing.height + _GAP + _LEGEND * len(panel.keys) for panel in panels]
             shape = (len(panels), 1) if both else (1, len(panels))
             grid = left.subplots(*shape, squeeze=False, height_ratios=heights if both else None)
             for axes, panel in zip(grid.flat, panels, strict=True):
@@ -89,7 +89,7 @@ def _draw(axes: "Axes", figure: Figure) -> None:
         else:
             side = {"middle": "center", "end": "right"}[element.get("text-anchor")]
             axes.text(at["x"], at["y"], element.text, color=color, ha=side, **text)
-    height = drawing.height
+    height = drawing.height + _GAP
     for kind, words in figure.keys:
         axes.plot([44, 62], [height + 4] * 2, color=palette[kind], linewidth=1.8)
         axes.text(70, height + 8, _drawable(words, 48), color=palette["ink"], **text)

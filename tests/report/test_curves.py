@@ -33,6 +33,7 @@ def test_running_mean_keeps_gaps():
 def test_headline_metrics_of_evaluations():
     row = {"step": 1, "seconds": 1.0, "eval/a_b/top1": 0.5, "eval/a_b/top5": 0.9, "eval/a_b/n": 7}
     row |= {"eval/r/text_to_image_r@1": 0.3, "eval/r/text_to_image_r@10": 0.8}
+    row |= {"eval/r/mean_r@1": 0.4}  # of lines that are there
     [chart] = curves.charts([row])
     assert chart.lines == (("eval/a_b/top1", "a b"), ("eval/r/text_to_image_r@1", "r text→image"))
     key = "eval/zero_shot@folder:/data/mine/top1"
