@@ -1,5 +1,7 @@
 """What the documentation names exists: config keys, flags, modules and files."""
 
+import ast
+import contextlib
 import importlib.util
 import re
 
@@ -19,7 +21,8 @@ FILES = (".py", ".md", ".html", ".json", ".jsonl", ".npz", ".css", ".pt", ".bin"
 @pytest.fixture(scope="module")
 def pages(root):
     """Path -> text of every page that people read."""
-    paths = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    paths = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md")),
+             root / "launch" / "README.md"]  # fmt: skip
     return {path: path.read_text(encoding="utf-8") for path in paths}
 
 
@@ -51,12 +54,44 @@ def test_every_module_exists(pages):
     assert len(named) > 10
 
 
+def test_every_python_example_imports_what_exists(pages):
+    blocks = [b for text in pages.values() for b in re.findall(r"```python\n(.*?)```", text, re.S)]
+    named = [
+        (node.module, alias.name)
+        for block in blocks
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("clip_jax")
+        for alias in node.names
+    ]
+    for module, name in named:
+        package = importlib.import_module(module)
+        assert hasattr(package, name) or importlib.util.find_spec(f"{module}.{name}"), name
+    assert len(blocks) > 4 and len(named) > 3
+
+
 def test_every_flag_of_the_evaluation_exists(root):
     text = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
     others = {"--config", "--no-deps"}
     named = set(FLAG.findall(text)) - others
     assert named - set(evaluation.FLAGS) == set()
     assert len(named) > 10
+
+
+@pytest.mark.parametrize("module", ["train", "convert", "aot", "benchmark", "tokenizers.train"])
+def test_every_flag_of_a_command_exists(pages, module, capsys):
+    """In commands of one or several lines, here and in the launchers' documentation."""
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"clip_jax.{module}").main(["--help"])
+    known = set(FLAG.findall(capsys.readouterr().out))
+    command = re.compile(rf"-m clip_jax\.{re.escape(module)}\b((?:[^\n`]*\\\n)*[^\n`]*)")
+    named = {
+        (path.name, flag)
+        for path, text in pages.items()
+        for flags in command.findall(text)
+        for flag in FLAG.findall(flags.partition("#")[0])
+    }
+    assert {x for x in named if x[1] not in known} == set()
+    assert known and (named or module == "benchmark")
 
 
 def test_every_link_leads_somewhere(pages):
