@@ -16,18 +16,8 @@ from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals.datasets.resolve import DatasetSplits, resolve_all
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalSettings
+from clip_jax.report import types
 from clip_jax.report.titles import Titles
-from clip_jax.report.types import (
-    Details,
-    ImageQuery,
-    Pair,
-    Pairs,
-    Prediction,
-    Query,
-    Result,
-    Similarity,
-    TextQuery,
-)
 
 SIZE = 160  # of the longer side, in pixels
 DATASETS = 3  # with images on the page: more would make it too large
@@ -36,7 +26,7 @@ _AROUND = 3  # pairs on each side of the threshold
 
 def load(
     records: Sequence[Record], data: Sequence[str], settings: EvalSettings
-) -> tuple[list[Query], Pairs]:
+) -> tuple[list[types.Query], types.Pairs]:
     """The images of an evaluation's report.
 
     Args:
@@ -62,7 +52,7 @@ def load(
 _FIRST = ("top1", "image_to_text_r@1", "text_to_image_r@1")
 
 
-def results(records: Mapping[str, Record]) -> list[Result]:
+def results(records: Mapping[str, Record]) -> list[types.Result]:
     """The numbers of a run's records by evaluator, as rows of its report."""
     rows = []
     for name, record in records.items():
@@ -70,7 +60,7 @@ def results(records: Mapping[str, Record]) -> list[Result]:
         for key, value in record.metrics.items():
             low, high = record.intervals.get(key, (None, None))
             half = None if low is None else (high - low) / 2
-            rows.append(Result(name, key, value, record.n, half, baselines.get(key)))
+            rows.append(types.Result(name, key, value, record.n, half, baselines.get(key)))
     return sorted(rows, key=lambda row: row.metric not in _FIRST)
 
 
@@ -82,31 +72,31 @@ def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Sequence
         record that has it, searches for captions rather than for classes.
     """
 
-    def first(key: str) -> tuple[Sequence[Details], ImageDataset]:
+    def first(key: str) -> tuple[Sequence[types.Details], ImageDataset]:
         known = [(r.details[key], test) for r, test in records if r.details.get(key)]
         return min(known, key=lambda f: key == "search" and "recall" in f[0][0], default=((), None))
 
-    def with_image(key: str) -> list[tuple[np.ndarray, Details]]:
+    def with_image(key: str) -> list[tuple[np.ndarray, types.Details]]:
         rows, test = first(key)
         loaded = [(thumbnail(test, row["image"]), row) for row in rows]
         return [(image, row) for image, row in loaded if image is not None]
 
     fields: dict[str, Sequence] = {
-        "predictions": [Prediction(image, row["text"], [tuple(g) for g in row["guesses"]])
+        "predictions": [types.Prediction(image, row["text"], [tuple(g) for g in row["guesses"]])
                         for image, row in with_image("predictions")],
-        "image_to_text": [ImageQuery(image, [tuple(a) for a in row["answers"]])
+        "image_to_text": [types.ImageQuery(image, [tuple(a) for a in row["answers"]])
                           for image, row in with_image("image_search")],
     }  # fmt: skip
     rows, test = first("search")
     answers = [(row["text"], _answers(row, test)) for row in rows]
-    fields["text_to_image"] = [TextQuery(*query) for query in answers if query[1] is not None]
+    fields["text_to_image"] = [types.TextQuery(*query) for query in answers if query[1] is not None]
     row, test = first("similarity")
     if row and (images := _thumbnails(test, row["images"])):
-        fields["similarity"] = Similarity(images, row["texts"], np.array(row["cosines"]))
+        fields["similarity"] = types.Similarity(images, row["texts"], np.array(row["cosines"]))
     return {name: shown for name, shown in fields.items() if shown}
 
 
-def _answers(query: Details, test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
+def _answers(query: types.Details, test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
     """The images retrieved for a text, each with whether it is right; None if one is unreadable."""
     images = _thumbnails(test, query["found"])
     return None if images is None else list(zip(images, query["right"], strict=True))
@@ -144,7 +134,7 @@ def _same(open_dataset: Callable[[], ImageDataset], fingerprint: str) -> ImageDa
     return dataset if dataset.fingerprint == fingerprint else None
 
 
-def _queries(record: Record, test: ImageDataset | None, titles: Titles) -> list[Query]:
+def _queries(record: Record, test: ImageDataset | None, titles: Titles) -> list[types.Query]:
     queries = []
     for query in record.details["search"] if test is not None else ():
         note = titles(record) + (f", recall {query['recall']:.0%}" if "recall" in query else "")
@@ -155,7 +145,7 @@ def _queries(record: Record, test: ImageDataset | None, titles: Titles) -> list[
 
 def _pairs(
     record: Record, openers: Mapping[str, DatasetSplits], settings: EvalSettings
-) -> list[Pair]:
+) -> list[types.Pair]:
     """The most similar pairs, and those on both sides of the threshold."""
     known = record.details
     test = _opened(record, openers)

@@ -21,9 +21,8 @@ def colors() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def shade(position: float, ramp: tuple[str, ...]) -> tuple[str, str]:
-    """Returns the background at ``position`` (0 to 1) of a ramp, and the readable ink on it.
-
-    Black or white, whichever contrasts more, always reaches 4.5 to 1.
+    """Returns the background at ``position`` (0 to 1) of a ramp, and the ink on it: black or white,
+    whichever contrasts more, always reaches 4.5 to 1.
     """
     scaled = min(max(position, 0.0), 1.0) * (len(ramp) - 1) if math.isfinite(position) else 0.0
     low = min(int(scaled), len(ramp) - 2)

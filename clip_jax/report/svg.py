@@ -153,20 +153,16 @@ class Labels:
         return False
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Round values, some three to six, from at or below ``low`` to at or above ``high``."""
+def ticks(low: float, high: float, *, inside: bool = False) -> list[float]:
+    """Round values, some three to six, from at or below ``low`` to at or above ``high``; with
+    ``inside``, those that lie between them.
+    """
     high = high if high > low else low + 1.0
     power = 10.0 ** math.floor(math.log10((high - low) / 5))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= (high - low) / 5.001)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def percent_ticks(low: float, high: float) -> list[float]:
-    """Round values from ``low`` to ``high``, some four to six."""
-    step = next(s for s in (0.02, 0.05, 0.1, 0.2, 0.25) if (high - low) / s <= 5.01 or s == 0.25)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
+    first, last = low / step, high / step
+    first, last = (first, last) if inside else (math.floor(first + 1e-9), math.ceil(last - 1e-9))
+    return [i * step for i in range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)]
 
 
 def in_percent(values: Iterable[float]) -> list[Tick]:

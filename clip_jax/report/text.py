@@ -25,10 +25,8 @@ def points(difference: float) -> str:
 
 
 def between(bounds: Sequence[float | None] | Mapping[str, float | None]) -> str:
-    """An interval in per cent, ``80.1 to 82.5``, or nothing if an end is not a number.
-
-    Args:
-      bounds: the two ends, or an object with "low" and "high".
+    """An interval in per cent, ``80.1 to 82.5``, or nothing if an end is not a number; ``bounds``
+    may be an object with "low" and "high".
     """
     low, high = (bounds["low"], bounds["high"]) if isinstance(bounds, Mapping) else bounds
     if not finite(low) or not finite(high):

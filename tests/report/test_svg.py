@@ -14,7 +14,6 @@ from clip_jax.report.svg import (
     Labels,
     Scale,
     in_percent,
-    percent_ticks,
     ticks,
 )
 
@@ -33,10 +32,10 @@ def test_scales():
 
 @pytest.mark.parametrize("low", np.arange(0, 1, 0.1))
 def test_ticks_are_round_and_few(low):
-    ticks = percent_ticks(low, 1)
-    assert 2 <= len(ticks) <= 6 and ticks[-1] == pytest.approx(1)
-    assert min(ticks) >= low - 1e-9
-    np.testing.assert_allclose(np.asarray(ticks) * 100, np.round(np.asarray(ticks) * 100))
+    shown = ticks(low, 1, inside=True)
+    assert 2 <= len(shown) <= 6 and shown[-1] == pytest.approx(1)
+    assert min(shown) >= low - 1e-9
+    np.testing.assert_allclose(np.asarray(shown) * 100, np.round(np.asarray(shown) * 100))
 
 
 @pytest.mark.parametrize(

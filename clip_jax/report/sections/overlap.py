@@ -16,7 +16,7 @@ _COLUMNS = ("Found", "All", "Clean", "Overlap", "All − Clean", "p")
 def section(view: View, records: Sequence[Record]) -> dict[str, object] | None:
     """The table of all datasets, most overlap first, and each one's most similar pairs."""
     measured = [(r, row) for r in records if (row := _row(r))]
-    ranked = [pair for group in _groups(measured) for pair in _corrected(group)]
+    ranked = list(_corrected(measured))
     rows = [Row(view.titles(record), _note(record), _cells(row)) for record, row in ranked]
     pairs = [_pairs(record, view) for record, _ in ranked]
     table = Table("Dataset", _COLUMNS, [("", rows)])
@@ -33,18 +33,15 @@ def _row(record: Record) -> overlap.OverlapRow | None:
 Measured = tuple[Record, overlap.OverlapRow]
 
 
-def _groups(measured: Sequence[Measured]) -> Iterable[list[Measured]]:
-    """What is tested together: datasets of one model, protocol and way of comparing."""
+def _corrected(measured: Sequence[Measured]) -> Iterable[Measured]:
+    """Corrects what is tested together: datasets of one model, protocol and way of comparing."""
     groups: dict[tuple[str | None, ...], list[Measured]] = {}
     for r, row in measured:
         key = (r.model, r.model_fingerprint, r.protocol, r.details.get("by"))
         groups.setdefault(key, []).append((r, row))
-    return groups.values()
-
-
-def _corrected(group: Sequence[Measured]) -> list[Measured]:
-    rows = [row._replace(name=str(i)) for i, (_, row) in enumerate(group)]
-    return [(group[int(row.name)][0], row) for row in overlap.table(rows)]
+    for group in groups.values():
+        rows = [row._replace(name=str(i)) for i, (_, row) in enumerate(group)]
+        yield from ((group[int(row.name)][0], row) for row in overlap.table(rows))
 
 
 def _note(record: Record) -> str:

@@ -55,19 +55,20 @@ def plot(rows: Sequence[robustness.ShiftRow], compared: Compared) -> Figure | No
     ours = {row.model for row in rows} - set(robustness.PAPER_TABLE_16)
     if not ours:
         return None
-    count = len(compared.baselines)
-    through = f"{count} measured baselines." if count else (
-        "the two that were trained on ImageNet, which are near each other: far from them it is a "
-        "guess."
-    )  # fmt: skip
     note = (
         f"Shifts: {', '.join(rows[0].shifts)}. Both axes are logit-scaled. Grey: models of the "
-        f"paper's Table 16; the dashed line goes through {through}"
+        f"paper's Table 16; the dashed line goes through {_line(compared)}."
     )
     drawing = _drawing(rows, ours, compared.baselines or robustness.PAPER_BASELINES)
     words = [_words(row) for row in rows if row.model in ours]
     title = "Accuracy under natural shift (up) against ImageNet (across)"
     return Figure(title, drawing, " ".join([*words, note]))
+
+
+def _line(compared: Compared) -> str:
+    if compared.baselines:
+        return f"{len(compared.baselines)} measured baselines"
+    return "the two trained on ImageNet, which are near each other: far from them it is a guess"
 
 
 def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> tuple[str, Table, str] | None:
@@ -77,10 +78,9 @@ def table(rows: Sequence[robustness.ShiftRow], compared: Compared) -> tuple[str,
     columns = [robustness.REFERENCE, *rows[0].shifts, "Mean of shifts", "Effective robustness"]
     columns += ["Relative robustness"] if compared.reference else []
     line = "these baselines" if compared.baselines else "the paper’s two models"
-    known = any(finite(row.effective.low) for row in rows)
-    interval = (
-        "below it 95% over the choice of baselines" if known else "two points have no interval"
-    )
+    interval = "two points have no interval"
+    if any(finite(row.effective.low) for row in rows):
+        interval = "below it 95% over the choice of baselines"
     note = (
         "Below an accuracy: its difference from ImageNet’s, in points, which includes that some "
         "shifts have fewer classes. Effective robustness: what the mean lies above the line of "

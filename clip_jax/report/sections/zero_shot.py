@@ -12,7 +12,7 @@ from clip_jax.report.charts import Bar, Dot, bar_chart, scatter_chart
 from clip_jax.report.render import Blocks
 from clip_jax.report.sections import robustness
 from clip_jax.report.sections.view import View
-from clip_jax.report.svg import Figure, Scale, in_percent, percent_ticks
+from clip_jax.report.svg import Figure, Scale, in_percent, ticks
 from clip_jax.report.text import finite, inside, percent
 
 SECTION = "zero-shot"
@@ -64,7 +64,7 @@ def against_probes(view: View, probes: Sequence[Record]) -> Blocks | None:
     low = min(0.8, math.floor(5 * min(min(dot.at) for dot in dots)) / 5)
     drawing = scatter_chart(
         f"Zero-shot against linear probe on {len(dots)} datasets", dots, (low, 1),
-        percent_ticks(low, 1), [(low, low), (1, 1)], "linear probe",
+        ticks(low, 1, inside=True), [(low, low), (1, 1)], "linear probe",
     )  # fmt: skip
     note = "Below the dashed line the probe is better. Names that would hide others are left out."
     figure = Figure("Zero-shot (up) against linear probe (across)", drawing, note)
