@@ -51,8 +51,10 @@ setup(
     packages=find_packages(include=["clip_jax", "clip_jax.*"]),
     package_data={
         "clip_jax.data.emoji": ["*.gz", "*.LICENSE"],
-        "clip_jax.evals.datasets": ["*.csv"],
+        "clip_jax.evals.datasets": ["*.csv", "*.json"],
         "clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"],
+        "clip_jax.evals.exports": ["*.json"],
+        "clip_jax.evals.metrics": ["*.csv"],
         "clip_jax.report": ["templates/*"],
         "clip_jax.tokenizers": ["*.gz", "*.LICENSE"],
     },

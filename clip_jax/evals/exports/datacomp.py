@@ -15,40 +15,7 @@ from clip_jax.evals.records import Record
 from clip_jax.runtime.atomic import write_atomically
 
 # DataComp's tasklist.yml: key -> name. Keys of the catalog's ``datacomp``, and of what it lacks.
-TASKS = {
-    "vtab/caltech101": "Caltech-101",
-    "cifar10": "CIFAR-10",
-    "vtab/cifar100": "CIFAR-100",
-    "vtab/clevr_count_all": "CLEVR Counts",
-    "vtab/clevr_closest_object_distance": "CLEVR Distance",
-    "country211": "Country211",
-    "vtab/dtd": "Describable Textures",
-    "vtab/eurosat": "EuroSAT",
-    "fgvc_aircraft": "FGVC Aircraft",
-    "food101": "Food-101",
-    "gtsrb": "GTSRB",
-    "imagenet1k": "ImageNet 1k",
-    "imagenet_sketch": "ImageNet Sketch",
-    "imagenetv2": "ImageNet v2",
-    "imagenet-a": "ImageNet-A",
-    "imagenet-o": "ImageNet-O",
-    "imagenet-r": "ImageNet-R",
-    "vtab/kitti_closest_vehicle_distance": "KITTI Vehicle Distance",
-    "mnist": "MNIST",
-    "objectnet": "ObjectNet",
-    "vtab/flowers": "Oxford Flowers-102",
-    "vtab/pets": "Oxford-IIIT Pet",
-    "voc2007": "Pascal VOC 2007",
-    "vtab/pcam": "PatchCamelyon",
-    "renderedsst2": "Rendered SST2",
-    "vtab/resisc45": "RESISC45",
-    "cars": "Stanford Cars",
-    "stl10": "STL-10",
-    "sun397": "SUN397",
-    "vtab/svhn": "SVHN",
-    "retrieval/flickr_1k_test_image_text_retrieval": "Flickr",
-    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "MSCOCO",
-}
+TASKS: dict[str, str] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 MAIN_METRIC = {  # where it is not acc1
     "vtab/caltech101": "mean_per_class_recall",
     "fgvc_aircraft": "mean_per_class_recall",

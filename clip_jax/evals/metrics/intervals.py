@@ -1,8 +1,6 @@
-"""How sure a figure is: confidence intervals and tests for shares, the bootstrap for the rest.
+"""Confidence intervals: closed forms for shares (top-1, recall@k), the bootstrap for the rest.
 
-A share (top-1 accuracy, recall@k) has closed forms; whatever else is measured over rows (mean per
-class recall, mean average precision, an area under a curve) is resampled. Intervals are
-(low, high), 95% by default.
+Intervals are (low, high), 95% by default.
 """
 
 import math
@@ -16,15 +14,10 @@ _Z95 = 1.959963984540054
 
 
 def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the Wilson score interval of a share seen in n trials (Wilson 1927).
+    """Returns the Wilson score interval of a share (0 to 1) of n trials (Wilson 1927).
 
-    It stays honest near 0 and 1 and for few trials. The share need not be a whole number of hits:
-    where ties share the credit (see ``ranking.expected_hit``) it is not.
-
-    Args:
-      share: from 0 to 1.
-      n: trials, at least 1.
-      confidence: between 0 and 1.
+    It holds near 0 and 1 and for few trials. The share need not be a whole number of hits: where
+    ties share the credit (see ``ranking.expected_hit``) it is not.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -95,43 +88,17 @@ def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
     The bounds are the shares at which this many hits or more, and this many or fewer, would have
     half the remaining probability. It covers at least as often as it says, for every n.
 
-    Args:
-      hits: whole number from 0 to n.
-      n: trials, at least 1.
-      confidence: between 0 and 1; the paper's overlap analysis takes 0.995.
-
     Raises:
       ValueError: an argument is out of its range.
     """
-    _check_hits(hits, n)
+    if hits != int(hits) or n != int(n) or not 0 <= hits <= n or n < 1:
+        raise ValueError(f"hits must be a whole number from 0 to n, at least 1, got {hits} of {n}")
     _check_share(hits / n, n, confidence)
     tail = (1 - confidence) / 2
     quantile = scipy.special.betaincinv
     low = 0.0 if hits == 0 else float(quantile(hits, n - hits + 1, tail))
     high = 1.0 if hits == n else 1.0 - float(quantile(n - hits, hits + 1, tail))
     return low, high
-
-
-def binomial_p_value(hits: int, n: int, share: float, alternative: str = "two-sided") -> float:
-    """Returns how probable hits at least this extreme are if the true share is ``share``.
-
-    Args:
-      hits: whole number from 0 to n.
-      n: trials, at least 1.
-      share: the null hypothesis, from 0 to 1.
-      alternative: "greater": this many hits or more; "less": this many or fewer; "two-sided": all
-        numbers of hits that are no more probable than this one (``scipy.stats.binomtest``).
-
-    Raises:
-      ValueError: an argument is out of its range.
-    """
-    _check_hits(hits, n)
-    _check_share(share, n, 0.95)
-    if alternative not in ("two-sided", "greater", "less"):
-        raise ValueError(
-            f"alternative={alternative!r} is not one of 'two-sided', 'greater', 'less'"
-        )
-    return float(scipy.stats.binomtest(int(hits), int(n), share, alternative).pvalue)
 
 
 def bonferroni(p_values: Sequence[float]) -> np.ndarray:
@@ -214,8 +181,3 @@ def _check_share(share: float, n: float, confidence: float) -> None:
         raise ValueError(f"an interval needs at least one trial, got n={n}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, such as 0.95")
-
-
-def _check_hits(hits: int, n: int) -> None:
-    if hits != int(hits) or n != int(n) or not 0 <= hits <= n or n < 1:
-        raise ValueError(f"hits must be a whole number from 0 to n, at least 1, got {hits} of {n}")

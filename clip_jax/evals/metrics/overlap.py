@@ -8,17 +8,17 @@ trained for the purpose; a CLIP tower also calls images similar that only mean t
 threshold has to be looked at.
 
 The paper's caveats hold here too. Recall of the detector is unknown, and Overlap may differ from
-Clean in other ways: in Kinetics-700 it is often black frames, hard for whoever has seen them.
+Clean in other ways: in Kinetics-700 it is often black frames, hard even for those who saw them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
 from clip_jax.data.preprocess import ImageInput, Preprocess
-from clip_jax.evals.metrics.intervals import binomial_p_value, bonferroni, clopper_pearson
+from clip_jax.evals.metrics.intervals import bonferroni, clopper_pearson
 from clip_jax.evals.metrics.ranking import quantized_unit_rows
 
 _BLOCK = 4096
@@ -65,8 +65,8 @@ def nearest(
     """Finds for every evaluation image the training image of greatest cosine.
 
     At most ``block`` x ``block`` cosines are held at a time. They are exact (see
-    ``ranking.quantized_unit_rows``):
-    the result is the same, bit for bit, however the training images are cut up.
+    ``ranking.quantized_unit_rows``): the result is the same, bit for bit, however the training
+    images are cut up.
 
     Args:
       evaluation_emb: float[n, E], any scale.
@@ -82,29 +82,46 @@ def nearest(
       ValueError: no training image, an embedding that is not finite, or widths that differ.
     """
     rows = quantized_unit_rows(evaluation_emb, "evaluation embeddings")
-    index, similarity = np.full(len(rows), -1), np.full(len(rows), -np.inf)
-    seen = 0
-    parts = [training_emb] if hasattr(training_emb, "shape") else training_emb
-    for part in parts:
-        for start in range(0, len(part), block):
-            training = quantized_unit_rows(part[start : start + block], "training embeddings", seen)
-            if training.shape[1] != rows.shape[1]:
-                raise ValueError(
-                    f"training embeddings are {training.shape[1]} wide, evaluation embeddings "
-                    f"{rows.shape[1]}: both must come from the same model"
-                )
-            for at in range(0, len(rows), block):
-                here = slice(at, at + block)
-                cosines = rows[here] @ training.T
-                best = cosines.argmax(axis=1)
-                value = np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
-                better = value > similarity[here]
-                index[here] = np.where(better, seen + best, index[here])
-                similarity[here] = np.where(better, value, similarity[here])
-            seen += len(training)
-    if not seen:
+
+    def blocks() -> Iterator[np.ndarray]:
+        seen = 0
+        for part in [training_emb] if hasattr(training_emb, "shape") else training_emb:
+            for start in range(0, len(part), block):
+                training = part[start : start + block]
+                training = quantized_unit_rows(training, "training embeddings", seen)
+                if training.shape[1] != rows.shape[1]:
+                    raise ValueError(
+                        f"training embeddings are {training.shape[1]} wide, evaluation embeddings "
+                        f"{rows.shape[1]}: both must come from the same model"
+                    )
+                seen += len(training)
+                yield training
+
+    index, cosines = _most_similar(rows, blocks(), lambda a, b: a @ b.T, block)
+    if cosines is None:
         raise ValueError("there is no training embedding to compare with")
-    return index, similarity
+    return index, cosines
+
+
+def _most_similar(
+    rows: np.ndarray,
+    training: Iterable[np.ndarray],
+    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    block: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first most similar training row of every row, and its similarity; None without any."""
+    index, best, seen = np.full(len(rows), -1), np.full(len(rows), -np.inf), 0
+    for part in training:
+        for start in range(0, len(rows), block):
+            here = slice(start, start + block)
+            values = similarity(rows[here], part)
+            candidates = values.argmax(axis=1)
+            value = np.take_along_axis(values, candidates[:, None], axis=1)[:, 0]
+            better = value > best[here]
+            index[here] = np.where(better, seen + candidates, index[here])
+            best[here] = np.where(better, value, best[here])
+        seen += len(part)
+    return index, best if seen else None
 
 
 def image_hash(image: ImageInput) -> int:
@@ -145,19 +162,13 @@ def nearest_hash(
       ValueError: no training hash.
     """
     rows, training = np.asarray(evaluation, np.uint64), np.asarray(training, np.uint64)
-    if not len(training):
+    parts = (training[at : at + block] for at in range(0, len(training), block))
+    index, equal_bits = _most_similar(
+        rows, parts, lambda a, b: 64 - np.bitwise_count(a[:, None] ^ b), block
+    )
+    if equal_bits is None:
         raise ValueError("there is no training hash to compare with")
-    index, distance = np.full(len(rows), -1), np.full(len(rows), 65)
-    for start in range(0, len(training), block):
-        for at in range(0, len(rows), block):
-            here = slice(at, at + block)
-            bits = np.bitwise_count(rows[here, None] ^ training[start : start + block])
-            best = bits.argmin(axis=1)
-            value = np.take_along_axis(bits, best[:, None], axis=1)[:, 0].astype(np.int64)
-            better = value < distance[here]
-            index[here] = np.where(better, start + best, index[here])
-            distance[here] = np.where(better, value, distance[here])
-    return index, distance
+    return index, (64 - equal_bits).astype(np.int64)
 
 
 def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
@@ -189,7 +200,7 @@ def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
     if found:
         low, high = clopper_pearson(hits, found, CONFIDENCE)
         if found < n:
-            p_value = binomial_p_value(hits, found, clean, "greater")
+            p_value = float(scipy.stats.binomtest(hits, found, clean, "greater").pvalue)
     return OverlapRow(
         name, n, found, found / n, whole, clean, hits / found if found else np.nan,
         whole - clean, p_value, low, high,
