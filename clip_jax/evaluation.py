@@ -1,7 +1,7 @@
 """Evaluates a model as the paper does: python -m clip_jax.evaluate --model=runs/quickstart
 
 --model is the workdir of a run, a file or folder of weights, or a name on the hub. --data names
-data sets (docs/data_sets.md) or says where they lie: wds:FOLDER, tfds:NAME, folder:FOLDER,
+datasets (docs/data_sets.md) or says where they lie: wds:FOLDER, tfds:NAME, folder:FOLDER,
 csv:FILE, selection:FILE, emoji:held_out, digits, or NAME=SPEC for the prompts and the metric of
 NAME.
 """
@@ -50,10 +50,10 @@ def evaluate(
       say: called with lines of progress.
 
     Returns:
-      A record for each data set and task.
+      A record for each dataset and task.
 
     Raises:
-      ConfigError: a task, a data set or a setting that does not exist.
+      ConfigError: a task, a dataset or a setting that does not exist.
     """
     model = clip.as_evaluated(name)
     folder = Path(out) if out else None
@@ -109,7 +109,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--data": dict(
         type=_listed,
         default=runner.OFFLINE,
-        help=f"data sets, with commas; 'all' of the catalog; default: {','.join(runner.OFFLINE)}",
+        help=f"datasets, with commas; 'all' of the catalog; default: {','.join(runner.OFFLINE)}",
     ),
     "--tasks": dict(
         type=_listed, default=(), help=f"of {','.join(registry.TASKS)}; default: all that fit"
@@ -118,17 +118,17 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--templates": dict(default="all", help="all, subset7, plain or names"),
     "--class-names": dict(default="", help="file with the classes' names"),
     "--template-file": dict(default="", help="file with templates"),
-    "--data-root": dict(default="data", help="folder with data sets of the catalog"),
-    "--data-dir": dict(default="", help="folder with prepared TFDS data sets"),
-    "--image-key": dict(default="image", help="column or feature with the pictures"),
+    "--data-root": dict(default="data", help="folder with datasets of the catalog"),
+    "--data-dir": dict(default="", help="folder with prepared TFDS datasets"),
+    "--image-key": dict(default="image", help="column or feature with the images"),
     "--label-key": dict(default="label", help="column or feature with the labels"),
     "--caption-key": dict(default="caption", help="column or feature with the captions"),
     "--emoji-preset": dict(default="all", choices=("all", "free"), help="whose drawings"),
     "--group-keys": dict(type=_listed, default=(), help="columns with groups, for bias probes"),
-    "--image-root": dict(default="", help="folder of the pictures of selection:FILE"),
+    "--image-root": dict(default="", help="folder of the images of selection:FILE"),
     "--cache-dir": dict(default="", help="of features and indices; default: ~/.cache/clip_jax"),
     "--out": dict(default="", help="folder of the results; default: evaluations/<model>"),
-    "--batch-size": dict(type=int, default=api.BATCH_SIZE, help="pictures on all devices at once"),
+    "--batch-size": dict(type=int, default=api.BATCH_SIZE, help="images on all devices at once"),
     "--dtype": dict(default="float32", choices=("float32", "bfloat16")),
     "--shots": dict(default="1,2,4,8,16", help="examples a class of few-shot probes"),
     "--seeds": dict(type=int, default=3, help="draws of them for each number of shots"),
@@ -138,7 +138,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     ),
     "--overlap-with": dict(
         default="",
-        help="training pictures to be looked for among the test pictures, such as folder:FOLDER",
+        help="training images to be looked for among the test images, such as folder:FOLDER",
     ),
     "--overlap-by": dict(default="embedding", choices=OVERLAP_MEASURES),
     "--overlap-threshold": dict(

@@ -111,7 +111,7 @@ def test_python_gives_what_the_command_does(evaluated, folder, data):
     ("flags", "message"),
     [
         (["--tasks=zeroshot"], "tasks: 'zeroshot' is not one of"),
-        (["--data=ImageNett"], "'ImageNett' is no data set of the catalog; did you mean"),
+        (["--data=ImageNett"], "'ImageNett' is no dataset of the catalog; did you mean"),
         (["--protocol=mine"], "argument --protocol: invalid choice: 'mine'"),
         (["--templates=80"], "templates='80' is not one of"),
         (["--shots=one"], "--shots=one must be whole numbers"),
@@ -123,7 +123,7 @@ def test_python_gives_what_the_command_does(evaluated, folder, data):
         (["--class-names=/nowhere.txt"], "class_file='/nowhere.txt': no such file"),
         (["--data="], "data: none are named"),
         (["--tasks=overlap"], "'overlap' needs overlap_with"),
-        (["--data=CIFAR11=folder:/x/split=a"], "'CIFAR11' is no data set of the catalog"),
+        (["--data=CIFAR11=folder:/x/split=a"], "'CIFAR11' is no dataset of the catalog"),
     ],
 )
 def test_errors_are_one_line(folder, data, tmp_path, capsys, flags, message):
@@ -148,7 +148,7 @@ def test_names_that_other_programs_cannot_tell_apart(folder, data, tmp_path, cap
 
 
 def test_a_name_given_later_is_another_question(folder, data, tmp_path):
-    """The same pictures with a catalog's prompts: not read from what was asked before."""
+    """The same images with a catalog's prompts: not read from what was asked before."""
     table = tmp_path / "CIFAR10.csv"
     table.write_text(f"image,label\n{data}/test/red/0.png,cat\n{data}/test/red/1.png,dog\n")
     for spec, classes in ((f"csv:{table}", 2), (f"CIFAR10=csv:{table}", 10)):

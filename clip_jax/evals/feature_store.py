@@ -1,4 +1,4 @@
-"""Embeddings of whole data sets: read in threads, embedded on all devices, kept on disk.
+"""Embeddings of whole datasets: read in threads, embedded on all devices, kept on disk.
 
 A set is embedded in parts, and each part is a file as soon as it is there: what was interrupted
 goes on where it was, and what has been embedded once is read. The key is what decides the numbers:
@@ -22,15 +22,15 @@ from clip_jax.data.preprocess import Preprocess
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import whole_file
 
-PART = 8192  # pictures a file
+PART = 8192  # images a file
 
 Say = Callable[[str], None]
 
 
 class Pixels:
-    """The pictures of a set as rows of pixels for an ``Embedder``: decoded when asked for.
+    """The images of a set as rows of pixels for an ``Embedder``: decoded when asked for.
 
-    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]. A picture that cannot be read is black: what
+    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]. An image that cannot be read is black: what
     was wrong stays in ``bad``, so that the others' devices need not wait for this process's.
     """
 
@@ -59,7 +59,7 @@ class Pixels:
             return np.zeros((self.preprocess.image_size, self.preprocess.image_size, 3), np.uint8)
 
     def check(self) -> None:
-        """Tells all processes of pictures that one of them could not read. All must call it.
+        """Tells all processes of images that one of them could not read. All must call it.
 
         Raises:
           BadImage: on every process, naming the first one where it is known.
@@ -67,7 +67,7 @@ class Pixels:
         if distributed.all_hosts(not self.bad):
             return
         if not self.bad:
-            raise BadImage("another process could not read a picture: see what it says")
+            raise BadImage("another process could not read an image: see what it says")
         first, more = self.bad[0], len(self.bad) - 1
         if not distributed.is_lead():
             print(f"error: {first}", file=sys.stderr)  # the lead, which speaks, does not know it
@@ -88,7 +88,7 @@ class _Some:
 
 
 class Store:
-    """Features of pictures under a folder, by key; without a folder, of this process's memory."""
+    """Features of images under a folder, by key; without a folder, of this process's memory."""
 
     def __init__(self, folder: Path | None, model: str, say: Say = lambda line: None):
         """Opens a store.
@@ -105,7 +105,7 @@ class Store:
     def get(
         self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
     ) -> np.ndarray:
-        """Features of all pictures of a set. All processes must ask for the same.
+        """Features of all images of a set. All processes must ask for the same.
 
         Args:
           kind: "images" or "features", the Embedder's function.
@@ -117,7 +117,7 @@ class Store:
           float32[n, E], in memory.
 
         Raises:
-          BadImage: a picture cannot be read.
+          BadImage: an image cannot be read.
         """
         key = self._key(kind, data)
         if key not in self._held:
@@ -129,7 +129,7 @@ class Store:
     def parts(
         self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
     ) -> Iterator[np.ndarray]:
-        """The features of ``get`` in parts of ``PART`` pictures, for sets larger than memory.
+        """The features of ``get`` in parts of ``PART`` images, for sets larger than memory.
 
         What is on disk comes as memory maps. Without a folder all of it is kept in memory, also
         after ``clear``.
@@ -154,7 +154,7 @@ class Store:
             yield self._part(f"{key}-{at // PART:05d}", embed, rows, mapped)
             if len(pixels) > PART and pixels.read:
                 rate = pixels.read / (time.perf_counter() - began)
-                self.say(f"    {rows.stop:,} of {len(pixels):,} pictures, {rate:,.0f}/s")
+                self.say(f"    {rows.stop:,} of {len(pixels):,} images, {rate:,.0f}/s")
             pixels.read = 0
 
     def _part(

@@ -17,19 +17,19 @@ from clip_jax.runtime.atomic import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one task says of one data set.
+    """What one task says of one dataset.
 
     Attributes:
       task: a name in ``tasks.registry.TASKS``.
       dataset, split: what was scored.
       protocol: "paper", "clip_benchmark" or "datacomp".
-      n: pictures scored (retrieval: captions; caption selection: instances).
+      n: images scored (retrieval: captions; caption selection: instances).
       main_metric: key of ``metrics`` that stands for the whole.
       metrics: name -> value, shares from 0 to 1.
       intervals: name -> 95% interval, for every share of ``metrics``.
       model, model_fingerprint: its name, and sha256 over weights, preprocessing and tokenizer.
-      data_fingerprint: of the data set.
-      preprocess: the way from a picture to the model's input.
+      data_fingerprint: of the dataset.
+      preprocess: the way from an image to the model's input.
       class_names, templates: of a zero-shot classifier, as used; a class may have several names.
       seed: of what was drawn at random.
       details: more that a report shows, by task: "per_class" and "worst", "visited" lambdas,
@@ -66,7 +66,7 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """A name that no other record of the same model and protocol has: data sets may be called
+        """A name that no other record of the same model and protocol has: datasets may be called
         alike, and their names have characters that files cannot have.
         """
         parts = (self.dataset, self.split, self.task, self.protocol, self.data_fingerprint[:8])

@@ -1,6 +1,6 @@
-"""The paper's evaluations of one model on many data sets: one record each, written as it is made.
+"""The paper's evaluations of one model on many datasets: one record each, written as it is made.
 
-A data set that is not here is skipped with the reason and the way to get it; one that is damaged
+A dataset that is not here is skipped with the reason and the way to get it; one that is damaged
 is reported, and the others go on. What has been measured before, of the same weights and data in
 the same way, is read. Runs on every process with the same arguments; the lead writes.
 """
@@ -46,20 +46,20 @@ def run(
 
     Args:
       model: see ``EvalModel``.
-      data: data sets: names of the catalog, specs of ``open_dataset`` ("wds:PATH",
+      data: datasets: names of the catalog, specs of ``open_dataset`` ("wds:PATH",
         "tfds:NAME", "folder:PATH", "csv:PATH", "emoji:held_out", "digits"), or "NAME=SPEC", which
         has the prompts and the metric of NAME.
-      tasks: names in ``tasks.registry.TASKS``; () for all that a data set allows.
+      tasks: names in ``tasks.registry.TASKS``; () for all that a dataset allows.
       settings: see ``EvalSettings``.
       folder: where records are written and found; None: nowhere.
       cache: where features are kept; None: nowhere.
       say: called with a line for every record, and with progress.
 
     Returns:
-      A record for each data set and task, skipped ones included.
+      A record for each dataset and task, skipped ones included.
 
     Raises:
-      ConfigError: no such task, or no such data set in the catalog.
+      ConfigError: no such task, or no such dataset in the catalog.
       DataError: several processes, and they see different data.
     """
     settings = settings or EvalSettings()

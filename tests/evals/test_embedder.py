@@ -9,7 +9,7 @@ from clip_jax.runtime.mesh import create_mesh
 
 
 def simple_embedder(mesh_sizes, batch_size, calls=None):
-    """Embeds a picture or tokens by their first numbers; counts the shapes it is given."""
+    """Embeds an image or tokens by their first numbers; counts the shapes it is given."""
     calls = [] if calls is None else calls
 
     def embed(x):

@@ -17,7 +17,7 @@ def data(n=10, seed=0):
 
 
 class Embed:
-    """The first pixels of each picture; counts the pictures, and stops before one of them."""
+    """The first pixels of each image; counts the images, and stops before one of them."""
 
     def __init__(self, stop=None):
         self.seen, self.stop = 0, stop
@@ -109,7 +109,7 @@ def test_progress_and_memory(tmp_path):
     for _ in range(2):
         store.get("images", embed, data(), PREPROCESS)
     assert embed.seen == 10 and len(lines) == 3
-    assert "8 of 10 pictures" in lines[1]
+    assert "8 of 10 images" in lines[1]
     store.clear()
     store.get("images", embed, data(), PREPROCESS)
     assert embed.seen == 20

@@ -34,7 +34,7 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Pictures in noisy colours, a folder a class; and a table of captions."""
+    """Images in noisy colours, a folder a class; and a table of captions."""
     root = tmp_path_factory.mktemp("colours")
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 11)):
@@ -136,7 +136,7 @@ def test_probes_do_not_learn_from_what_is_scored(folders, tmp_path):
     (tmp_path / "flat.csv").write_text("\n".join(rows))
     for spec in (f"csv:{tmp_path}/flat.csv", f"folder:{folders}/test"):
         (probe,) = run(folders, ["linear_probe"], [spec])
-        assert "train has pictures of test" in probe.skipped and ".png" in probe.skipped
+        assert "train has images of test" in probe.skipped and ".png" in probe.skipped
     # A validation split that is the test split is not looked at.
     rows = [r + (",split" if i == 0 else ",test") for i, r in enumerate(rows)]
     rows += [r.replace(",test", ",val") for r in rows[1:]]
@@ -181,7 +181,7 @@ def test_names_of_ones_own_take_the_protocols_templates(folders, tmp_path):
 
 
 def test_a_data_set_that_does_not_fit_its_metric_ends_nothing(folders, tmp_path):
-    """VOC with one class a picture (as CLIP_benchmark has it), Hateful Memes with one class."""
+    """VOC with one class an image (as CLIP_benchmark has it), Hateful Memes with one class."""
     rows = [f"{folders}/{s}/{n}/{i}.png,{k},{s}" for s in ("train", "test")
             for k, n in enumerate(COLOURS) for i in range(6)]  # fmt: skip
     (tmp_path / "voc.csv").write_text("\n".join(["image,label,split", *rows]))
@@ -238,7 +238,7 @@ def test_no_pictures_to_learn_from_is_a_reason(folders, tmp_path):
     found = {r.task: r for r in run(folders, data=[f"folder:{tmp_path}"])}
     assert not found["zero_shot"].skipped
     for task in ("linear_probe", "few_shot"):
-        assert "pictures to learn from" in found[task].skipped
+        assert "images to learn from" in found[task].skipped
 
 
 def test_what_was_measured_is_read(folders, tmp_path):
@@ -285,8 +285,8 @@ def test_own_classes_and_templates(folders, tmp_path):
     ("change", "message"),
     [
         (dict(tasks=["zeroshot"]), "tasks: 'zeroshot' is not one of"),
-        (dict(data=["Food102"]), "data: 'Food102' is no data set of the catalog; did you mean"),
-        (dict(data=["Food=folder:/x"]), "data: 'Food' is no data set"),
+        (dict(data=["Food102"]), "data: 'Food102' is no dataset of the catalog; did you mean"),
+        (dict(data=["Food=folder:/x"]), "data: 'Food' is no dataset"),
     ],
 )
 def test_what_does_not_exist_is_named(folders, change, message):

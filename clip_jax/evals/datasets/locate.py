@@ -1,4 +1,4 @@
-"""Finds the catalog's data sets on this machine, or says how to get them.
+"""Finds the catalog's datasets on this machine, or says how to get them.
 
 ``python -m clip_jax.evals.datasets.locate > docs/data_sets.md`` writes the documentation's table.
 """
@@ -13,7 +13,7 @@ from clip_jax.data.test_sets.registry import open_dataset
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 from clip_jax.evals.datasets.catalog import CATALOG, Entry
 
-# Results' keys -> what people call them.
+# Keys of results -> names for people.
 METRICS = {
     "top1": "accuracy",
     "mean_per_class_recall": "mean per class",
@@ -25,7 +25,7 @@ METRICS = {
 
 
 def find(name: str) -> str:
-    """The catalog's name of a data set, by what it, CLIP_benchmark, DataComp or TFDS call it.
+    """The catalog's name of a dataset by any of its names, CLIP_benchmark's, DataComp's, TFDS's.
 
     Case does not matter, nor does a "wds/" or "vtab/" in front.
 
@@ -34,19 +34,18 @@ def find(name: str) -> str:
     """
     known: dict[str, str] = {}
     for key, entry in CATALOG.items():
-        others = (entry.title, entry.tfds, entry.webdataset, entry.datacomp)
-        for alias in (key, *others):
+        for alias in (key, entry.title, entry.tfds, entry.webdataset, entry.datacomp):
             known.setdefault(_bare(alias), key)
     known.pop("", None)
     if (key := known.get(_bare(name))) is None:
         near = difflib.get_close_matches(_bare(name), known, 1)
         hint = f"; did you mean {known[near[0]]!r}?" if near else f" {sorted(CATALOG)}"
-        raise ValueError(f"{name!r} is no data set of the catalog{hint}")
+        raise ValueError(f"{name!r} is no dataset of the catalog{hint}")
     return key
 
 
 def aliases(name: str) -> tuple[str, ...]:
-    """What a data set of the catalog is called here, by CLIP_benchmark and by DataComp."""
+    """The names of a dataset here, in CLIP_benchmark and in DataComp."""
     entry = CATALOG[name]
     others = [alias for alias in (entry.webdataset, entry.datacomp) if alias]
     bare = [alias.rpartition("/")[2] for alias in others]
@@ -58,45 +57,45 @@ def _bare(name: str) -> str:
 
 
 def commands(entry: Entry, root: str | os.PathLike = "data") -> list[str]:
-    """What to run to have a data set under ``root``, the simplest first; else its home page."""
-    found = []
-    for repository in _repositories(entry):
-        folder = Path(root) / repository.partition("/")[2]
-        found.append(f"hf download {repository} --repo-type=dataset --local-dir={folder}")
-    if entry.tfds:
-        found.append(f"tfds build {entry.tfds} --file_format=array_record")
-    return found or [entry.home]
+    """Commands that bring a dataset under ``root``, the simplest first; else its home page."""
+    hub = [
+        f"hf download {r} --repo-type=dataset --local-dir={Path(root) / r.partition('/')[2]}"
+        for r in _repositories(entry)
+    ]
+    tfds = [f"tfds build {entry.tfds} --file_format=array_record"] if entry.tfds else []
+    return hub + tfds or [entry.home]
 
 
 def _repositories(entry: Entry) -> list[str]:
     """Repositories of the hub: CLIP_benchmark's, which have training splits, before DataComp's."""
-    found = []
+    repositories = []
     if entry.webdataset:
-        found.append(f"clip-benchmark/wds_{entry.webdataset.replace('/', '-')}")
+        repositories.append(f"clip-benchmark/wds_{entry.webdataset.replace('/', '-')}")
     # DataComp's VOC is another task.
     if entry.datacomp and entry.kind == "classification":
-        found.append(f"djghosh/wds_{entry.datacomp.replace('/', '-')}_test")
-    return found
+        repositories.append(f"djghosh/wds_{entry.datacomp.replace('/', '-')}_test")
+    return repositories
 
 
 def specs(name: str, root: str | os.PathLike = "") -> list[str]:
     """Where ``locate`` looks, in this order: what ``open_dataset`` takes."""
-    entry, found = CATALOG[name], []
+    entry, folders = CATALOG[name], []
     if root:
         home = Path(root).expanduser()
-        found = [f"wds:{home / r.partition('/')[2]}" for r in _repositories(entry)]
-        found.append(f"folder:{home / name}")
-    return found + ([f"tfds:{entry.tfds}"] if entry.tfds else [])
+        folders = [f"wds:{home / r.partition('/')[2]}" for r in _repositories(entry)]
+        folders.append(f"folder:{home / name}")
+    return folders + ([f"tfds:{entry.tfds}"] if entry.tfds else [])
 
 
 def locate(name: str, root: str | os.PathLike = "", options: Options | None = None) -> str:
-    """Where the test split of a data set of the catalog is here, as ``open_dataset`` has it:
-    a webdataset folder as the hub has it, a folder ``<root>/<name>`` with a folder for each class,
-    or a prepared TFDS data set.
+    """Where the test split of a dataset of the catalog is on this machine, for ``open_dataset``.
+
+    It may be a webdataset folder as the hub has it, a folder ``<root>/<name>`` with a folder for
+    each class, or a prepared TFDS dataset.
 
     Args:
-      name: see ``find``.
-      root: the folder with the data sets; empty: TFDS only.
+      name: as ``find`` returns it.
+      root: the folder with the datasets; empty: TFDS only.
       options: ``data_dir`` is where TFDS looks.
 
     Raises:
@@ -119,17 +118,17 @@ def locate(name: str, root: str | os.PathLike = "", options: Options | None = No
 def open_at(
     spec: str, name: str, split: str = "test", options: Options | None = None
 ) -> ClassificationDataset | RetrievalDataset:
-    """Opens a data set of the catalog where it is said to lie.
+    """Opens a dataset of the catalog at a given location.
 
     Args:
-      spec: as ``open_dataset`` has it.
-      name: see ``find``.
+      spec: as ``open_dataset`` takes it.
+      name: as ``find`` returns it.
       split: "train", "val" or "test", in the catalog's sense: ImageNet's "test" is what its
         authors call the validation split, and then it has no "val".
       options: how it is read; of TFDS, features are the catalog's.
 
     Raises:
-      MissingData: the data set or the split is not here.
+      MissingData: the dataset or the split is not here.
       DataError: it is here and not in order.
     """
     entry, options = CATALOG[name], options or Options()
@@ -137,51 +136,37 @@ def open_at(
     if split == "val" and not entry.val and kind in ("tfds", "folder"):
         # What is called so there is what is scored.
         raise MissingData(f"{name} has no validation split besides the one that is scored")
-    found = open_dataset(spec, _split_there(spec, name, split), _of(entry, spec, options))
-    return dataclasses.replace(found, name=name, split=split)
-
-
-def _split_there(spec: str, name: str, split: str) -> str:
-    kind, _, rest = spec.partition(":")
-    if _is_tfds(spec, CATALOG[name]):
-        return CATALOG[name].tfds_splits.get(split, split)
-    if kind == "folder" and name == "ImageNet" and split == "test":
-        # The folder that everybody has; ImageNet's own test split has no labels.
-        return "val" if (Path(rest).expanduser() / "val").is_dir() else split
-    return split
-
-
-def _is_tfds(spec: str, entry: Entry) -> bool:
-    """Whether it is TFDS's own data set, by name or by the folder of a prepared version."""
-    kind, _, rest = spec.partition(":")
-    return kind == "tfds" and bool(entry.tfds) and entry.tfds.split("/")[0] in rest.split("/")
-
-
-def _of(entry: Entry, spec: str, options: Options) -> Options:
-    """TFDS's features are the catalog's business, not the user's."""
-    if not _is_tfds(spec, entry):
-        return options
-    if entry.kind == "retrieval":
-        return dataclasses.replace(options, image_key="image", label_key="",
-                                   caption_key=entry.tfds_label)  # fmt: skip
-    return dataclasses.replace(options, image_key="image", label_key=entry.tfds_label)
+    local_split, path = split, spec.partition(":")[2]
+    if kind == "tfds" and entry.tfds and entry.tfds.split("/")[0] in path.split("/"):
+        # TFDS's own dataset, by name or by the folder of a prepared version: splits and features
+        # are the catalog's, not the user's.
+        local_split = entry.tfds_splits.get(split, split)
+        label = {"label_key": entry.tfds_label}
+        if entry.kind == "retrieval":
+            label = {"label_key": "", "caption_key": entry.tfds_label}
+        options = dataclasses.replace(options, image_key="image", **label)
+    elif kind == "folder" and name == "ImageNet" and split == "test":
+        # The usual folder; ImageNet's own test split has no labels.
+        local_split = "val" if (Path(path).expanduser() / "val").is_dir() else split
+    dataset = open_dataset(spec, local_split, options)
+    return dataclasses.replace(dataset, name=name, split=split)
 
 
 def markdown() -> str:
     """The table for docs/data_sets.md."""
     parts = [
-        "# Data sets",
+        "# Datasets",
         "",
         "Written by `python -m clip_jax.evals.datasets.locate`. Sizes and metrics are the paper's",
-        "(Table 9); *train* counts the validation pictures too. A number belongs to a protocol:",
+        "(Table 9); *train* counts the validation images too. A number belongs to a protocol:",
         "what CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
         "",
-        "`hub` is a data set of the Hugging Face hub in CLIP_benchmark's format, to be had by",
+        "`hub` is a dataset of the Hugging Face hub in CLIP_benchmark's format, to be had by",
         "`hf download NAME --repo-type=dataset --local-dir=DATA/FOLDER`, where FOLDER is NAME",
         "without what is before the slash (`pip install 'huggingface_hub>=0.34'`). `TFDS` is",
         "prepared by `tfds build NAME --file_format=array_record`, for which some builders need",
-        "TensorFlow; reading needs none. Any data set can also be a folder",
-        "`DATA/NAME/SPLIT/CLASS/picture`, NAME being that of the first column.",
+        "TensorFlow; reading needs none. Any dataset can also be a folder",
+        "`DATA/NAME/SPLIT/CLASS/image`, NAME being that of the first column.",
         "",
         "| name | | classes | train | val | test | metric | hub | TFDS |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

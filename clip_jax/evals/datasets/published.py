@@ -17,7 +17,7 @@ TASKS = ("zero_shot", "linear_probe", "retrieval")
 
 
 class Published(NamedTuple):
-    """One number: ``value`` of ``metric``, 0 to 1; the data set as in the catalog."""
+    """One number: ``value`` of ``metric``, 0 to 1; the dataset as in the catalog."""
 
     model: str
     data_set: str
@@ -30,7 +30,7 @@ class Published(NamedTuple):
 
 @functools.cache
 def everything() -> tuple[Published, ...]:
-    """All that is known, in the order of the file."""
+    """All published numbers, in the order of the file."""
     with open(Path(__file__).with_name("published.csv"), encoding="utf-8", newline="") as file:
         rows = [row | {"value": float(row["value"])} for row in csv.DictReader(file)]
     return tuple(Published(**row) for row in rows)
@@ -39,16 +39,7 @@ def everything() -> tuple[Published, ...]:
 def published(
     data_set: str = "", task: str = "", protocol: str = "", model: str = "", metric: str = ""
 ) -> list[Published]:
-    """The results that fit everything that is given.
-
-    Args:
-      data_set: as in the catalog.
-      task: one of ``TASKS``.
-      protocol: "paper" or "datacomp".
-      model: as in ``models.variants.VARIANTS``.
-      metric: as in our results.
-    """
-    wanted = {"data_set": data_set, "task": task, "protocol": protocol, "model": model,
-              "metric": metric}  # fmt: skip
+    """The numbers whose fields are those given; "" is any."""
+    wanted = dict(data_set=data_set, task=task, protocol=protocol, model=model, metric=metric)
     given = {key: value for key, value in wanted.items() if value}
     return [row for row in everything() if all(getattr(row, k) == v for k, v in given.items())]

@@ -14,7 +14,7 @@ from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import matching
 from clip_jax.evals.types import EvalSettings, NotApplicable
 
-# Data sets that are called as their folder or file.
+# Datasets that are called as their folder or file.
 _PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
 
 
@@ -110,7 +110,7 @@ def resolve(text: str, settings: EvalSettings) -> DatasetSplits:
     """The dataset of one name, as ``runner.run`` takes it.
 
     Raises:
-      ConfigError: no such data set in the catalog.
+      ConfigError: no such dataset in the catalog.
     """
     return DatasetSplits(*_named(text), settings)
 
@@ -119,7 +119,7 @@ def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSpli
     """The datasets of a run, with titles that tell them apart.
 
     Raises:
-      ConfigError: no such data set in the catalog, or one of it in two places.
+      ConfigError: no such dataset in the catalog, or one of it in two places.
     """
     training = _training_images(settings)
     found = [
@@ -139,7 +139,7 @@ def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSpli
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The catalog's name, if it is one of its data sets, and where it is, if that is given."""
+    """The catalog's name, if it is one of its datasets, and where it is, if that is given."""
     name, _, spec = text.partition("=") if "=" in text.partition(":")[0] else ("", "", text)
     try:
         if name:

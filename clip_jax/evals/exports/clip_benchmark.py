@@ -1,7 +1,4 @@
-"""Results in CLIP_benchmark's format (github.com/LAION-AI/CLIP_benchmark).
-
-It writes a JSON file for each run and merges them into a CSV.
-"""
+"""Results in CLIP_benchmark's format (github.com/LAION-AI/CLIP_benchmark): JSON files and a CSV."""
 
 import csv
 import io
@@ -10,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, Unpack
 
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.metrics import caption_selection, retrieval
@@ -43,23 +40,29 @@ class Result(TypedDict):
     templates: NotRequired[list[str]]
 
 
+class ConvertOptions(TypedDict, total=False):
+    """The options of ``convert``."""
+
+    pretrained: str
+    language: str
+    prompts: bool
+
+
 def convert(
     record: Record, *, pretrained: str = "", language: str = "en", prompts: bool = False
 ) -> Result:
     """Converts a record to CLIP_benchmark's object.
+
+    Datasets have CLIP_benchmark's names where the catalog knows them. ``acc5`` is NaN below five
+    classes. ``mean_average_precision`` is that of steps if the record has it, else of 11 points.
 
     Args:
       record: of a task in ``TASKS``, not skipped.
       pretrained: CLIP_benchmark's name of the weights; by default the first twelve digits of the
         model's fingerprint.
       language: of class names and prompts.
-      prompts: whether to add ``classnames`` and ``templates``, as ``--dump_classnames`` and
-        ``--dump_templates`` do there; the placeholder of the name in a template is ``{c}``.
-
-    Returns:
-      Names of datasets are CLIP_benchmark's where the catalog knows them. ``acc5`` is NaN where
-      there are fewer than five classes. ``mean_average_precision`` is the area under the steps if
-      the record has it, else the paper's of 11 points.
+      prompts: whether to add ``classnames`` and ``templates`` (``--dump_classnames`` and
+        ``--dump_templates`` there); the placeholder of the name in a template is ``{c}``.
 
     Raises:
       ValueError: The record was skipped, or CLIP_benchmark has no such task.
@@ -86,28 +89,20 @@ def convert(
 def file_name(result: Result) -> str:
     """Returns the file name of a result: CLIP_benchmark's default ``--output``.
 
-    Characters that a file name cannot hold become "_" in the dataset's name, as there, and "-" in
-    the other parts.
+    Other characters become "_" in the dataset's name, as there, and "-" in the other parts.
     """
     dataset = re.sub(r"[^\w.+-]", "_", result["dataset"])
     rest = (result["pretrained"], result["model"], result["language"], result["task"])
     return "_".join([dataset, *(re.sub(r"[^\w.+-]+", "-", part) for part in rest)]) + ".json"
 
 
-def write(
-    folder: Path,
-    records: Iterable[Record],
-    *,
-    pretrained: str = "",
-    language: str = "en",
-    prompts: bool = False,
-) -> list[Path]:
+def write(folder: Path, records: Iterable[Record], **options: Unpack[ConvertOptions]) -> list[Path]:
     """Writes a JSON file for each record, and ``benchmark.csv`` with all of them.
 
     Args:
       folder: created if it is missing. Files of the same name are replaced.
       records: skipped ones and few-shot curves are left out.
-      pretrained, language, prompts: see ``convert``.
+      options: see ``convert``.
 
     Returns:
       The files, the CSV last.
@@ -120,7 +115,7 @@ def write(
     for record in records:
         if record.skipped or record.task not in TASKS:
             continue
-        result = convert(record, pretrained=pretrained, language=language, prompts=prompts)
+        result = convert(record, **options)
         name = file_name(result)
         if name in files:
             raise ValueError(
@@ -139,10 +134,10 @@ def write(
 
 
 def csv_table(results: Sequence[Result]) -> str:
-    """Returns the table that ``clip_benchmark build`` makes of results, as the text of a CSV file.
+    """Returns the CSV text that ``clip_benchmark build`` makes of results.
 
     It has a column for each metric and each key, and ``model_fullname``; missing values are empty.
-    (Their columns are in arbitrary order, these in the order of the rows.)
+    Columns are in the order of the rows (there, in arbitrary order).
     """
     rows = []
     for result in results:

@@ -1,7 +1,4 @@
-"""Results in DataComp's format (github.com/mlfoundations/datacomp).
-
-It writes a line of ``eval_results.jsonl`` for each task.
-"""
+"""Results in DataComp's format (github.com/mlfoundations/datacomp): lines of JSON."""
 
 import json
 import math
@@ -16,17 +13,14 @@ from clip_jax.runtime.atomic import write_atomically
 
 # DataComp's tasklist.yml: key -> name. Keys of the catalog's ``datacomp``, and of what it lacks.
 TASKS: dict[str, str] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-MAIN_METRIC = {  # where it is not acc1
-    "vtab/caltech101": "mean_per_class_recall",
-    "fgvc_aircraft": "mean_per_class_recall",
-    "vtab/flowers": "mean_per_class_recall",
-    "vtab/pets": "mean_per_class_recall",
-    "retrieval/flickr_1k_test_image_text_retrieval": "mean_recall@1",
-    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mean_recall@1",
-}
 _RETRIEVAL = {
     "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
     "COCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+}
+_BY_CLASS = ("vtab/caltech101", "fgvc_aircraft", "vtab/flowers", "vtab/pets")
+MAIN_METRIC = {  # where it is not acc1
+    **dict.fromkeys(_BY_CLASS, "mean_per_class_recall"),
+    **dict.fromkeys(_RETRIEVAL.values(), "mean_recall@1"),
 }
 
 
@@ -42,17 +36,13 @@ class Result(TypedDict):
 def convert(record: Record) -> Result:
     """Converts a record to a line of DataComp's ``eval_results.jsonl``.
 
-    Args:
-      record: zero-shot classification or retrieval, not skipped.
-
-    Returns:
-      ``metrics["main_metric"]`` is the value of DataComp's main metric; for datasets that DataComp
-      does not have, that of the record's. ``acc5`` is None below five classes, as there.
+    ``metrics["main_metric"]`` is the value of DataComp's main metric; for datasets that DataComp
+    does not have, that of the record's. ``acc5`` is None below five classes, as there.
 
     Raises:
-      ValueError: The record was skipped, or is of another task.
+      ValueError: The record was skipped, or is of another task than zero-shot and retrieval.
     """
-    if record.skipped or record.task not in ("zero_shot", "retrieval"):
+    if not _has_form(record):
         why = f"skipped: {record.skipped}" if record.skipped else "neither zero_shot nor retrieval"
         raise ValueError(f"{describe(record)} has no form in DataComp: {why}")
     key, dataset = _key_and_name(record)
@@ -69,19 +59,13 @@ def convert(record: Record) -> Result:
 
 
 def write(path: Path, records: Iterable[Record]) -> Path:
-    """Writes ``eval_results.jsonl``, in the order of the records.
-
-    Args:
-      path: the file, replaced if it exists.
-      records: skipped ones, and those of other tasks than zero-shot and retrieval, are left out.
+    """Writes the records that have a form in DataComp to a file, in their order.
 
     Raises:
       ValueError: Two records of one dataset, of which DataComp's readers would see the last.
     """
     lines: dict[str, str] = {}
-    for record in records:
-        if record.skipped or record.task not in ("zero_shot", "retrieval"):
-            continue
+    for record in filter(_has_form, records):
         line = convert(record)
         if line["key"] in lines:
             raise ValueError(
@@ -92,6 +76,10 @@ def write(path: Path, records: Iterable[Record]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(lines.values()).encode())
     return path
+
+
+def _has_form(record: Record) -> bool:
+    return not record.skipped and record.task in ("zero_shot", "retrieval")
 
 
 def _key_and_name(record: Record) -> tuple[str, str]:

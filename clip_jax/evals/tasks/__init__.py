@@ -1,1 +1,1 @@
-"""Evaluation tasks: what is measured on a data set."""
+"""Evaluation tasks: what is measured on a dataset."""

@@ -108,7 +108,7 @@ def _named(data: DatasetSplits, test: ClassificationDataset) -> ClassificationDa
 
 
 def _overall(rates: Sequence[Mapping[str, Any]], category: str) -> float:
-    """The share of all pictures that are given a class of a category, of the default set."""
+    """The share of all images that are given a class of a category, of the default set."""
     wanted = ("default", category, "all")
     return next(
         row["share"] for row in rates

@@ -58,7 +58,7 @@ def _choices(test: CompositionalityDataset) -> dict[str, bool]:
     choices["group_score"] = all(choices.values())
     if not any(choices.values()):
         raise NotApplicable(
-            "some instances have one caption and others one picture; put each kind in a file of "
+            "some instances have one caption and others one image; put each kind in a file of "
             "its own"
         )
     return choices

@@ -76,18 +76,18 @@ class FewShot(Task[ClassificationDataset]):
 def _shots(
     train: ClassificationDataset, test: ClassificationDataset, settings: EvalSettings
 ) -> list[int]:
-    """The numbers of shots that every class of train has pictures for.
+    """The numbers of shots that every class of train has images for.
 
     Raises:
       NotApplicable: there are none.
     """
     if test.multilabel:
-        raise NotApplicable("few-shot needs pictures of one class each")
+        raise NotApplicable("few-shot needs images of one class each")
     least = np.bincount(train.labels, minlength=max(test.classes, train.classes))
     found = [s for s in settings.shots if s <= least.min()]
     if not found:
         raise NotApplicable(
-            f"class {least.argmin()} has {least.min()} pictures to learn from, fewer than "
+            f"class {least.argmin()} has {least.min()} images to learn from, fewer than "
             f"{min(settings.shots)} shots"
         )
     return found
@@ -100,7 +100,7 @@ def _efficiency(curve: few_shot.Curve, zero_shot: float) -> dict[str, Any]:
 
 
 def _over_draws(values: np.ndarray, n: int) -> tuple[float, float]:
-    """Of a mean over draws: the pictures' own uncertainty (Wilson), and 1.96 standard errors."""
+    """Of a mean over draws: the images' own uncertainty (Wilson), and 1.96 standard errors."""
     mean = float(np.clip(values.mean(), 0, 1))
     low, high = intervals.wilson(mean, n)
     error = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0

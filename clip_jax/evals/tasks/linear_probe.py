@@ -22,7 +22,7 @@ def splits(test: ClassificationDataset, data: DatasetSplits) -> dict[str, Classi
     """The sets "train", "val" (where there is one) and "test".
 
     Raises:
-      NotApplicable: there is no train, or it has pictures of test, or other classes.
+      NotApplicable: there is no train, or it has images of test, or other classes.
     """
     sets = {"test": test}
     scored = {test.describe(i) for i in range(len(test))}
@@ -31,14 +31,14 @@ def splits(test: ClassificationDataset, data: DatasetSplits) -> dict[str, Classi
             found = data.open(split)
         except MissingData as error:
             if split == "train":
-                raise NotApplicable(f"a probe needs pictures to learn from: {error}") from error
+                raise NotApplicable(f"a probe needs images to learn from: {error}") from error
             continue
         seen = next((d for i in range(len(found)) if (d := found.describe(i)) in scored), None)
         if seen is None and len(found):
             sets[split] = found
         elif split == "train":
             raise NotApplicable(
-                f"a probe needs pictures to learn from, but train has pictures of test ({seen}): "
+                f"a probe needs images to learn from, but train has images of test ({seen}): "
                 "give each split a folder of its own, or name it in a column split"
             )
         if list(found.class_names) != list(test.class_names):
@@ -70,7 +70,7 @@ def splits_key(data: DatasetSplits) -> dict[str, Any]:
 
 
 def chosen_metric(data: DatasetSplits, labels: np.ndarray) -> classification.PaperMetric:
-    """The metric that a penalty is chosen by: that of the data set, where the labels allow it."""
+    """The metric that a penalty is chosen by: that of the dataset, where the labels allow it."""
     protocol = data.settings.protocol
     metrics = classification.PAPER_METRICS
     if labels.ndim == 2:
@@ -129,7 +129,7 @@ def _probe_intervals(
     for metric in (*classification.PAPER_METRICS.values(), classification.STEP_METRIC):
         if metric.key not in result.metrics or metric.key == "top1":
             continue
-        # Within classes, but for a figure that weighs pictures alike.
+        # Within classes, but for a figure that weighs images alike.
         draw = intervals.bootstrap if metric.key == "mean_top1_top5" else classification.resampled
         found[metric.key] = draw(metric.of, result.scores, labels, samples=200, seed=seed)
     for key in {"top1", "top5"} & set(result.metrics):

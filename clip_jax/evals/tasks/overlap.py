@@ -109,13 +109,13 @@ class Overlap(Task[ClassificationDataset]):
 
 
 def _concatenated(store: Store, data: ImageDataset) -> np.ndarray:
-    """The hashes of a set's pictures, uint64[n]."""
+    """The hashes of a set's images, uint64[n]."""
     parts = list(store.parts("hash", _hashes, data, overlap.HASH_INPUT))
     return np.concatenate([np.zeros(0, np.uint64), *(part[:, 0] for part in parts)])
 
 
 def _hashes(rows: Rows) -> np.ndarray:
-    """uint64[n, 1] of pictures uint8[n, 32, 32, 3]."""
+    """uint64[n, 1] of images uint8[n, 32, 32, 3]."""
     return np.array([[overlap.image_hash(p)] for p in _each(rows)], np.uint64).reshape(-1, 1)
 
 
@@ -125,7 +125,7 @@ def _each(rows: Rows) -> Iterator[np.ndarray]:
 
 
 class _Pairs(NamedTuple):
-    """Test pictures, each with the training picture that is most like it."""
+    """Test images, each with the training image that is most like it."""
 
     test: ImageDataset
     training: ImageDataset
@@ -164,7 +164,7 @@ _SHARES = ("contamination", "all", "clean", "overlap", "difference")
 
 
 def _metrics(row: overlap.OverlapRow) -> dict[str, float]:
-    """Those that there are pictures for."""
+    """Those that there are images for."""
     return {k: float(v) for k in _SHARES if math.isfinite(v := getattr(row, k))}
 
 

@@ -133,13 +133,13 @@ def _found(
     images: np.ndarray, queries: np.ndarray, texts: Sequence[str],
     right: Callable[[int, int], Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Of equally similar pictures the first ones."""
+    """Of equally similar images the first ones."""
     if not texts:
         return []
     columns = quantized_unit_rows(queries, "texts").T
     parts = range(0, len(images), _BLOCK)
     cosines = np.concatenate(
-        [quantized_unit_rows(images[at : at + _BLOCK], "pictures", at) @ columns for at in parts]
+        [quantized_unit_rows(images[at : at + _BLOCK], "images", at) @ columns for at in parts]
     )
     best = np.argsort(-cosines, axis=0, kind="stable")[:IMAGES].T.tolist()
     return [

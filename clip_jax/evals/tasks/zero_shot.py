@@ -102,7 +102,7 @@ def prompts_of(test: ClassificationDataset) -> tuple[Names, tuple[str, ...]]:
 def classified(
     model: EvalModel, store: Store, test: ClassificationDataset
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Embeddings of the pictures, weights of the classes, and what is measured of them."""
+    """Embeddings of the images, weights of the classes, and what is measured of them."""
     weights = weights_of(model, *prompts_of(test))
     images = store.get("images", model.embedder.images, test, model.preprocess)
     return images, weights, classification.measure(images, weights, test.labels)

@@ -1,4 +1,4 @@
-"""The table of data sets: complete, in step with the prompts and the documentation, and usable."""
+"""The table of datasets: complete, in step with the prompts and the documentation, and usable."""
 
 import csv
 import json
@@ -69,10 +69,10 @@ def test_names_of_others_are_understood(name, want):
 
 
 def test_a_name_that_nobody_has():
-    with pytest.raises(ValueError, match="'imagenet-q' is no data set .*did you mean 'ImageNet"):
+    with pytest.raises(ValueError, match="'imagenet-q' is no dataset .*did you mean 'ImageNet"):
         locate.find("imagenet-q")
     for name in ("", "wds/", "zzzz"):
-        with pytest.raises(ValueError, match="is no data set of the catalog"):
+        with pytest.raises(ValueError, match="is no dataset of the catalog"):
             locate.find(name)
 
 

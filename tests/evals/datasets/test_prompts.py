@@ -182,7 +182,7 @@ def test_names_that_the_data_sets_use(name, own, want):
 
 
 def test_classes_that_no_picture_has_need_no_match():
-    """TFDS's ImageNet-A has all 1,000 classes, and pictures of 200."""
+    """TFDS's ImageNet-A has all 1,000 classes, and images of 200."""
     ids = prompts_lib.load("class_ids")
     wnids, subset = ids["ids"]["ImageNet"], ids["imagenet_a"]
     found = with_prompts(data_set(wnids, subset), "ImageNetA")

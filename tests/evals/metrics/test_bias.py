@@ -5,7 +5,7 @@ import pytest
 
 from clip_jax.evals.metrics import bias, intervals
 
-# Six pictures, five classes: two of people, two of one further category, one of another.
+# Six images, five classes: two of people, two of one further category, one of another.
 CATEGORIES = ("person", "person", "crime-related", "crime-related", "non-human")
 GROUPS = ("b", "b", "b", "b", "a", "a")
 LOGITS = np.eye(5)[[0, 2, 3, 4, 1, 1]]

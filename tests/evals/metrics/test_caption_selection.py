@@ -95,7 +95,7 @@ def test_instances_may_be_mixed_as_long_as_each_keeps_its_order():
     matrices = [np.array(scores) for scores, _, _ in WINOGROUND.values()]
     images, texts, image_of, text_of = of_scores(matrices)
     want = caption_selection.select(images, texts, image_of, text_of)
-    # All first pictures, then all second ones.
+    # All first images, then all second ones.
     order = np.argsort(np.arange(len(images)) % 2, kind="stable")
     got = caption_selection.select(images[order], texts, image_of[order] + 40, text_of + 40)
     for name, values in want.items():

@@ -1,4 +1,4 @@
-"""Figures of a classification data set: the recorded reference, scikit-learn, and by hand."""
+"""Figures of a classification dataset: the recorded reference, scikit-learn, and by hand."""
 
 import json
 
@@ -9,7 +9,7 @@ from clip_jax.evals.metrics import average_precision, classification, zero_shot
 
 
 def embedded(logits):
-    """Pictures and classes of unit length whose cosines are ``logits`` / 10."""
+    """Images and classes of unit length whose cosines are ``logits`` / 10."""
     cosines = np.asarray(logits, float) / 10
     rest = np.sqrt(1 - (cosines**2).sum(axis=1, keepdims=True))
     return np.concatenate([cosines, rest], axis=1), np.eye(cosines.shape[1], cosines.shape[1] + 1)
@@ -68,7 +68,7 @@ def test_measure_holds_every_metric_of_the_paper_under_its_key():
 
 
 def test_roc_auc_ranks_by_the_difference_of_the_logits():
-    # By the second logit alone the pictures would be ranked the other way round.
+    # By the second logit alone the images would be ranked the other way round.
     logits = np.array([[0.0, 1.0], [5.0, 2.0], [0.5, 1.5], [9.0, 3.0]])
     assert classification.roc_auc(logits, np.array([1, 0, 1, 0])) == 1.0
     # A probability computed in float32 at scale 100 could no longer tell the first two apart.

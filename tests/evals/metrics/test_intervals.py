@@ -58,7 +58,7 @@ def test_clustered_between_its_extremes():
 
 
 def test_clustered_holds_the_truth_as_often_as_it_says():
-    """Captions of a picture share its difficulty; the plain interval is too narrow for that."""
+    """Captions of an image share its difficulty; the plain interval is too narrow for that."""
     rng = np.random.default_rng(1)
     pictures, hits, plain = np.repeat(np.arange(200), 5), 0, 0
     for _ in range(400):

@@ -72,7 +72,7 @@ def test_nearest_refuses():
 
 
 def scene(seed, size=(160, 120)):
-    """A smooth picture with some shapes: what a photograph has and noise has not."""
+    """A smooth image with some shapes: what a photograph has and noise has not."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return small.resize(size, Image.Resampling.BICUBIC)

@@ -201,7 +201,7 @@ print("peak", peak)
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from /proc")
 def test_coco_takes_less_than_a_gibibyte_and_is_exact_on_a_subset(root):
-    """5,000 pictures and 25,000 captions in a process of their own, whose peak is looked at."""
+    """5,000 images and 25,000 captions in a process of their own, whose peak is looked at."""
     done = subprocess.run(
         [sys.executable, "-c", COCO_SIZED],
         env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=1800,

@@ -21,7 +21,7 @@ def noisy(seed=0, size=0.15):
 
 def test_logit():
     np.testing.assert_allclose(robustness.logit([0.5, 0.9]), [0, np.log(9)], rtol=1e-12)
-    # Half a picture of a hundred.
+    # Half an image of a hundred.
     np.testing.assert_allclose(
         robustness.logit([0.0, 1.0, 0.5], n=100), [np.log(0.5 / 99.5), np.log(99.5 / 0.5), 0]
     )

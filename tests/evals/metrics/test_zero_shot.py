@@ -173,7 +173,7 @@ def test_predict_gives_the_softmax_over_all_classes():
     expected = np.take_along_axis(exps / exps.sum(1, keepdims=True), best, axis=1)
     np.testing.assert_allclose(probs, expected, rtol=1e-5)
     assert best.dtype == np.int32 and probs.dtype == np.float32
-    # No overflow or 0 / 0, however large the scale and however far apart the pictures.
+    # No overflow or 0 / 0, however large the scale and however far apart the images.
     _, probs = zero_shot.predict(np.array([[1.0, 0], [-1, 0]]), np.eye(1, 2), logit_scale=1e4)
     np.testing.assert_array_equal(probs, [[1.0], [1.0]])
     best, probs = zero_shot.predict(images, np.eye(3, 4))

@@ -60,7 +60,7 @@ def model():
 
 
 class People:
-    """A table of noisy pictures of their labels, and what there is to know of it."""
+    """A table of noisy images of their labels, and what there is to know of it."""
 
     def __init__(self, root):
         rng = np.random.default_rng(5)

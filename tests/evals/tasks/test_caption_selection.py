@@ -40,7 +40,7 @@ def model(devices=8, batch_size=16):
 
 
 def drawn(root, count, pictures, captions, seed=0):
-    """Instances of random directions, with the cosines of each: [pictures, captions]."""
+    """Instances of random directions, with the cosines of each: [images, captions]."""
     rng = np.random.default_rng(seed)
     (root / "images").mkdir(parents=True)
     rows, cosines = [], []

@@ -22,7 +22,7 @@ from clip_jax.runtime.mesh import create_mesh
 
 NAMES = ("blue", "green", "red")
 SIZE, PER_CLASS, TRAINING = 16, 12, 30
-# test picture -> training picture; the last two are only nearly the same.
+# test image -> training image; the last two are only nearly the same.
 PLANTED = {1: 4, 5: 29, 14: 0, 20: 11, 30: 17}
 
 
@@ -33,7 +33,7 @@ def picture(rng):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder with test pictures, and one with captioned training pictures, some the same."""
+    """A folder with test images, and one with captioned training images, some the same."""
     root = tmp_path_factory.mktemp("overlap")
     rng = np.random.default_rng(0)
     training = [picture(rng) for _ in range(TRAINING)]

@@ -1,4 +1,4 @@
-"""Texts of the gallery: chosen over all of them, and the pictures a plain search finds."""
+"""Texts of the gallery: chosen over all of them, and the images a plain search finds."""
 
 import json
 

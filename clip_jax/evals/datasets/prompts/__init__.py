@@ -1,4 +1,4 @@
-"""Class names and prompt templates of the paper's data sets, and of other protocols.
+"""Class names and prompt templates of the paper's datasets, and of other protocols.
 
 A result depends on its prompts: CLIP_benchmark's of RESISC45 are four where OpenAI's are eighteen.
 So every list has a protocol, and where we cannot say for sure what one uses, we say nothing and
@@ -18,7 +18,7 @@ PLAIN = ("a photo of a {}.",)  # the paper's default, section 3.1.4
 NAMES_ALONE = ("{}",)  # "contextless class names" of the paper's figure 4
 RETRIEVAL_PREFIX = "a photo of "  # in front of captions in the paper's retrieval, appendix E.1
 
-# Data sets with the classes of ImageNet, or those of them that ``class_ids.json`` lists.
+# Datasets with the classes of ImageNet, or those of them that ``class_ids.json`` lists.
 IMAGENETS = {
     "ImageNet": None,
     "ImageNetV2": None,
@@ -47,12 +47,12 @@ def load(name: str) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """The data sets that have prompts: the paper's 27, ImageNet's shifts, ObjectNet."""
+    """The datasets that have prompts: the paper's 27, ImageNet's shifts, ObjectNet."""
     return sorted([*load("paper")["data_sets"], *IMAGENETS, "ObjectNet"])
 
 
 def prompts(name: str, protocol: str = "paper", *, templates: str = "all") -> Prompts:
-    """Class names and templates of a data set under a protocol.
+    """Class names and templates of a dataset under a protocol.
 
     ``paper`` has OpenAI's lists (data/prompts.md, the ImageNet notebook), in OpenAI's order.
     ``clip_benchmark`` has CLIP_benchmark's English ones, for ImageNet's shifts too; classes that
@@ -91,10 +91,10 @@ def prompts(name: str, protocol: str = "paper", *, templates: str = "all") -> Pr
 
 
 def of_any(templates: str) -> tuple[str, ...]:
-    """The templates "plain" or "names", which fit any data set.
+    """The templates "plain" or "names", which fit any dataset.
 
     Raises:
-      ValueError: others, which are of one data set.
+      ValueError: others, which are of one dataset.
     """
     known = {"plain": PLAIN, "names": NAMES_ALONE}
     if templates not in known:

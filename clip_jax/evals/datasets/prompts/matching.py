@@ -1,6 +1,6 @@
-"""Brings prompts and a data set's labels together by the names of the classes.
+"""Brings prompts and a dataset's labels together by the names of the classes.
 
-OpenAI's lists are not in the order of the data sets' own label numbers: of Pascal VOC, Oxford Pets,
+OpenAI's lists are not in the order of the datasets' own label numbers: of Pascal VOC, Oxford Pets,
 EuroSAT, Food-101, Caltech-101 and others they differ. Counting one list and reading another gives
 a number that looks like a result. So classes are matched by name, and what cannot be matched is an
 error.
@@ -23,14 +23,14 @@ from clip_jax.evals.datasets.prompts import IMAGENETS, Prompts, load, prompts
 def with_prompts(
     data: ClassificationDataset, name: str, protocol: str = "paper", *, templates: str = "all"
 ) -> ClassificationDataset:
-    """A data set with the class names and templates of a protocol, and labels in their order.
+    """A dataset with the class names and templates of a protocol, and labels in their order.
 
     Under ``clip_benchmark`` and ``datacomp`` the prompts that come with the data go first, as
-    these do it. The fingerprint stays: the pictures are the same.
+    these do it. The fingerprint stays: the images are the same.
 
     Args:
-      data: the pictures; its class names say what its labels mean.
-      name: the data set's name in ``prompts.names()``.
+      data: the images; its class names say what its labels mean.
+      name: the dataset's name in ``prompts.names()``.
       protocol, templates: see ``prompts.prompts``.
 
     Raises:
@@ -68,14 +68,14 @@ def with_files(
     templates: str | os.PathLike = "",
     data_set: Sequence[str] = (),
 ) -> ClassificationDataset:
-    """A data set with the class names or templates of a user's files, in any language.
+    """A dataset with the class names or templates of a user's files, in any language.
 
     Class names are in the order of ``data.labels``; where they are the data's own in another order
     they stay what they are. Where the templates are whole prompts of each
     class, by its name (CuPL), they become the set's descriptions.
 
     Args:
-      data: the pictures.
+      data: the images.
       class_names, templates: see ``prompt_files``; empty: those of ``data``.
       data_set: which entry to take of a JSON object, the first of these names that it has.
 
@@ -119,14 +119,14 @@ def _in_order(found: Sequence[Any], data: ClassificationDataset, place: str) -> 
 
 
 def match(data: ClassificationDataset, wanted: Prompts, name: str) -> dict[int, int]:
-    """For every class of the data that has a picture, its number among the wanted ones.
+    """For every class of the data that has an image, its number among the wanted ones.
 
-    Names count as equal without regard to case and to what is between their words. A data set
+    Names count as equal without regard to case and to what is between their words. A dataset
     whose classes are mere numbers is taken to be numbered as its authors have, if the wanted list
     is in that order.
 
     Raises:
-      ValueError: a class that has pictures is none of the wanted, or two are the same.
+      ValueError: a class that has images is none of the wanted, or two are the same.
     """
     used = np.flatnonzero(_used(data)).tolist()
     own = [_spellings(c) for c in data.class_names] or [(str(k),) for k in range(data.classes)]
