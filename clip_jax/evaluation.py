@@ -1,20 +1,23 @@
 """Evaluates a model as the paper does: python -m clip_jax.evaluate --model=runs/quickstart
 
 --model is the workdir of a run, a file or folder of weights, or a name on the hub. --data names
-datasets (docs/data_sets.md) or says where they lie: wds:FOLDER, tfds:NAME, folder:FOLDER,
-csv:FILE, selection:FILE, emoji:held_out, digits, or NAME=SPEC for the prompts and the metric of
-NAME.
+datasets (docs/data_sets.md) or gives their path: wds:FOLDER, tfds:NAME, folder:FOLDER, csv:FILE,
+selection:FILE, emoji:held_out, digits, or NAME=SPEC for the prompts and the metric of NAME.
 """
 
 import argparse
+import dataclasses
+import functools
 import importlib
+import re
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax import api, cli
 from clip_jax.config import ConfigError
+from clip_jax.data.emoji.drawings import PRESETS
 from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
@@ -38,15 +41,15 @@ def evaluate(
     name: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
-    """Evaluates a loaded model; see ``evals.suite.run``.
+    """Evaluates a loaded model.
 
     Args:
       clip: of ``clip_jax.load``.
-      data, tasks, settings: as in ``evals.suite.run``.
-      out: folder for records, results of other formats and the report, which have the model's
-        earlier results in that folder too; None writes nothing.
-      cache: folder for features, to be read the next time; None keeps none.
-      name: what to call the model; by default its source.
+      data, tasks, settings: as in ``evals.runner.run``.
+      out: folder for records, results of other formats and the report, with the model's earlier
+        results in that folder; None writes nothing.
+      cache: folder for features, to be read the next time; None stores none.
+      name: the model's name in the results; by default its source.
       say: called with lines of progress.
 
     Returns:
@@ -70,7 +73,11 @@ def evaluate(
 
 
 def _write(
-    folder: Path, found: list[Record], data: Sequence[str], settings: EvalSettings, say: Any
+    folder: Path,
+    found: list[Record],
+    data: Sequence[str],
+    settings: EvalSettings,
+    say: Callable[[str], None],
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
     whole = _with_earlier(folder / "records", found, settings)
@@ -78,10 +85,10 @@ def _write(
     view = View(whole, registry.TASKS, gallery, pairs)
     say(f"wrote {eval_page.write(folder / 'report.html', view)}")
     same = [r for r in whole if r.protocol == settings.protocol]
-    place = folder / settings.protocol  # their readers do not ask for it
+    folder /= settings.protocol  # which readers of these formats do not look at
     try:
-        clip_benchmark.write(place / "clip_benchmark", same)
-        datacomp.write(place / "eval_results.jsonl", same)
+        clip_benchmark.write(folder / "clip_benchmark", same)
+        datacomp.write(folder / "eval_results.jsonl", same)
     except ValueError as error:
         say(f"not written for other programs: {error}")
 
@@ -89,62 +96,58 @@ def _write(
 def _with_earlier(folder: Path, found: list[Record], settings: EvalSettings) -> list[Record]:
     """The records of a run, and those of earlier ones that were made in the same way."""
 
-    def place(record: Record) -> tuple[str, ...]:
+    def key(record: Record) -> tuple[str, ...]:
         return record.dataset, record.split, record.task, record.protocol
 
-    alike = found[0].model_fingerprint, settings.prompts()
+    made_in = found[0].model_fingerprint, settings.prompts()
     earlier = {
-        place(r): r for r in records.of_folder(folder) if (r.model_fingerprint, r.settings) == alike
+        key(r): r for r in records.of_folder(folder) if (r.model_fingerprint, r.settings) == made_in
     }
-    mine = {place(r) for r in found if not r.skipped}
-    return found + [r for where, r in earlier.items() if where not in mine]
+    replaced = {key(r) for r in found if not r.skipped}
+    return found + [r for k, r in earlier.items() if k not in replaced]
 
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-FLAGS: dict[str, dict[str, Any]] = {
-    "--model": dict(required=True, help="workdir, weights, or name on the hub"),
-    "--data": dict(
-        type=_listed,
-        default=runner.OFFLINE,
-        help=f"datasets, with commas; 'all' of the catalog; default: {','.join(runner.OFFLINE)}",
-    ),
-    "--tasks": dict(
-        type=_listed, default=(), help=f"of {','.join(registry.TASKS)}; default: all that fit"
-    ),
-    "--protocol": dict(default="paper", choices=PROTOCOLS),
-    "--templates": dict(default="all", help="all, subset7, plain or names"),
-    "--class-names": dict(default="", help="file with the classes' names"),
-    "--template-file": dict(default="", help="file with templates"),
-    "--data-root": dict(default="data", help="folder with datasets of the catalog"),
-    "--data-dir": dict(default="", help="folder with prepared TFDS datasets"),
-    "--image-key": dict(default="image", help="column or feature with the images"),
-    "--label-key": dict(default="label", help="column or feature with the labels"),
-    "--caption-key": dict(default="caption", help="column or feature with the captions"),
-    "--emoji-preset": dict(default="all", choices=("all", "free"), help="whose drawings"),
-    "--group-keys": dict(type=_listed, default=(), help="columns with groups, for bias probes"),
-    "--image-root": dict(default="", help="folder of the images of selection:FILE"),
-    "--cache-dir": dict(default="", help="of features and indices; default: ~/.cache/clip_jax"),
-    "--out": dict(default="", help="folder of the results; default: evaluations/<model>"),
-    "--batch-size": dict(type=int, default=api.BATCH_SIZE, help="images on all devices at once"),
-    "--dtype": dict(default="float32", choices=("float32", "bfloat16")),
-    "--shots": dict(default="1,2,4,8,16", help="examples a class of few-shot probes"),
-    "--seeds": dict(type=int, default=3, help="draws of them for each number of shots"),
-    "--seed": dict(type=int, default=0, help="of whatever is drawn at random"),
-    "--extensions": dict(
-        type=_listed, default=(), help="modules to import first, which register readers or tasks"
-    ),
-    "--overlap-with": dict(
-        default="",
-        help="training images to be looked for among the test images, such as folder:FOLDER",
-    ),
-    "--overlap-by": dict(default="embedding", choices=OVERLAP_MEASURES),
-    "--overlap-threshold": dict(
-        type=float, help="the same from this cosine up (0.95), by hash from so many bits down (6)"
-    ),
-}
+def _numbers(text: str) -> tuple[int, ...]:
+    if not text.replace(",", "").isdigit():
+        raise argparse.ArgumentTypeError(f"{text} must be whole numbers with commas between")
+    return tuple(map(int, _listed(text)))
+
+
+# The flags of the settings are their fields; these have other names.
+_FLAGS = {"class_file": "--class-names", "root": "--data-root"}
+_CHOICES = {"protocol": PROTOCOLS, "overlap_by": OVERLAP_MEASURES, "emoji_preset": PRESETS}
+_TYPES = {
+    int: int, float | None: float, tuple[int, ...]: _numbers, tuple[str, ...]: _listed,
+}  # fmt: skip
+
+
+def _add_flags(parser: argparse.ArgumentParser, settings: type, without: Sequence[str]) -> None:
+    """Adds a flag for each field of a settings class; its help is the field's in the docstring."""
+    types = typing.get_type_hints(settings)
+    section = (settings.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    help_of: dict[str, str] = {}
+    for entry in re.split(r"\n {6}(?! )", "\n" + section):
+        names, _, meaning = " ".join(entry.split()).partition(": ")
+        help_of |= dict.fromkeys(names.split(", "), meaning.replace("%", "%%").replace("``", ""))
+    for field in dataclasses.fields(settings):
+        if field.name not in without:
+            parser.add_argument(
+                _FLAGS.get(field.name, "--" + field.name.replace("_", "-")),
+                dest=field.name,
+                default=field.default,
+                type=_TYPES.get(types[field.name], str),
+                choices=_CHOICES.get(field.name),
+                help=help_of.get(field.name),
+            )
+
+
+def _given(flags: argparse.Namespace, settings: type) -> dict[str, object]:
+    names = (field.name for field in dataclasses.fields(settings))
+    return {name: getattr(flags, name) for name in names if hasattr(flags, name)}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -154,16 +157,36 @@ def parse(arguments: list[str]) -> argparse.Namespace:
       ConfigError: a flag or value that is not legal.
     """
     parser = cli.Parser("evaluate", __doc__)
-    for name, facts in FLAGS.items():
-        parser.add_argument(name, **facts)
+    add = parser.add_argument
+    add("--model", required=True, help="workdir, weights, or name on the hub")
+    add(
+        "--data",
+        type=_listed,
+        default=runner.OFFLINE,
+        help=f"datasets, with commas; 'all' of the catalog; default: {','.join(runner.OFFLINE)}",
+    )
+    add(
+        "--tasks",
+        type=_listed,
+        default=(),
+        help=f"of {','.join(registry.TASKS)}; default: all that fit",
+    )
+    add("--out", default="", help="folder of the results; default: evaluations/<model>")
+    add("--batch-size", type=int, default=api.BATCH_SIZE, help="images on all devices at once")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    add(
+        "--extensions",
+        type=_listed,
+        default=(),
+        help="modules to import first, which register readers or tasks",
+    )
+    _add_flags(parser, EvalSettings, without=["options"])
+    _add_flags(parser, Options, without=["class_names"])
     flags = parser.parse_args(arguments)
     if flags.data == ("all",):
         flags.data = tuple(CATALOG)
     if flags.batch_size < 1:
         parser.error(f"--batch-size={flags.batch_size} must be at least 1")
-    if not flags.shots.replace(",", "").isdigit():
-        parser.error(f"--shots={flags.shots} must be whole numbers with commas between")
-    flags.shots = tuple(int(s) for s in _listed(flags.shots))
     return flags
 
 
@@ -176,22 +199,12 @@ def run(flags: argparse.Namespace) -> list[Record]:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(f"--extensions={module}: {error}; is it on PYTHONPATH?") from error
-    options = Options(
-        data_dir=flags.data_dir, cache_dir=flags.cache_dir, image_root=flags.image_root,
-        image_key=flags.image_key, label_key=flags.label_key, caption_key=flags.caption_key,
-        group_keys=flags.group_keys, emoji_preset=flags.emoji_preset,
-    )  # fmt: skip
-    settings = EvalSettings(
-        protocol=flags.protocol, templates=flags.templates, class_file=flags.class_names,
-        template_file=flags.template_file, root=flags.data_root, options=options,
-        shots=flags.shots, seeds=flags.seeds, seed=flags.seed,
-        overlap_with=flags.overlap_with, overlap_by=flags.overlap_by,
-        overlap_threshold=flags.overlap_threshold,
-    )  # fmt: skip
+    options = Options(**_given(flags, Options))
+    settings = EvalSettings(**_given(flags, EvalSettings), options=options)
     clip = api.load(
         flags.model, batch_size=flags.batch_size, dtype=flags.dtype, devices=jax.devices()
     )
-    say: Any = (lambda line: print(line, flush=True)) if distributed.is_lead() else lambda _: None
+    say = functools.partial(print, flush=True) if distributed.is_lead() else lambda _: None
     say(f"{clip}, {jax.device_count()} {jax.default_backend()} device(s)")
     name = Path(flags.model).name or flags.model
     return evaluate(

@@ -1,6 +1,7 @@
 """The command line as users run it: results on disk, errors, several processes."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,9 @@ from small_clip import small_clip
 
 import clip_jax
 from clip_jax import evaluation
+from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import records
+from clip_jax.evals.types import EvalSettings
 from clip_jax.interop.write import write
 from clip_jax.runtime import distributed
 
@@ -114,7 +117,7 @@ def test_python_gives_what_the_command_does(evaluated, folder, data):
         (["--data=ImageNett"], "'ImageNett' is no dataset of the catalog; did you mean"),
         (["--protocol=mine"], "argument --protocol: invalid choice: 'mine'"),
         (["--templates=80"], "templates='80' is not one of"),
-        (["--shots=one"], "--shots=one must be whole numbers"),
+        (["--shots=one"], "argument --shots: one must be whole numbers"),
         (["--model=/nowhere"], "/nowhere"),
         (["--shot=1"], "unrecognized arguments: --shot=1"),
         (["--batch-size=0"], "--batch-size=0 must be at least 1"),
@@ -131,6 +134,26 @@ def test_errors_are_one_line(folder, data, tmp_path, capsys, flags, message):
     error = capsys.readouterr().err
     assert code == distributed.USAGE, error
     assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
+
+
+def test_every_setting_has_a_flag(capsys):
+    flags = evaluation.parse(["--model=m"])
+    for settings, without in ((EvalSettings, {"options"}), (Options, {"class_names"})):
+        for field in dataclasses.fields(settings):
+            if field.name not in without:
+                assert getattr(flags, field.name) == field.default, field.name
+    given = evaluation.parse(
+        ["--model=m", "--group-keys=age, race", "--overlap-threshold=0.9", "--class-names=x",
+         "--data-root=y", "--shots=2,4", "--seeds=1"]
+    )  # fmt: skip
+    assert given.group_keys == ("age", "race") and given.overlap_threshold == 0.9
+    assert (given.class_file, given.root, given.shots, given.seeds) == ("x", "y", (2, 4), 1)
+    with pytest.raises(SystemExit):
+        evaluation.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "--caption-key" in shown and "training images to be looked for" in " ".join(
+        shown.split()
+    )
 
 
 def test_names_that_other_programs_cannot_tell_apart(folder, data, tmp_path, capsys):

@@ -76,15 +76,18 @@ class EvalSettings:
 
     Attributes:
       protocol: whose prompts and metrics: "paper", "clip_benchmark" or "datacomp".
-      templates: "all" of the protocol's, "subset7", "plain" or "names" (see ``prompts.prompts``).
-      class_file, template_file: the user's own, for datasets with as many classes.
+      templates: "all" of the protocol's, "subset7" (of ImageNet's), "plain" or "names".
+      class_file: a file with the names of the classes, for datasets with as many.
+      template_file: a file with templates.
       root: the folder with datasets of the catalog; "": TFDS only.
       options: how datasets are read.
-      shots, seeds: of few-shot probes.
-      seed: of whatever is drawn at random.
-      overlap_with: spec of ``open_dataset``: training images to be looked for in test sets.
-      overlap_by: a name in ``OVERLAP_MEASURES``.
-      overlap_threshold: from where images count as the same; None: the measure's own.
+      shots: numbers of examples a class for few-shot probes.
+      seeds: how often they are drawn for each number of shots.
+      seed: of every random draw.
+      overlap_with: training images to be looked for among the test images, such as folder:PATH.
+      overlap_by: how images are compared, a name in ``OVERLAP_MEASURES``.
+      overlap_threshold: images count as the same from this cosine up (default 0.95), or up to this
+        number of differing bits of the hash (default 6).
 
     Raises:
       ConfigError: a value that is not legal.
