@@ -19,7 +19,7 @@ from clip_jax.data.test_sets.types import ImageDataset, Options, RetrievalDatase
 from clip_jax.data.transforms import decode
 from clip_jax.evals import runner
 from clip_jax.evals.datasets.resolve import DatasetSplits, resolve
-from clip_jax.evals.feature_store import Store
+from clip_jax.evals.feature_store import PixelCache, Store
 from clip_jax.evals.metrics.intervals import wilson_half_width
 from clip_jax.evals.records import Record
 from clip_jax.evals.tasks.base import Task
@@ -29,38 +29,45 @@ from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable
 KEY = "eval.evaluators"
 VALIDATION = "validation"  # the pairs that config.data keeps from training
 _FIELDS = ("task", "data", "every_examples")
-# Names of the short form: task and data.
+# Of preprocessed test images in the memory of each host; datasets that do not fit are decoded
+# at every evaluation.
+PIXEL_CACHE_BYTES = 2**30
+# Other names of the short form.
 _NAMED = {
-    "unseen_vendor": ("zero_shot", "emoji:unseen_vendor"),
-    "held_out": ("zero_shot", "emoji:held_out"),
-    "held_out_retrieval": ("retrieval", "emoji:held_out_retrieval"),
-    "retrieval": ("retrieval", VALIDATION),
+    "unseen_vendor": "zero_shot@emoji:unseen_vendor",
+    "held_out": "zero_shot@emoji:held_out",
+    "held_out_retrieval": "retrieval@emoji:held_out_retrieval",
+    "retrieval": f"retrieval@{VALIDATION}",
 }
+Entry = Mapping[str, str | int]  # the config of one: task, data, every_examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """One task on one dataset, for the model as it is at the moment.
+    """One task on one dataset, for a model that is still learning.
 
     Attributes:
       name: as in the config.
       task: the task.
-      data: the dataset; its images are read at every evaluation.
+      data: the dataset.
       every_examples: the period in training examples; 0: at the end only.
+      pixels: its images, as far as they fit in memory.
     """
 
     name: str
     task: Task
     data: DatasetSplits
-    every_examples: int = 0
+    every_examples: int
+    pixels: PixelCache
 
-    def run(self, model: EvalModel, store: Store) -> Record:
+    def run(self, model: EvalModel) -> Record:
         """The record of an evaluation; where the data cannot be read, it says why."""
         record = dataclasses.replace(
             runner.new_record(model, self.data),
             task=self.task.name,
             data_fingerprint=self.data.open("test").fingerprint,
         )
+        store = Store(None, "", pixels=self.pixels)
         return runner.evaluate(record, model, self.task, self.data, store)
 
 
@@ -72,19 +79,15 @@ def scalars(record: Record) -> dict[str, float]:
     half, wilson = (high - low) / 2, wilson_half_width(record.value, record.n)
     if math.isclose(half, wilson):  # without the rounding error of the difference
         half = wilson
-    first = {record.main_metric: record.value, f"{record.main_metric}_ci95": half}
-    return first | dict(record.metrics) | {"n": record.n}
+    main = {record.main_metric: record.value, f"{record.main_metric}_ci95": half}
+    return main | dict(record.metrics) | {"n": record.n}
 
 
-def from_config(given: Mapping[str, Mapping] | str | Sequence[str] | None) -> dict[str, dict]:
-    """Reads ``eval.evaluators``.
+def from_config(given: Mapping[str, Entry] | str | Sequence[str] | None) -> dict[str, Entry]:
+    """Reads ``eval.evaluators``: name -> entry, every_examples 0 where it is not given.
 
     Args:
-      given: name -> {"task", "data", "every_examples"}; or, in short, names of the form TASK@DATA,
-        as a list or with commas between.
-
-    Returns:
-      name -> {"task", "data", "every_examples"}, the last one 0 where it is not given.
+      given: the same; or, in short, names of the form TASK@DATA, as a list or with commas between.
 
     Raises:
       ConfigError: a name or an entry that is not of this form.
@@ -93,24 +96,19 @@ def from_config(given: Mapping[str, Mapping] | str | Sequence[str] | None) -> di
         return {name: _entry(name, entry) for name, entry in given.items()}
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",") if name.strip()]
-    found = {}
+    entries = {}
     for name in given or ():
-        task, data = _NAMED[name] if name in _NAMED else _parts(str(name))
-        found[name] = {"task": task, "data": data, "every_examples": 0}
-    return found
+        task, _, data = _NAMED.get(name, name).partition("@")
+        if not data:
+            raise ConfigError(
+                f"{KEY} has {name!r}, which is not one of {sorted(_NAMED)}, nor TASK@DATA such as "
+                "'zero_shot@ImageNet'"
+            )
+        entries[name] = {"task": task, "data": data, "every_examples": 0}
+    return entries
 
 
-def _parts(name: str) -> tuple[str, str]:
-    task, at, data = name.partition("@")
-    if not at or not data:
-        raise ConfigError(
-            f"{KEY} has {name!r}, which is not one of {sorted(_NAMED)}, nor TASK@DATA such as "
-            "'zero_shot@ImageNet'"
-        )
-    return task, data
-
-
-def _entry(name: str, entry: Mapping[str, str | int]) -> dict[str, str | int]:
+def _entry(name: str, entry: Entry) -> Entry:
     known = isinstance(entry, Mapping | ConfigDict) and set(entry) <= set(_FIELDS)
     if not known or not {"task", "data"} <= set(entry):
         raise ConfigError(f"{KEY}.{name}={entry!r}: must have task, data and maybe every_examples")
@@ -139,7 +137,8 @@ def prepare(config: ConfigDict, preprocess: Preprocess, trained_on: str = "") ->
         ),
         seed=config.seed,
     )
-    found = []
+    pixels = PixelCache(PIXEL_CACHE_BYTES)
+    prepared = []
     for name, entry in from_config(config.eval.evaluators).items():
         task = TASKS.get(entry["task"])
         if task is None:
@@ -155,14 +154,13 @@ def prepare(config: ConfigDict, preprocess: Preprocess, trained_on: str = "") ->
             raise ConfigError(f"{KEY} has {name!r}: {error}") from error
         except (DataError, BadImage) as error:
             raise DataError(f"{KEY} has {name!r}: {error}") from error
-        found.append(
-            Evaluator(name, task, data, entry["every_examples"] or config.eval.every_examples)
-        )
-    return found
+        period = entry["every_examples"] or config.eval.every_examples
+        prepared.append(Evaluator(name, task, data, period, pixels))
+    return prepared
 
 
 def _check(task: Task, data: DatasetSplits, preprocess: Preprocess) -> None:
-    """Looks for all that the task needs, before the run has cost anything."""
+    """Checks all that the task needs, before the run has cost anything."""
     test = data.open("test")
     if not isinstance(test, task.dataset_type):
         raise ConfigError(

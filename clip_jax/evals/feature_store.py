@@ -1,45 +1,73 @@
-"""Embeddings of whole datasets: read in threads, embedded on all devices, kept on disk.
+"""Embeddings of whole datasets: read in threads, embedded on all devices, stored on disk.
 
-A set is embedded in parts, and each part is a file as soon as it is there: what was interrupted
-goes on where it was, and what has been embedded once is read. The key is what decides the numbers:
-the model's weights, its preprocessing and the data.
+A dataset is embedded in parts, and each part is a file as soon as it is complete: an interrupted
+evaluation continues there, and what has been embedded once is read. The key is what decides the
+numbers: the model's weights, its preprocessing and the data.
 """
 
 import concurrent.futures
-import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.data.image_file import BadImage
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.test_sets.types import ImageDataset
+from clip_jax.evals.embedder import Rows
 from clip_jax.runtime import distributed
 from clip_jax.runtime.atomic import whole_file
+from clip_jax.runtime.digests import json_digest
 
 PART = 8192  # images a file
 
+Embed = Callable[[Rows], np.ndarray]
 Say = Callable[[str], None]
 
 
-class Pixels:
-    """The images of a set as rows of pixels for an ``Embedder``: decoded when asked for.
+class PixelCache:
+    """Preprocessed images in memory, for a model that is evaluated again and again as it learns.
 
-    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]. An image that cannot be read is black: what
-    was wrong stays in ``bad``, so that the others' devices need not wait for this process's.
+    A dataset that does not fit in what is left of the limit is read and decoded every time. Each
+    process fills in the images of its own devices only.
     """
 
-    def __init__(self, data: Any, preprocess: Preprocess, threads: int | None = None):
+    def __init__(self, limit: int):
+        """Starts empty; ``limit`` is in bytes, of all datasets together."""
+        self._left = limit
+        self._images: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, data: ImageDataset, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+        """The images uint8[n, S, S, 3] of a dataset, and which are there: bool[n].
+
+        Both have no rows where the dataset does not fit.
+        """
+        key = data.fingerprint, preprocess.fingerprint
+        if key not in self._images:
+            shape = (len(data), preprocess.image_size, preprocess.image_size, 3)
+            count = len(data) if int(np.prod(shape)) <= self._left else 0
+            self._images[key] = np.empty((count, *shape[1:]), np.uint8), np.zeros(count, bool)
+            self._left -= self._images[key][0].nbytes
+        return self._images[key]
+
+
+class Pixels:
+    """The images of a dataset as rows for an ``Embedder``, decoded when they are needed.
+
+    ``pixels[rows]``, for int[k], is uint8[k, S, S, 3]. An unreadable image is black and its
+    error is in ``bad``: the devices of other processes need not wait for this process.
+    """
+
+    def __init__(self, data: ImageDataset, preprocess: Preprocess, cache: PixelCache | None = None):
         self.data, self.preprocess = data, preprocess
         self.bad: list[BadImage] = []
         self.read = 0
-        # Pillow lets go of the interpreter while it decodes and resizes.
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count())
+        self._cached, self._is_cached = (cache or PixelCache(0)).of(data, preprocess)
+        # Pillow releases the interpreter lock while it decodes and resizes.
+        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return len(self.data)
@@ -52,14 +80,20 @@ class Pixels:
         return np.stack(list(self._pool.map(self._read, rows)))
 
     def _read(self, index: int) -> np.ndarray:
+        cached = len(self._cached) > 0
+        if cached and self._is_cached[index]:
+            return self._cached[index]
         try:
-            return self.data.load(int(index), self.preprocess)
+            image = self.data.load(int(index), self.preprocess)
         except BadImage as error:
             self.bad.append(error)
             return np.zeros((self.preprocess.image_size, self.preprocess.image_size, 3), np.uint8)
+        if cached:
+            self._cached[index], self._is_cached[index] = image, True
+        return image
 
     def check(self) -> None:
-        """Tells all processes of images that one of them could not read. All must call it.
+        """Tells all processes about images that one of them could not read. All must call it.
 
         Raises:
           BadImage: on every process, naming the first one where it is known.
@@ -67,17 +101,17 @@ class Pixels:
         if distributed.all_hosts(not self.bad):
             return
         if not self.bad:
-            raise BadImage("another process could not read an image: see what it says")
+            raise BadImage("another process could not read an image: see its message")
         first, more = self.bad[0], len(self.bad) - 1
         if not distributed.is_lead():
-            print(f"error: {first}", file=sys.stderr)  # the lead, which speaks, does not know it
+            print(f"error: {first}", file=sys.stderr)  # the lead, which reports, does not know it
         raise BadImage(f"{first}{f' (and {more} more)' if more else ''}") from first
 
 
-class _Some:
+class _Slice:
     """Rows ``start`` to ``stop`` of others."""
 
-    def __init__(self, rows: Any, start: int, stop: int):
+    def __init__(self, rows: Pixels, start: int, stop: int):
         self.rows, self.start, self.stop = rows, start, stop
 
     def __len__(self) -> int:
@@ -88,30 +122,37 @@ class _Some:
 
 
 class Store:
-    """Features of images under a folder, by key; without a folder, of this process's memory."""
+    """Features of images under a folder, by key; without a folder, in this process's memory."""
 
-    def __init__(self, folder: Path | None, model: str, say: Say = lambda line: None):
+    def __init__(
+        self,
+        folder: Path | None,
+        model: str,
+        say: Say = lambda line: None,
+        pixels: PixelCache | None = None,
+    ):
         """Opens a store.
 
         Args:
-          folder: where files are kept; None: nowhere.
+          folder: of the files; None: no files.
           model: fingerprint of weights, preprocessing and computation.
           say: called with lines of progress.
+          pixels: preprocessed images that outlive the store; None: all are decoded.
         """
-        self.folder, self.model, self.say = folder, model, say
-        self._held: dict[str, np.ndarray] = {}
-        self._kept: dict[str, list[np.ndarray]] = {}
+        self.folder, self.model, self.say, self.pixels = folder, model, say, pixels
+        self._whole: dict[str, np.ndarray] = {}
+        self._in_parts: dict[str, list[np.ndarray]] = {}
 
     def get(
-        self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
+        self, kind: str, embed: Embed, data: ImageDataset, preprocess: Preprocess
     ) -> np.ndarray:
-        """Features of all images of a set. All processes must ask for the same.
+        """Features of all images of a dataset. All processes must ask for the same.
 
         Args:
           kind: "images" or "features", the Embedder's function.
           embed: that function.
-          data: a ``ClassificationDataset`` or ``RetrievalDataset``.
-          preprocess: the way to the model's input.
+          data: the images.
+          preprocess: image -> the model's input.
 
         Returns:
           float32[n, E], in memory.
@@ -120,68 +161,65 @@ class Store:
           BadImage: an image cannot be read.
         """
         key = self._key(kind, data)
-        if key not in self._held:
-            pixels = Pixels(data, preprocess)
+        if key not in self._whole:
+            pixels = Pixels(data, preprocess, self.pixels)
             parts = list(self._parts(key, embed, pixels))
-            self._held[key] = np.concatenate(parts) if parts else embed(pixels)
-        return self._held[key]
+            self._whole[key] = np.concatenate(parts) if parts else embed(pixels)
+        return self._whole[key]
 
     def parts(
-        self, kind: str, embed: Callable[[Any], np.ndarray], data: Any, preprocess: Preprocess
+        self, kind: str, embed: Embed, data: ImageDataset, preprocess: Preprocess
     ) -> Iterator[np.ndarray]:
-        """The features of ``get`` in parts of ``PART`` images, for sets larger than memory.
+        """The features of ``get`` in parts of ``PART`` images, for datasets larger than memory.
 
-        What is on disk comes as memory maps. Without a folder all of it is kept in memory, also
+        What is on disk comes as memory maps. Without a folder all of it stays in memory, also
         after ``clear``.
         """
-        key, pixels = self._key(kind, data), Pixels(data, preprocess)
+        key, pixels = self._key(kind, data), Pixels(data, preprocess, self.pixels)
         if self.folder:
             yield from self._parts(key, embed, pixels, mapped=True)
             return
-        if key not in self._kept:
-            self._kept[key] = list(self._parts(key, embed, pixels))
-        yield from self._kept[key]
+        if key not in self._in_parts:
+            self._in_parts[key] = list(self._parts(key, embed, pixels))
+        yield from self._in_parts[key]
 
-    def _key(self, kind: str, data: Any) -> str:
-        facts = [kind, self.model, data.fingerprint, len(data)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    def _key(self, kind: str, data: ImageDataset) -> str:
+        return json_digest([kind, self.model, data.fingerprint, len(data)])[:24]
 
     def _parts(
-        self, key: str, embed: Callable[[Any], np.ndarray], pixels: Pixels, mapped: bool = False
+        self, key: str, embed: Embed, pixels: Pixels, mapped: bool = False
     ) -> Iterator[np.ndarray]:
-        for at in range(0, len(pixels), PART):
-            rows, began = _Some(pixels, at, min(at + PART, len(pixels))), time.perf_counter()
-            yield self._part(f"{key}-{at // PART:05d}", embed, rows, mapped)
+        for start in range(0, len(pixels), PART):
+            rows, began = _Slice(pixels, start, min(start + PART, len(pixels))), time.perf_counter()
+            yield self._part(f"{key}-{start // PART:05d}", embed, rows, mapped)
             if len(pixels) > PART and pixels.read:
                 rate = pixels.read / (time.perf_counter() - began)
                 self.say(f"    {rows.stop:,} of {len(pixels):,} images, {rate:,.0f}/s")
             pixels.read = 0
 
-    def _part(
-        self, name: str, embed: Callable[[Any], np.ndarray], rows: _Some, mapped: bool
-    ) -> np.ndarray:
+    def _part(self, name: str, embed: Embed, rows: _Slice, mapped: bool) -> np.ndarray:
         path = self.folder / f"{name}.npy" if self.folder else None
-        found = _read(path, len(rows), mapped) if path else None
+        features = _read(path, len(rows), mapped) if path else None
         # Either all processes read, or all embed: the devices of all work together.
-        if distributed.all_hosts(found is not None):
-            return found
-        found = embed(rows)
+        if distributed.all_hosts(features is not None):
+            return features
+        features = embed(rows)
         rows.rows.check()
         if path and distributed.is_lead():
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as partial:
-                np.save(partial, found)
-        return found
+                np.save(partial, features)
+        return features
 
     def clear(self) -> None:
         """Frees what ``get`` holds in memory."""
-        self._held.clear()
+        self._whole.clear()
 
 
 def _read(path: Path, rows: int, mapped: bool) -> np.ndarray | None:
     """A part, or None where there is none that is whole."""
     try:
-        found = np.load(path, mmap_mode="r" if mapped else None)
+        features = np.load(path, mmap_mode="r" if mapped else None)
     except Exception:  # a damaged header can be anything to numpy
         return None
-    return found if found.ndim == 2 and len(found) == rows else None
+    return features if features.ndim == 2 and len(features) == rows else None

@@ -20,7 +20,6 @@ from clip_jax.data.pairs import registry
 from clip_jax.data.pairs.base import Source
 from clip_jax.evals import embedder, evaluators
 from clip_jax.evals.evaluators import Evaluator
-from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
@@ -345,7 +344,7 @@ class Run:
                 float(np.exp(jax.device_get(scale))),
             )
             for each in due:
-                record = records[each.name] = each.run(model, Store(None, ""))
+                record = records[each.name] = each.run(model)
                 if record.skipped:
                     say(f"{evaluators.KEY}, {each.name}: left out this time: {record.skipped}")
                 else:

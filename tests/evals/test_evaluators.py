@@ -77,7 +77,7 @@ def test_the_suites_numbers(data):
     model = EvalModel("", "", colours(mesh), tokenize, Preprocess(6), mesh)
     for each, (kind, spec) in zip(prepared, specs.items(), strict=True):
         (want,) = runner.run(model, [spec], [kind])
-        got = evaluators.scalars(each.run(model, Store(None, "")))
+        got = evaluators.scalars(each.run(model))
         assert each.name == f"{kind}@{spec}" and got["n"] == want.n == 18
         assert {k: got[k] for k in want.metrics} == want.metrics
         assert next(iter(got)) == want.main_metric
@@ -92,7 +92,7 @@ def test_the_protocol_is_the_configs(data):
     for protocol in ("paper", "datacomp"):
         (task,) = evaluators.prepare(config(name, protocol=protocol), Preprocess(6))
         model = EvalModel("", "", colours(mesh), tokenize, Preprocess(6), mesh)
-        firsts.append(task.run(model, Store(None, "")).main_metric)
+        firsts.append(task.run(model).main_metric)
     assert firsts == ["image_to_text_r@1", "mean_r@1"]
 
 
@@ -145,7 +145,7 @@ def test_a_picture_that_goes_bad_is_named(data, tmp_path, capsys):
     # A run of weeks must not end because of it.
     mesh = create_mesh({"data": 8})
     model = EvalModel("", "", colours(mesh), tokenize, Preprocess(6), mesh)
-    record = task.run(model, Store(None, ""))
+    record = task.run(model)
     assert evaluators.scalars(record) == {} and f"{tmp_path}/2.png" in record.skipped
 
 

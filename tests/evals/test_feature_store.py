@@ -1,5 +1,7 @@
 """Features kept on disk: read when they are of the same weights and data, and made otherwise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,43 @@ def test_an_unreadable_picture_is_named():
     )
     with pytest.raises(BadImage, match="mine test: image 0"):
         feature_store.Store(None, "model").get("images", Embed(), broken, PREPROCESS)
+
+
+class Counted(list):
+    """Images that count how often they are read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_images_that_fit_in_memory_are_decoded_once():
+    one, two = (dataclasses.replace(data(10, seed), images=Counted(data(10, seed).images))
+                for seed in (1, 2))  # fmt: skip
+    size = 10 * 8 * 8 * 3
+    cache = feature_store.PixelCache(2 * size - 1)  # too little for both
+    want = [
+        feature_store.Store(None, "m").get("images", Embed(), d, PREPROCESS) for d in (one, two)
+    ]
+    assert (one.images.reads, two.images.reads) == (10, 10)
+    for _ in range(3):
+        store = feature_store.Store(None, "m", pixels=cache)
+        for dataset, features in zip((one, two), want, strict=True):
+            got = store.get("images", Embed(), dataset, PREPROCESS)
+            np.testing.assert_array_equal(got, features)
+    assert (one.images.reads, two.images.reads) == (20, 40)
+    # Other preprocessing gives other pixels.
+    feature_store.Store(None, "m", pixels=cache).get("images", Embed(), one, Preprocess(4))
+    assert one.images.reads == 30
+
+
+def test_an_unreadable_image_is_not_cached():
+    images = [*data(3).images[:2], b"no image"]
+    broken = dataclasses.replace(data(3), images=images)
+    cache = feature_store.PixelCache(2**20)
+    for _ in range(2):
+        with pytest.raises(BadImage, match="noise test: image 2"):
+            store = feature_store.Store(None, "m", pixels=cache)
+            store.get("images", Embed(), broken, PREPROCESS)

@@ -15,7 +15,6 @@ from clip_jax.data.test_sets import registry
 from clip_jax.data.test_sets.types import from_arrays
 from clip_jax.evals import embedder, evaluators, runner
 from clip_jax.evals.datasets import resolve
-from clip_jax.evals.feature_store import Store
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalModel, EvalSettings
 from clip_jax.report import examples, run_page
@@ -192,7 +191,7 @@ def test_examples_fill_every_part_of_a_runs_report(root, tmp_path):
     c = config_lib.defaults()
     c.eval.evaluators = given
     prepared = evaluators.prepare(c, Preprocess(4))
-    measured = {e.name: e.run(model, Store(None, "")) for e in prepared}
+    measured = {e.name: e.run(model) for e in prepared}
     pairs = [(measured[e.name], e.data.open("test")) for e in prepared]
     shown = examples.of_run(pairs)
     table = pairs[1][1]
