@@ -151,7 +151,9 @@ def test_images_that_fit_in_memory_are_decoded_once():
             np.testing.assert_array_equal(got, features)
     assert (one.images.reads, two.images.reads) == (20, 40)
     # Other preprocessing gives other pixels.
-    feature_store.Store(None, "m", pixels=cache).get("images", Embed(), one, Preprocess(4))
+    feature_store.Store(None, "m", pixels=cache).get(
+        "images", Embed(), one, Preprocess(8, resize="squash")
+    )
     assert one.images.reads == 30
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.errors import MissingData
-from clip_jax.data.test_sets.types import ClassificationDataset, Options
+from clip_jax.data.test_sets.types import ClassificationDataset, Options, from_arrays
 from clip_jax.evals.datasets import locate, published
 from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import names, prompts
@@ -168,14 +168,23 @@ def test_downloads_land_where_they_are_looked_for(tmp_path):
     assert locate.specs("Food101") == ["tfds:food101"]
 
 
-def test_tfds_is_asked_for_its_own_splits_and_features():
-    assert locate._split_there("tfds:food101", "Food101", "test") == "validation"
-    assert locate._split_there("wds:food101", "Food101", "test") == "test"
-    voc = locate._of(CATALOG["PascalVOC2007"], "tfds:voc/2007", Options(label_key="mine"))
-    assert voc.label_key == "labels"
-    coco = locate._of(CATALOG["COCO"], f"tfds:{CATALOG['COCO'].tfds}", Options())
-    assert (coco.label_key, coco.caption_key) == ("", "captions/text")
-    assert locate._of(CATALOG["COCO"], "folder:x", Options(label_key="x")).label_key == "x"
+def test_tfds_is_asked_for_its_own_splits_and_features(monkeypatch):
+    asked = []
+
+    def open_dataset(spec, split, options):
+        asked.append((split, options.label_key, options.caption_key))
+        return from_arrays("x", split, np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, int))
+
+    monkeypatch.setattr(locate, "open_dataset", open_dataset)
+    mine = Options(label_key="mine")
+    for name, spec in (("Food101", "tfds:food101"), ("Food101", "wds:food101"),
+                       ("PascalVOC2007", "tfds:voc/2007"),
+                       ("COCO", f"tfds:{CATALOG['COCO'].tfds}"), ("COCO", "folder:x")):  # fmt: skip
+        assert locate.open_at(spec, name, "test", mine).name == name
+    assert asked == [
+        ("validation", "label", "caption"), ("test", "mine", "caption"),
+        ("test", "labels", "caption"), ("test", "", "captions/text"), ("test", "mine", "caption"),
+    ]  # fmt: skip
 
 
 def test_published_numbers():
