@@ -51,7 +51,7 @@ setup(
     packages=find_packages(include=["clip_jax", "clip_jax.*"]),
     package_data={
         "clip_jax.data.emoji": ["*.gz", "*.LICENSE"],
-        "clip_jax.evals.datasets": ["*.csv", "*.json"],
+        "clip_jax.evals.datasets": ["*.csv", "*.j2", "*.json"],
         "clip_jax.evals.datasets.prompts": ["*.json", "*.LICENSE"],
         "clip_jax.evals.exports": ["*.json"],
         "clip_jax.evals.metrics": ["*.csv"],

@@ -21,10 +21,11 @@ from clip_jax.data.emoji.drawings import PRESETS
 from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import records, runner
 from clip_jax.evals.datasets.catalog import CATALOG
+from clip_jax.evals.datasets.prompts import PROTOCOLS
 from clip_jax.evals.exports import clip_benchmark, datacomp
 from clip_jax.evals.records import Record
 from clip_jax.evals.tasks import registry
-from clip_jax.evals.types import OVERLAP_MEASURES, PROTOCOLS, EvalSettings
+from clip_jax.evals.types import OVERLAP_MEASURES, EvalSettings
 from clip_jax.report import eval_page, examples
 from clip_jax.report.sections.view import View
 from clip_jax.runtime import distributed

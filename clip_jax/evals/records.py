@@ -1,14 +1,10 @@
-"""Result records: a number with all that it means, as one JSON file each.
-
-A figure without its split, prompts, preprocessing and protocol cannot be compared with another;
-so none is written without them.
-"""
+"""Records: metrics with the split, prompts, preprocessing and protocol they belong to, as JSON."""
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +13,20 @@ from clip_jax.runtime.atomic import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one task says of one dataset.
+    """The result of one task on one dataset, as ``types.Result`` has it, and how it was measured.
 
     Attributes:
       task: a name in ``tasks.registry.TASKS``.
       dataset, split: what was scored.
       protocol: "paper", "clip_benchmark" or "datacomp".
-      n: images scored (retrieval: captions; caption selection: instances).
-      main_metric: key of ``metrics`` that stands for the whole.
-      metrics: name -> value, shares from 0 to 1.
-      intervals: name -> 95% interval, for every share of ``metrics``.
+      n, main_metric, metrics, intervals, class_names, templates, details: see ``types.Result``.
       model, model_fingerprint: its name, and sha256 over weights, preprocessing and tokenizer.
       data_fingerprint: of the dataset.
-      preprocess: the way from an image to the model's input.
-      class_names, templates: of a zero-shot classifier, as used; a class may have several names.
-      seed: of what was drawn at random.
-      details: more that a report shows, by task: "per_class" and "worst", "visited" lambdas,
-        "curve" of few-shot means.
-      seconds: that it took, embedding included unless it was read.
-      skipped: why there are no figures; "" if there are.
-      settings: what else was chosen: "templates", "class_file", "template_file".
+      preprocess: the preprocessing of images.
+      seed: of random draws.
+      seconds: duration, embedding included unless it was read.
+      skipped: why there are no metrics; "" if there are.
+      settings: the choice of prompts: "templates", "class_file", "template_file".
     """
 
     task: str
@@ -45,19 +35,19 @@ class Record:
     protocol: str
     n: int = 0
     main_metric: str = ""
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     model: str = ""
     model_fingerprint: str = ""
     data_fingerprint: str = ""
-    preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
-    class_names: Sequence[Any] = ()
+    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: Sequence[str | Sequence[str]] = ()
     templates: Sequence[str] = ()
     seed: int = 0
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     skipped: str = ""
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -66,45 +56,44 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """A name that no other record of the same model and protocol has: datasets may be called
-        alike, and their names have characters that files cannot have.
-        """
+        """A name that no other record of the same model and protocol has, safe for files."""
         parts = (self.dataset, self.split, self.task, self.protocol, self.data_fingerprint[:8])
         names = (re.sub(r"[^\w.-]+", "-", p).strip("-.") for p in parts if p)
         return "_".join(names) + ".json"
 
 
 def write(folder: Path, record: Record, key: str) -> Path:
-    """Writes a record under ``folder``; ``key`` says of what it is the result (see ``read``)."""
+    """Writes a record under ``folder``; ``key`` identifies what was measured (see ``read``)."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = dataclasses.asdict(record) | {"key": key}
+    fields = dataclasses.asdict(record) | {"key": key}
     path = folder / record.file_name
-    text = json.dumps(_finite(found), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(fields), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode(errors="replace"))
     return path
 
 
 def read(path: Path, key: str = "") -> Record | None:
     """A record, or None where there is none that is whole and the result of ``key``."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        written = found.pop("key")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        written = fields.pop("key")
         if key and written != key:
             return None
-        found["metrics"] = {k: math.nan if v is None else v for k, v in found["metrics"].items()}
-        found["intervals"] = {
-            k: tuple(math.nan if x is None else x for x in v) for k, v in found["intervals"].items()
-        }
-        return Record(**found)
+        fields["metrics"] = {k: number(v) for k, v in fields["metrics"].items()}
+        fields["intervals"] = {k: tuple(map(number, v)) for k, v in fields["intervals"].items()}
+        return Record(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def of_folder(folder: Path) -> list[Record]:
-    """All records of a folder, the oldest first. Copies under other names are none."""
+    """All records of a folder, the oldest first, without copies under other names."""
     files = sorted(folder.glob("[!.]*.json"), key=lambda path: (path.stat().st_mtime_ns, path))
-    found = [(path.name, read(path)) for path in files]
-    return [record for name, record in found if record and record.file_name == name]
+    return [record for path in files if (record := read(path)) and record.file_name == path.name]
 
 
 def _finite(value: Any) -> Any:

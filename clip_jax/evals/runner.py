@@ -1,13 +1,11 @@
-"""The paper's evaluations of one model on many datasets: one record each, written as it is made.
+"""Runs tasks on datasets for one model: a record each, written as soon as it is made.
 
-A dataset that is not here is skipped with the reason and the way to get it; one that is damaged
-is reported, and the others go on. What has been measured before, of the same weights and data in
-the same way, is read. Runs on every process with the same arguments; the lead writes.
+A missing dataset is skipped with the command that gets it, a damaged one is reported, and the
+others go on. What has been measured before, of the same weights and data in the same way, is read.
+Runs on every process with the same arguments; the lead writes.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from clip_jax.evals.tasks import registry
 from clip_jax.evals.tasks.base import Task
 from clip_jax.evals.types import EvalModel, EvalSettings
 from clip_jax.runtime import distributed
+from clip_jax.runtime.digests import json_digest
 
 # What comes with the project or PyPI.
 OFFLINE = (
@@ -46,13 +45,12 @@ def run(
 
     Args:
       model: see ``EvalModel``.
-      data: datasets: names of the catalog, specs of ``open_dataset`` ("wds:PATH",
-        "tfds:NAME", "folder:PATH", "csv:PATH", "emoji:held_out", "digits"), or "NAME=SPEC", which
-        has the prompts and the metric of NAME.
+      data: datasets: names of the catalog, specs of ``open_dataset`` ("folder:PATH"), or
+        "NAME=SPEC", which has the prompts and the metric of NAME.
       tasks: names in ``tasks.registry.TASKS``; () for all that a dataset allows.
       settings: see ``EvalSettings``.
-      folder: where records are written and found; None: nowhere.
-      cache: where features are kept; None: nowhere.
+      folder: where records are written and read; None: nowhere.
+      cache: the folder of features; None: none are stored.
       say: called with a line for every record, and with progress.
 
     Returns:
@@ -72,14 +70,14 @@ def run(
         registry.TASKS[task].check_settings(settings)
     resolved = resolve_all(data, settings)
     store = Store(cache, model.fingerprint, say)
-    found = []
+    made = []
     with jax.set_mesh(model.mesh):
-        for each in resolved:
-            say(f"{each.title}:")
-            found += _dataset(model, each, tasks, store, folder, say)
+        for splits in resolved:
+            say(f"{splits.title}:")
+            made += _dataset(model, splits, tasks, store, folder)
             store.clear()
-            each.clear()
-    return found
+            splits.clear()
+    return made
 
 
 def _several(given: str | Sequence[str]) -> Sequence[str]:
@@ -106,7 +104,7 @@ def evaluate(
 
 
 def new_record(model: EvalModel, data: DatasetSplits) -> Record:
-    """A record with all that is known before a task is run, without the task."""
+    """A record with all that is known before a task is run, except the task."""
     settings = data.settings
     return Record(
         task="any",
@@ -127,7 +125,6 @@ def _dataset(
     tasks: Sequence[str],
     store: Store,
     folder: Path | None,
-    say: Callable[[str], None],
 ) -> list[Record]:
     """The records of one dataset: measured, or read from ``folder``."""
     common = new_record(model, data)
@@ -137,37 +134,30 @@ def _dataset(
         test, why = None, str(error)
     _check_same(data, test.fingerprint if test is not None else "")
     if test is None:
-        say(f"  skipped: {why}")
+        store.say(f"  skipped: {why}")
         return [dataclasses.replace(common, task=t, skipped=why) for t in tasks or ("any",)]
-    found = []
+    made = []
     for name in tasks or registry.TASKS:
         task = registry.TASKS[name]
         if not isinstance(test, task.dataset_type):
             if tasks:
-                say(f"  {name}: not for {type(test).__name__}")
+                store.say(f"  {name}: not for {type(test).__name__}")
         elif tasks or task.default_on(test, data.settings):
             record = dataclasses.replace(common, task=name, data_fingerprint=test.fingerprint)
             key = cache_key(model, task, data)
             _check_same(data, key)
             old = records.read(folder / record.file_name, key) if folder else None
             read = distributed.all_hosts(old is not None)
-            if read:
-                record = old
-            else:
-                record = evaluate(record, model, task, data, store)
-                if folder and not record.skipped and distributed.is_lead():
-                    records.write(folder, record, key)
-            say(f"  {_line(record)}{' (read)' if read else ''}")
-            found.append(record)
-    return found
+            record = old if read else evaluate(record, model, task, data, store)
+            if folder and not read and not record.skipped and distributed.is_lead():
+                records.write(folder, record, key)
+            store.say(f"  {_line(record)}{' (read)' if read else ''}")
+            made.append(record)
+    return made
 
 
 def _check_same(data: DatasetSplits, value: str) -> None:
-    """Processes that see different data would wait for each other until the watchdog ends them.
-
-    Raises:
-      DataError: on all of them.
-    """
+    """Raises DataError on all processes if they see different data: they would wait in vain."""
     if not distributed.identical_on_all_hosts(value):
         raise DataError(
             f"{data.title}: the processes do not see the same data; put it where all of them "
@@ -180,9 +170,8 @@ def cache_key(model: EvalModel, task: Task, data: DatasetSplits) -> str:
     settings = data.settings
     parts = {"name": data.name, "protocol": settings.protocol, "seed": settings.seed}
     parts |= task.cache_key_parts(data)
-    test = data.open("test")
-    whole = [task.name, task.version, model.fingerprint, test.fingerprint, parts]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    fingerprints = model.fingerprint, data.open("test").fingerprint
+    return json_digest([task.name, task.version, *fingerprints, parts])
 
 
 def _line(record: Record) -> str:

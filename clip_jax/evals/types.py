@@ -15,8 +15,6 @@ from clip_jax.data.test_sets.types import Options
 from clip_jax.evals.datasets import prompts
 from clip_jax.evals.embedder import Embedder
 
-PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
-
 # texts -> int32[n, L]
 Tokenize = Callable[[Sequence[str]], np.ndarray]
 
@@ -107,15 +105,15 @@ class EvalSettings:
     overlap_threshold: float | None = None
 
     def __post_init__(self):
-        for name, legal in (("protocol", PROTOCOLS), ("templates", prompts.TEMPLATES)):
+        for name, legal in (("protocol", prompts.PROTOCOLS), ("templates", prompts.TEMPLATES)):
             if (given := getattr(self, name)) not in legal:
                 raise ConfigError(f"{name}={given!r} is not one of {list(legal)}")
         for name in ("class_file", "template_file"):
             if (file := getattr(self, name)) and not Path(file).is_file():
                 raise ConfigError(f"{name}={file!r}: no such file")
-        if self.seeds < 1 or not self.shots or min(self.shots) < 1:
-            name = "seeds" if self.seeds < 1 else "shots"
-            raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, least in (("seeds", self.seeds), ("shots", min(self.shots, default=0))):
+            if least < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         self._check_overlap()
 
     def _check_overlap(self) -> None:
@@ -147,11 +145,12 @@ class Result:
 
     Attributes:
       n: images scored (retrieval: captions; caption selection: instances).
-      main_metric: key of ``metrics`` that stands for the whole.
+      main_metric: key of the metric that stands for all.
       metrics: name -> value, shares from 0 to 1.
       intervals: name -> 95% interval, for every share of ``metrics``.
       class_names, templates: of a zero-shot classifier, as used; a class may have several names.
-      details: more that a report shows, as JSON has it.
+      details: more that a report shows, of JSON's types. Examples are among them: ``tasks.search``
+        makes them of row numbers, so that a record that is read again has its images too.
     """
 
     n: int

@@ -8,6 +8,8 @@ import difflib
 import os
 from pathlib import Path
 
+import jinja2
+
 from clip_jax.data.errors import MissingData
 from clip_jax.data.test_sets.registry import open_dataset
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
@@ -153,39 +155,12 @@ def open_at(
 
 
 def markdown() -> str:
-    """The table for docs/data_sets.md."""
-    parts = [
-        "# Datasets",
-        "",
-        "Written by `python -m clip_jax.evals.datasets.locate`. Sizes and metrics are the paper's",
-        "(Table 9); *train* counts the validation images too. A number belongs to a protocol:",
-        "what CLIP_benchmark's and DataComp's copies have instead is in the notes below.",
-        "",
-        "`hub` is a dataset of the Hugging Face hub in CLIP_benchmark's format, to be had by",
-        "`hf download NAME --repo-type=dataset --local-dir=DATA/FOLDER`, where FOLDER is NAME",
-        "without what is before the slash (`pip install 'huggingface_hub>=0.34'`). `TFDS` is",
-        "prepared by `tfds build NAME --file_format=array_record`, for which some builders need",
-        "TensorFlow; reading needs none. Any dataset can also be a folder",
-        "`DATA/NAME/SPLIT/CLASS/image`, NAME being that of the first column.",
-        "",
-        "| name | | classes | train | val | test | metric | hub | TFDS |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(name, entry) for name, entry in CATALOG.items()),
-        "",
-        "What to look out for:",
-        "",
-        *(f"- **{name}**: {'; '.join(e.notes)}." for name, e in CATALOG.items() if e.notes),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _row(name: str, entry: Entry) -> str:
-    title = f"[{entry.title}]({entry.home})" if entry.home.startswith("http") else entry.title
-    hub = ", ".join(f"`{r}`" for r in _repositories(entry)[:1])
-    tfds = f"`{entry.tfds}`" if entry.tfds else ""
-    sizes = (f"{n:,}" if n else "" for n in (entry.classes, entry.train, entry.val, entry.test))
-    cells = (f"`{name}`", title, *sizes, METRICS[entry.metric], hub, tfds)
-    return f"| {' | '.join(cells)} |"
+    """The text of docs/data_sets.md."""
+    template = jinja2.Template(
+        Path(__file__).with_name("data_sets.md.j2").read_text(encoding="utf-8"),
+        trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return template.render(catalog=CATALOG, metrics=METRICS, repositories=_repositories)
 
 
 if __name__ == "__main__":

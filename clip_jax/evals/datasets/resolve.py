@@ -14,7 +14,7 @@ from clip_jax.evals.datasets.catalog import CATALOG
 from clip_jax.evals.datasets.prompts import matching
 from clip_jax.evals.types import EvalSettings, NotApplicable
 
-# Datasets that are called as their folder or file.
+# Kinds of datasets whose title is the name of their folder or file.
 _PATHS = {"wds": "folder", "folder": "folder", "csv": "file", "selection": "file"}
 
 
@@ -42,8 +42,8 @@ class DatasetSplits:
         self.training_images = training_images or _training_images(settings)
         kind, _, rest = spec.partition(":")
         path = Path(rest.replace("_{split}", "").replace("{split}", ""))
-        called = {"": rest, "folder": path.name, "file": path.stem}[_PATHS.get(kind, "")]
-        self.title = name or called or spec
+        title = {"folder": path.name, "file": path.stem}.get(_PATHS.get(kind, ""), rest)
+        self.title = name or title or spec
         self.entry = CATALOG.get(name)
         self._opened: dict[str, ImageDataset] = {}
 
@@ -79,12 +79,12 @@ class DatasetSplits:
           NotApplicable: there are no class names; or they are not those of the protocol.
         """
         try:
-            found = self._with_prompts(test)
+            test = self._with_prompts(test)
         except (ValueError, OSError) as error:
             raise NotApplicable(str(error)) from error
-        if not len(found.class_names) and not len(found.descriptions):
+        if not len(test.class_names) and not len(test.descriptions):
             raise NotApplicable(f"{self.title} has no class names: give a file with them")
-        return found
+        return test
 
     def _with_prompts(self, test: ClassificationDataset) -> ClassificationDataset:
         s, known = self.settings, self.name in prompts.names()
@@ -107,11 +107,7 @@ def _training_images(settings: EvalSettings) -> Callable[[], ImageDataset]:
 
 
 def resolve(text: str, settings: EvalSettings) -> DatasetSplits:
-    """The dataset of one name, as ``runner.run`` takes it.
-
-    Raises:
-      ConfigError: no such dataset in the catalog.
-    """
+    """The dataset of one name, as ``runner.run`` takes it; ConfigError if the catalog lacks it."""
     return DatasetSplits(*_named(text), settings)
 
 
@@ -122,12 +118,10 @@ def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSpli
       ConfigError: no such dataset in the catalog, or one of it in two places.
     """
     training = _training_images(settings)
-    found = [
-        DatasetSplits(*named, settings, training)
-        for named in dict.fromkeys(_named(text) for text in data)
-    ]
-    times = collections.Counter(each.title for each in found)
-    for each in found:
+    names = dict.fromkeys(map(_named, data))
+    datasets = [DatasetSplits(*named, settings, training) for named in names]
+    times = collections.Counter(each.title for each in datasets)
+    for each in datasets:
         if times[each.title] > 1 and each.name:
             raise ConfigError(
                 f"data: {each.name} is named {times[each.title]} times, in different places; "
@@ -135,11 +129,11 @@ def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSpli
             )
         if times[each.title] > 1:
             each.title = each.spec
-    return found
+    return datasets
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The catalog's name, if it is one of its datasets, and where it is, if that is given."""
+    """The name in the catalog and the spec; either may be ""."""
     name, _, spec = text.partition("=") if "=" in text.partition(":")[0] else ("", "", text)
     try:
         if name:

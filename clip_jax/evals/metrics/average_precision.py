@@ -16,8 +16,8 @@ def average_precisions(
     """Returns the average precision of every class: float64[K], NaN for one without positives.
 
     Args:
-      scores: float[n, K], larger where the class is more likely to be there; only their order
-        within a class counts.
+      scores: float[n, K], larger where the class is more likely; only their order within a class
+        counts.
       targets: bool[n, K] or 0 and 1; an image may have any number of classes.
       kind: how precision is averaged over recall, a key of ``KINDS``: "11-point" is PASCAL VOC's
         before 2010, what the CLIP paper reports for VOC2007 (Table 9); "step" is scikit-learn's
@@ -28,7 +28,9 @@ def average_precisions(
         is not finite.
     """
     scores, targets = _checked(scores, targets, 2)
-    area = _kind(kind)
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is not one of {tuple(KINDS)}")
+    area = KINDS[kind]
     return np.array(
         [
             area(*_counts(scores[:, k], targets[:, k])) if targets[:, k].any() else np.nan
@@ -47,21 +49,21 @@ def mean_average_precision(
     Raises:
       ValueError: as ``average_precisions``, or if no class has a positive.
     """
-    found = average_precisions(scores, targets, kind)
-    if np.isnan(found).all():
+    by_class = average_precisions(scores, targets, kind)
+    if np.isnan(by_class).all():
         raise ValueError("mean average precision needs a class with at least one positive")
-    return float(np.nanmean(found))
+    return float(np.nanmean(by_class))
 
 
 def roc_auc(scores: np.ndarray, targets: np.ndarray) -> float:
     """Returns the area under the ROC curve, the paper's metric for Hateful Memes (Table 9).
 
-    It is the chance that a positive scores higher than a negative, a tie counting one half, and is
-    computed as such from midranks (Mann-Whitney), exactly.
+    It is the chance that a positive scores higher than a negative, a tie counting one half, and
+    comes exactly from midranks (Mann-Whitney).
 
     Args:
       scores: float[n], larger for more likely positive. Of two classes give the difference of the
-        logits: the softmax probability orders likewise, but saturates at a scale of 100.
+        logits: the softmax probability has the same order, but saturates at a scale of 100.
       targets: bool[n] or 0 and 1.
 
     Raises:
@@ -74,8 +76,7 @@ def roc_auc(scores: np.ndarray, targets: np.ndarray) -> float:
     if not positives or not negatives:
         raise ValueError(f"ROC AUC needs positives and negatives, got {positives} and {negatives}")
     _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(sizes)
-    twice_the_midrank = 2 * last - sizes + 1
+    twice_the_midrank = 2 * np.cumsum(sizes) - sizes + 1
     ranks = int(twice_the_midrank[group][targets].sum())
     return (ranks - positives * (positives + 1)) / (2 * positives * negatives)
 
@@ -86,10 +87,8 @@ def _eleven_points(hits: np.ndarray, taken: np.ndarray) -> float:
     Recalls are compared as whole numbers. With floats a recall of 0.3 falls short of
     ``np.arange(0, 1.1, 0.1)[3]``, and the reference then takes the next precision.
     """
-    best = _envelope(hits / taken)
-    tenths = np.arange(11) * hits[-1]
-    first = np.searchsorted(10 * hits, tenths)
-    return float(best[first].mean())
+    first = np.searchsorted(10 * hits, np.arange(11) * hits[-1])
+    return float(_envelope(hits / taken)[first].mean())
 
 
 def _steps(hits: np.ndarray, taken: np.ndarray) -> float:
@@ -107,12 +106,6 @@ KINDS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "step": _steps,
     "area": _area,
 }
-
-
-def _kind(kind: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is not one of {tuple(KINDS)}")
-    return KINDS[kind]
 
 
 def _envelope(precision: np.ndarray) -> np.ndarray:

@@ -20,11 +20,10 @@ def select(
     instance_of_image: np.ndarray,
     instance_of_text: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Tells for every instance whether its images and captions find each other.
+    """Returns for every instance whether its images and captions prefer each other.
 
     A choice is right if the right answer scores higher than every other one; a tie is wrong, as in
-    Winoground's definition. (CLIP_benchmark takes the first of tied answers, which is the right
-    one where the right one is listed first.)
+    Winoground's definition. (CLIP_benchmark takes the first of tied answers.)
 
     Args:
       image_emb: float[n, E], any scale; the images of an instance in the order of its captions.

@@ -16,9 +16,9 @@ _CHUNK = 4096
 
 
 class PaperMetric(NamedTuple):
-    """One of the paper's metrics: its name in ``measure``'s result, and it as a function.
+    """A metric: its key in ``measure``, and its function of logits float[n, K] and labels.
 
-    ``of`` takes logits float[n, K] and labels, int[n] or, for mean average precision, bool[n, K].
+    Labels are int[n] or, for mean average precision, bool[n, K].
     """
 
     key: str
@@ -26,7 +26,7 @@ class PaperMetric(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """How one class fares. A share is NaN where nothing was there to share.
+    """The results of one class. A share of nothing is NaN.
 
     Attributes:
       index: of the class.
@@ -143,9 +143,7 @@ def mean_top1_top5(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the ROC AUC of two classes, the second one being the positive.
-
-    The score is the difference of the two logits: what the softmax probability is a function of.
+    """Returns the ROC AUC of two classes, the second one the positive, by the logits' difference.
 
     Raises:
       ValueError: other than two classes, or images of one of them only.
@@ -171,9 +169,8 @@ def resampled(
 ) -> tuple[float, float]:
     """Returns the 95% bootstrap interval of a metric of scores float[n, K] and labels.
 
-    Figures that weigh classes alike are resampled within each class. Where a row may have several,
-    within the rows that have any class and those that have none: a draw without a positive would
-    have no precision.
+    Rows are drawn within each class. Where a row may have several, within those that have any class
+    and those that have none: a draw without a positive would have no precision.
     """
     strata = labels.any(axis=1) if labels.ndim == 2 else labels
     return intervals.bootstrap(metric, scores, labels, samples=samples, seed=seed, strata=strata)
@@ -194,8 +191,7 @@ _OF_SEVERAL = (PAPER_METRICS["11-point mAP"], STEP_METRIC)  # where an image has
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Counts how often an image of one class (row) is taken for another (column).
 
-    Whole images are counted, so a tie goes to one class; with ties the diagonal need not add up
-    to ``measure``'s top-1, which shares them.
+    A tie goes to one class; with ties the diagonal need not add up to ``measure``'s top-1.
 
     Args:
       predicted: int[n], such as ``zero_shot.predict(..., k=1)[0][:, 0]``.
@@ -221,11 +217,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
 
 
 def per_class(confusion: np.ndarray) -> list[ClassRow]:
-    """Returns a row for every class, in the order of the classes.
-
-    Args:
-      confusion: int64[K, K], as ``confusion_matrix`` makes it.
-    """
+    """Returns a row for every class of a ``confusion_matrix`` int64[K, K], in their order."""
     confusion = np.asarray(confusion)
     right, of_class, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     others = confusion - np.diag(right)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The seven shifts, by the accuracies that make up each, named as in the catalog (the videos are not
-# in it). Videos have two settings, right in the anchor frame (PM0) or in all frames near it (PM10),
-# of which the paper takes the mean.
+# The seven shifts, and the accuracies that make up each, named as in the catalog (which lacks the
+# videos). Videos have two settings: right in the anchor frame (PM0), or in all near it (PM10).
 SHIFTS: dict[str, tuple[str, ...]] = {
     "ImageNet-V2": ("ImageNetV2",),
     "ImageNet-A": ("ImageNetA",),
@@ -74,7 +73,7 @@ class ShiftRow(NamedTuple):
       shifts: accuracy by shift, a mean of two settings for the videos.
       average: the mean of these.
       effective: effective robustness on the average, None without baselines.
-      relative: ``relative_robustness`` against the reference model, None without one.
+      relative: the average less the reference model's; None without one.
     """
 
     model: str
@@ -90,8 +89,8 @@ def logit(accuracy: np.ndarray | float, n: int | None = None) -> np.ndarray:
 
     Args:
       accuracy: float[...], from 0 to 1.
-      n: images it was measured on. With it, 0 and 1 become half an image right and half a
-        image wrong, 1 / (2 n) and 1 - 1 / (2 n): nothing between them could have been seen.
+      n: images it was measured on. With it, 0 and 1 become half an image right and half an image
+        wrong, 1 / (2 n) and 1 - 1 / (2 n): nothing between could have been measured.
 
     Raises:
       ValueError: an accuracy outside 0 to 1 or, without ``n``, at 0 or 1, whose logit is infinite.
@@ -139,19 +138,15 @@ def effective_robustness(
     """Returns how far a model lies above what its reference accuracy predicts.
 
     The interval is the bootstrap's over the baseline models, as the bands of the paper's Figure 13
-    are: it tells what another choice of baselines might have given, not how surely this model's
-    own accuracy is known. Resamples of models that all have one reference accuracy have no line
-    and are drawn again.
+    are: what another choice of baselines might have given. Resamples of models that all have one
+    reference accuracy have no line and are drawn again. A line through two points has no spread:
+    with fewer than three baselines the bounds are NaN.
 
     Args:
       reference, shifted: the model's accuracies.
       baseline_reference, baseline_shifted: float[m] each, the baselines'.
       n: as in ``logit``.
       samples, seed: of the bootstrap.
-
-    Returns:
-      A ``Robustness``; with fewer than three baselines its bounds are NaN, for a line through two
-      points has no spread.
 
     Raises:
       ValueError: as ``fit``.
@@ -169,17 +164,12 @@ def effective_robustness(
     return Robustness(shifted - predicted, low, high, predicted)
 
 
-def relative_robustness(shifted: float, reference_model_shifted: float) -> float:
-    """Returns the accuracy under shift that a model gains over the model it was made from."""
-    return shifted - reference_model_shifted
-
-
 def by_shift(accuracies: Mapping[str, float], shifts: Sequence[str] = ()) -> dict[str, float]:
     """Returns the accuracy of every shift, the videos' settings averaged.
 
     Args:
-      accuracies: fractions, under the names in ``SHIFTS``.
-      shifts: keys of ``SHIFTS``; all of whose accuracies are there if left out.
+      accuracies: from 0 to 1, under the names in ``SHIFTS``.
+      shifts: keys of ``SHIFTS``; by default all that have accuracies.
 
     Raises:
       ValueError: an accuracy that a wanted shift needs is missing.
@@ -204,13 +194,13 @@ def shift_table(
 
     Args:
       models: name -> accuracies, ``ImageNet`` and names in ``SHIFTS``.
-      baselines: models that the line is fitted to, two or more; without, there is no effective one.
+      baselines: two or more models that the line is fitted to; () for no effective robustness.
       reference_model: the one that relative robustness counts from.
       n: as in ``logit``.
       seed: of the bootstrap.
 
     Returns:
-      A row for each model, in the order given. Averages are over the shifts that all have.
+      A row for each model, in the order given.
 
     Raises:
       ValueError: a model without ``ImageNet``, no shift that all have, or as ``fit``.
@@ -232,8 +222,7 @@ def shift_table(
             name, models[name][REFERENCE], shifts[name], average[name],
             effective_robustness(models[name][REFERENCE], average[name], *line, n=n, seed=seed)
             if baselines else None,
-            relative_robustness(average[name], average[reference_model])
-            if reference_model else None,
+            average[name] - average[reference_model] if reference_model else None,
         )
         for name in models
     ]  # fmt: skip

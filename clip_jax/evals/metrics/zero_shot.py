@@ -24,17 +24,16 @@ def classifier(
     *,
     prompts_per_call: int = _PER_CALL,
 ) -> np.ndarray:
-    """Builds one weight vector a class out of words (prompt ensembling, section 3.1.4).
+    """Builds one weight vector a class from prompts (prompt ensembling, section 3.1.4).
 
-    Every prompt's embedding is brought to unit length, averaged over templates (and over the
-    names, where a class has several), and the mean is brought to unit length again.
+    Prompts are averaged over templates and, where a class has several, over names.
 
     Args:
       embed_texts: int32[n, L] -> float32[n, E].
       tokenize: texts -> int32[n, L].
       class_names: K classes, each one name or several.
       templates: prompts in which every ``{}`` stands for the name.
-      prompts_per_call: most prompts embedded at once; bounds memory, does not change the result.
+      prompts_per_call: prompts embedded at once; does not change the result.
 
     Returns:
       float32[K, E], rows of unit length.
@@ -62,7 +61,7 @@ def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
       class_emb: float[K, E], any scale.
 
     Returns:
-      float64[n, K]. Logits are these times the logit scale (100 in the paper).
+      float64[n, K].
     """
     return (
         quantized_unit_rows(image_emb, "image embeddings")
@@ -73,22 +72,19 @@ def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
 def accuracy(
     logits: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """Returns the share of images whose class is among the k best, for every k.
+    """Returns the share of images whose class is among the k best, as "top1" for k = 1.
 
     Tied classes share the credit: an image counts with the chance that a random order of the
     tied ones puts its class among the k best. A model whose logits are all equal scores k / K,
-    and the order in which classes are listed never matters.
+    and the order in which classes are listed never matters. With k >= K the share is 1.
 
     Args:
       logits: float[n, K], any scale.
       labels: int[n], from 0 to K - 1.
       ks: how many of the best classes to look at.
 
-    Returns:
-      ``{"top1": ..., "top5": ...}`` for ks = (1, 5), each from 0 to 1. With k >= K it is 1.
-
     Raises:
-      ValueError: if there is no image, a logit is not finite, or labels do not fit the logits.
+      ValueError: there is no image, a logit is not finite, or labels do not fit the logits.
     """
     return {
         f"top{k}": float(shares.mean()) for k, shares in hits_of_scores(logits, labels, ks).items()
@@ -96,10 +92,9 @@ def accuracy(
 
 
 def mean_per_class_recall(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean over classes of each class's top-1 accuracy, ties shared as in ``accuracy``.
+    """Returns the mean over classes of the top-1 accuracy, as of ``accuracy``.
 
-    Classes without an image are left out (as scikit-learn's balanced accuracy does). Takes and
-    raises what ``accuracy`` does.
+    Classes without an image are left out, as in scikit-learn's balanced accuracy.
     """
     return mean_over_classes(hits_of_scores(logits, labels, (1,))[1], np.asarray(labels))
 
@@ -112,9 +107,7 @@ def expected_hits(
     *,
     chunk: int = _CHUNK,
 ) -> dict[int, np.ndarray]:
-    """Returns what every image adds to the accuracies: 1, 0, or a share of a tie.
-
-    For whatever is computed image by image: bootstrap intervals, subsets, groups.
+    """Returns what every image adds to ``accuracy``: 1, 0, or a share of a tie; float64[n] a k.
 
     Args:
       image_emb: float[n, E], any scale.
@@ -123,11 +116,8 @@ def expected_hits(
       ks: how many of the best classes to look at.
       chunk: images scored at once; the result is the same, bit for bit, for every value.
 
-    Returns:
-      For every k float64[n], the chance that the class is among the k best (see ``accuracy``).
-
     Raises:
-      ValueError: if there is no image, an embedding is not finite, or labels do not fit.
+      ValueError: there is no image, an embedding is not finite, or labels do not fit.
     """
     labels = _checked(labels, len(image_emb), len(class_emb))
     weights = quantized_unit_rows(class_emb, "class weights").T
@@ -164,7 +154,7 @@ def predict(
     Args:
       image_emb: float[n, E], any scale.
       class_emb: float[K, E], any scale.
-      k: classes to return; fewer where K is smaller. Tied classes come in index order.
+      k: classes to return, at most K. Tied classes come in index order.
       logit_scale: factor on the cosines before the softmax over all K classes.
       chunk: images scored at once.
 
@@ -184,10 +174,7 @@ def predict(
 
 
 def mean_over_classes(shares: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean over classes of the mean of the images' shares, float[n] and int[n].
-
-    Classes without an image are left out.
-    """
+    """Returns the mean over classes (int[n]) of the means of the images' shares (float[n])."""
     counts = np.bincount(labels)
     seen = counts > 0
     return float(np.mean(np.bincount(labels, weights=shares)[seen] / counts[seen]))
@@ -202,9 +189,9 @@ def _prompts(
         if "{}" not in template:
             raise ValueError(f"templates[{index}] = {template!r} has no '{{}}' for the class name")
     names = [[entry] if isinstance(entry, str) else list(entry) for entry in class_names]
-    for index, entry in enumerate(names):
-        if not entry:
-            raise ValueError(f"class_names[{index}] is empty: give the class at least one name")
+    if [] in names:
+        index = names.index([])
+        raise ValueError(f"class_names[{index}] is empty: give the class at least one name")
     # replace, not format: names and templates may hold braces of their own.
     return (
         (index, template.replace("{}", name))

@@ -1,8 +1,4 @@
-"""Few-shot curves: linear probes fitted to 1, 2, 4, 8, 16 rows a class (CLIP paper, section 3.1.5).
-
-And what zero-shot classification is worth in labels: how many rows a class a probe on the same
-features needs to be as good (figure 7).
-"""
+"""Few-shot curves: linear probes of 1, 2, 4, 8, 16 rows a class (CLIP paper, section 3.1.5)."""
 
 import dataclasses
 import math
@@ -58,9 +54,6 @@ class Efficiency(NamedTuple):
 
     rows: float
     bound: str
-
-    def __str__(self) -> str:
-        return f"{self.bound} {self.rows:.3g}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +166,7 @@ def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
     )
 
 
-def data_efficiency(
-    curve: Curve, zero_shot_score: float, supervised: tuple[float, float] | None = None
-) -> Efficiency:
+def data_efficiency(curve: Curve, zero_shot_score: float) -> Efficiency:
     """Returns how many rows a class a probe needs to match zero-shot classification (figure 7).
 
     The mean curve is interpolated on a straight line in the logarithm of the rows, as the paper
@@ -184,19 +175,11 @@ def data_efficiency(
     Args:
       curve: of ``few_shot``.
       zero_shot_score: the same metric, of zero-shot classification with the same features.
-      supervised: rows a class (their mean) and score of the probe on all of train; it prolongs the
-        curve, as in the paper.
 
     Raises:
-      ValueError: a score is not finite, or the supervised probe has no more rows than the curve.
+      ValueError: a score is not finite.
     """
     points = list(zip(map(float, curve.shots), curve.mean.tolist(), strict=True))
-    if supervised is not None:
-        if supervised[0] <= points[-1][0]:
-            raise ValueError(
-                f"supervised has {supervised[0]} rows a class, the curve {points[-1][0]} already"
-            )
-        points.append(supervised)
     if not np.isfinite([zero_shot_score, *(score for _, score in points)]).all():
         raise ValueError(f"scores must be finite, got {zero_shot_score} and {points}")
     if points[0][1] >= zero_shot_score:

@@ -28,7 +28,7 @@ Metric = Callable[[np.ndarray, np.ndarray], float]  # scores float32[n, K], labe
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A probe, and what it says of the test split.
+    """A probe, and its results on the test split.
 
     Attributes:
       lam: the penalty it was fitted with; the objective is the summed loss + lam / 2 * ||W||^2.
@@ -125,7 +125,7 @@ def probe(
 def search(
     scores_of: Callable[[Sequence[int], int | None], Sequence[float]],
 ) -> dict[int, float]:
-    """Looks for the best of ``LAMBDAS`` as the paper does, with 15 of them at most.
+    """Searches the best of ``LAMBDAS`` as the paper does, with 15 of them at most.
 
     Args:
       scores_of: indices to try, and the best one so far (None at first) -> validation scores.
@@ -135,18 +135,18 @@ def search(
     """
     step = _FIRST_INTERVAL
     indices = list(range(0, len(LAMBDAS), step))
-    found = dict(zip(indices, scores_of(indices, None), strict=True))
+    scores = dict(zip(indices, scores_of(indices, None), strict=True))
     while step > 1:
         step //= 2
-        peak = best(found)
+        peak = best(scores)
         indices = [i for i in (peak - step, peak + step) if 0 <= i < len(LAMBDAS)]
-        found.update(zip(indices, scores_of(indices, peak), strict=True))
-    return found
+        scores.update(zip(indices, scores_of(indices, peak), strict=True))
+    return scores
 
 
-def best(found: dict[int, float]) -> int:
+def best(scores: dict[int, float]) -> int:
     """Returns the index with the highest score; of equal ones the one with the largest penalty."""
-    return max(found, key=lambda index: (found[index], index))
+    return max(scores, key=lambda index: (scores[index], index))
 
 
 def split(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -251,15 +251,15 @@ def _checked(splits: dict[str, Split], classes: int | None) -> tuple[dict[str, S
             (int(a.max(initial=0)) for a in labels.values() if a.dtype != bool), default=0
         )
         classes = labels["train"].shape[1] if several else highest + 1
-    found = {}
+    checked: dict[str, Split] = {}
     for name, (features, _) in splits.items():
-        rows = logistic.checked_features(features, f"{name} features")
-        checked = logistic.checked_labels(labels[name], len(rows), classes, f"{name} labels")
-        found[name] = rows, checked
-    for name, (rows, checked) in found.items():
-        if rows.shape[1] != found["train"][0].shape[1] or checked.ndim != found["train"][1].ndim:
+        x = logistic.checked_features(features, f"{name} features")
+        checked[name] = x, logistic.checked_labels(labels[name], len(x), classes, f"{name} labels")
+    train_x, train_y = checked["train"]
+    for name, (x, y) in checked.items():
+        if x.shape[1] != train_x.shape[1] or y.ndim != train_y.ndim:
             raise ValueError(
-                f"{name} and train differ: features {rows.shape} and {found['train'][0].shape}, "
-                f"labels {checked.shape} and {found['train'][1].shape}"
+                f"{name} and train differ: features {x.shape} and {train_x.shape}, "
+                f"labels {y.shape} and {train_y.shape}"
             )
-    return found, classes
+    return checked, classes

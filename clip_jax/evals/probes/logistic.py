@@ -50,7 +50,7 @@ class Solver:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """What one solve found: one regression for each of L penalties.
+    """The result of one solve: one regression for each of L penalties.
 
     Attributes:
       lambdas: float64[L].
@@ -125,12 +125,12 @@ class LogisticRegression:
     def solve(
         self, lambdas: Sequence[float], *, start: Solution | None = None, lanes: int = 0
     ) -> Solution:
-        """Solves for all penalties at once; none changes what is found for another.
+        """Solves for all penalties at once; none changes the solution of another.
 
         Args:
           lambdas: L positive penalties.
           start: where to begin, one solution for all; the class frequencies by default.
-          lanes: pads the penalties to so many, that solves of fewer need no new compilation.
+          lanes: pads the penalties to this many, so that fewer need no new compilation.
 
         Raises:
           ValueError: a penalty is not a positive number.
@@ -156,7 +156,7 @@ class LogisticRegression:
             raise ValueError(
                 f"start has weights {start.weights.shape}, not (1, {self.classes}, {dimensions})"
             )
-        # A class that had no examples then and has some now starts afresh, and the other way round.
+        # A class without examples then and with some now starts from the default, and vice versa.
         known = self._present & (np.abs(start.intercepts[0]) < FAR)
         weights = np.where(known[:, None], start.weights[0], 0)
         # In float64: every process must start from the same bits, whatever its processor.
@@ -180,12 +180,10 @@ def scores(
       float32[n, K].
     """
     mesh = _default_mesh() if mesh is None else mesh
-    n = len(features)
-    padded = np.zeros((-(-n // batch_shards(mesh)) * batch_shards(mesh), weights.shape[1]), "f4")
+    n, shards = len(features), batch_shards(mesh)
+    padded = np.zeros((-(-n // shards) * shards, weights.shape[1]), "f4")
     padded[:n] = features
-    rows = jax.make_array_from_callback(
-        padded.shape, batch_sharding(mesh), lambda index: padded[index]
-    )
+    rows = jax.make_array_from_callback(padded.shape, batch_sharding(mesh), padded.__getitem__)
     return np.asarray(_scorer(mesh)(rows, weights, intercept))[:n]
 
 

@@ -118,7 +118,7 @@ def _sum(terms: jax.Array) -> jax.Array:
     """
     width = math.isqrt(len(terms)) or 1
     blocks = jnp.pad(terms, ((0, -len(terms) % width), (0, 0))).reshape(-1, width, terms.shape[1])
-    return jax.lax.optimization_barrier(blocks.sum(0)).sum(0)  # lest XLA make one sum of both
+    return jax.lax.optimization_barrier(blocks.sum(0)).sum(0)  # else XLA makes one sum of both
 
 
 def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,9 +1,8 @@
 """Class names and prompt templates of the paper's datasets, and of other protocols.
 
 A result depends on its prompts: CLIP_benchmark's of RESISC45 are four where OpenAI's are eighteen.
-So every list has a protocol, and where we cannot say for sure what one uses, we say nothing and
-take the files that come with its data. ``matching`` brings the names into the order of a data
-set's labels, which is not OpenAI's for all of them; ``prompt_files`` (in data/) reads a user's.
+So every list has a protocol; where it is not certain what one uses, the files that come with its
+data are taken. ``matching`` brings the names into the order of a dataset's labels.
 """
 
 import difflib
@@ -80,22 +79,18 @@ def prompts(name: str, protocol: str = "paper", *, templates: str = "all") -> Pr
             f"protocol='datacomp' takes the prompts of {name} from the files beside its data: give "
             "a webdataset folder with classnames.txt and zeroshot_classification_templates.txt"
         )
-    found = _of_paper(name) if protocol == "paper" else _of_clip_benchmark(name)
-    if templates == "subset7":
-        if name not in IMAGENETS and name != "ObjectNet":
-            raise ValueError(f"templates='subset7' is of ImageNet's templates, not of {name}'s")
-        return found._replace(templates=tuple(load("imagenet")["templates_subset7"]))
+    whole = _of_paper(name) if protocol == "paper" else _of_clip_benchmark(name)
     if templates == "all":
-        return found
-    return found._replace(templates=of_any(templates))
+        return whole
+    if templates != "subset7":
+        return whole._replace(templates=of_any(templates))
+    if name not in IMAGENETS and name != "ObjectNet":
+        raise ValueError(f"templates='subset7' is of ImageNet's templates, not of {name}'s")
+    return whole._replace(templates=tuple(load("imagenet")["templates_subset7"]))
 
 
 def of_any(templates: str) -> tuple[str, ...]:
-    """The templates "plain" or "names", which fit any dataset.
-
-    Raises:
-      ValueError: others, which are of one dataset.
-    """
+    """The templates "plain" or "names", which fit any dataset; ValueError for others."""
     known = {"plain": PLAIN, "names": NAMES_ALONE}
     if templates not in known:
         raise ValueError(f"templates={templates!r} is of ImageNet's templates, not of this data's")
@@ -117,7 +112,7 @@ def _of_paper(name: str) -> Prompts:
 
 def _of_clip_benchmark(name: str) -> Prompts:
     paper, own = _of_paper(name), load("clip_benchmark")
-    if name in IMAGENETS or name == "ObjectNet":
+    if name in {*IMAGENETS, "ObjectNet"}:
         return paper
     if name not in own["templates"] and name not in own["templates_as_in_paper"]:
         raise ValueError(f"CLIP_benchmark has no {name}; take protocol='paper'")

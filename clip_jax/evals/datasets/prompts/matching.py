@@ -1,23 +1,27 @@
 """Brings prompts and a dataset's labels together by the names of the classes.
 
-OpenAI's lists are not in the order of the datasets' own label numbers: of Pascal VOC, Oxford Pets,
-EuroSAT, Food-101, Caltech-101 and others they differ. Counting one list and reading another gives
-a number that looks like a result. So classes are matched by name, and what cannot be matched is an
-error.
+OpenAI's lists are not in the order of the datasets' own label numbers (of Pascal VOC, Oxford Pets,
+EuroSAT, Food-101, Caltech-101 and others). So classes are matched by name, and what cannot be
+matched is an error: the wrong order gives a number that looks like a result.
 """
 
 import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from clip_jax.data.errors import DataError
 from clip_jax.data.test_sets import prompt_files
+from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset
 from clip_jax.evals.datasets.prompts import IMAGENETS, Prompts, load, prompts
+
+_FIX = (
+    "Give the class names of its labels, in their order (a classnames.txt beside the data, or "
+    "a file with class names)"
+)
 
 
 def with_prompts(
@@ -47,19 +51,12 @@ def with_prompts(
             )
         wanted = wanted._replace(class_names=tuple(data.class_names))
     number = match(data, wanted, name)
-    labels = np.full(data.classes, -1)
-    for own, new in number.items():
-        labels[own] = new
     if data.multilabel:
-        columns = np.zeros((len(data), len(wanted.class_names)), bool)
-        columns[:, list(number.values())] = data.labels[:, list(number)]
-        changed = columns
+        labels = np.zeros((len(data), len(wanted.class_names)), bool)
+        labels[:, list(number.values())] = data.labels[:, list(number)]
     else:
-        changed = labels[data.labels].astype(np.int32)
-    return dataclasses.replace(
-        data, labels=changed, class_names=wanted.class_names, templates=wanted.templates,
-        descriptions=(),
-    )  # fmt: skip
+        labels = np.array([number.get(k, -1) for k in range(data.classes)], np.int32)[data.labels]
+    return dataclasses.replace(data, labels=labels, **wanted._asdict(), descriptions=())
 
 
 def with_files(
@@ -70,9 +67,9 @@ def with_files(
 ) -> ClassificationDataset:
     """A dataset with the class names or templates of a user's files, in any language.
 
-    Class names are in the order of ``data.labels``; where they are the data's own in another order
-    they stay what they are. Where the templates are whole prompts of each
-    class, by its name (CuPL), they become the set's descriptions.
+    Class names are in the order of ``data.labels``; those that are the data's own in another order
+    keep their classes. Templates that are whole prompts of each class (CuPL), by its name, become
+    the descriptions.
 
     Args:
       data: the images.
@@ -80,16 +77,16 @@ def with_files(
       data_set: which entry to take of a JSON object, the first of these names that it has.
 
     Raises:
-      DataError: a file is not in order; the message names it and the place in it.
+      DataError: a file is not in order; the message names it and the line or key.
     """
     if class_names:
-        found = prompt_files.read_class_names(class_names, data_set)
-        if len(found) != data.classes and (data.class_names or len(found) < data.classes):
+        names = prompt_files.read_class_names(class_names, data_set)
+        if len(names) != data.classes and (data.class_names or len(names) < data.classes):
             raise DataError(
-                f"{class_names}: {len(found)} class names, but {data.name} has {data.classes}"
+                f"{class_names}: {len(names)} class names, but {data.name} has {data.classes}"
             )
-        found = _in_order(found, data, str(class_names))
-        data = dataclasses.replace(data, class_names=found, descriptions=())
+        names = _in_order(names, data, str(class_names))
+        data = dataclasses.replace(data, class_names=names, descriptions=())
     if not templates:
         return data
     given = prompt_files.read_templates(templates, data_set)
@@ -99,42 +96,42 @@ def with_files(
     return dataclasses.replace(data, descriptions=whole)
 
 
-def _in_order(found: Sequence[Any], data: ClassificationDataset, place: str) -> tuple[Any, ...]:
-    """Names of a file, those that the data has too in the data's order.
+def _in_order(names: ClassNames, data: ClassificationDataset, file: str) -> ClassNames:
+    """Names of a file; if they are the data's names in another order, in the data's order.
 
     Raises:
       DataError: some of them, but not all, are the data's names of other classes.
     """
     own = [_key(_spellings(c)[0]) for c in data.class_names]
-    new = [_key(_spellings(c)[0]) for c in found]
+    new = [_key(_spellings(c)[0]) for c in names]
     if len(set(own)) == len(own) and sorted(own) == sorted(new):
-        return tuple(found[new.index(key)] for key in own)
+        return tuple(names[new.index(key)] for key in own)
     for i, key in enumerate(new):
         if key in own and own.index(key) != i and not (i < len(own) and own[i] == key):
             raise DataError(
-                f"{place}: class {i} is {_spellings(found[i])[0]!r}, which is class "
+                f"{file}: class {i} is {_spellings(names[i])[0]!r}, which is class "
                 f"{own.index(key)} of {data.name}; put the names into the order of its classes"
             )
-    return tuple(found)
+    return tuple(names)
 
 
 def match(data: ClassificationDataset, wanted: Prompts, name: str) -> dict[int, int]:
     """For every class of the data that has an image, its number among the wanted ones.
 
-    Names count as equal without regard to case and to what is between their words. A dataset
-    whose classes are mere numbers is taken to be numbered as its authors have, if the wanted list
-    is in that order.
+    Case and what is between the words of a name do not matter. Classes that are mere numbers are
+    taken as the authors' numbers, if the wanted list is in that order.
 
     Raises:
       ValueError: a class that has images is none of the wanted, or two are the same.
     """
-    used = np.flatnonzero(_used(data)).tolist()
+    counts = data.labels.sum(0) if data.multilabel else np.bincount(data.labels)
+    used = np.flatnonzero(counts).tolist()
     own = [_spellings(c) for c in data.class_names] or [(str(k),) for k in range(data.classes)]
     if [{_key(s) for s in c} for c in own] == [
         {_key(s) for s in _spellings(c)} for c in wanted.class_names
     ]:
         return {k: k for k in used}
-    found: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     keys = _keys(wanted, name)
     if all(len(c) == 1 and c[0].isdigit() and int(c[0]) == k for k, c in enumerate(own)):
         # Numbers that only count: "3" is then the fourth class, not three objects.
@@ -144,21 +141,28 @@ def match(data: ClassificationDataset, wanted: Prompts, name: str) -> dict[int, 
     for k in used:
         hits = {keys[_key(s)] for s in own[k] if _key(s) in keys}
         if len(hits) == 1 and hits != {None}:
-            found[k] = hits.pop()
-    _check(found, used, own, data, name, len(wanted.class_names))
-    return found
+            numbers[k] = hits.pop()
+    missing = [own[k][0] for k in used if k not in numbers]
+    if missing:
+        raise ValueError(
+            f"{data.name}: {len(missing)} of its classes are none of the "
+            f"{len(wanted.class_names)} of {name}, or not clearly one: "
+            f"{', '.join(map(repr, missing[:5]))}. {_FIX}"
+        )
+    owner: dict[int, int] = {}
+    for k, number in numbers.items():
+        if owner.setdefault(number, k) != k:
+            raise ValueError(
+                f"{data.name}: its classes {own[owner[number]][0]!r} and {own[k][0]!r} are the "
+                f"same class of {name}. {_FIX}"
+            )
+    return numbers
 
 
 def _numbered_as_the_data(name: str) -> bool:
     whole = name not in IMAGENETS or IMAGENETS[name] is None
     known = load("class_ids")["numbered_as_the_data"]
     return whole and ("ImageNet" if name in IMAGENETS else name) in known
-
-
-def _used(data: ClassificationDataset) -> np.ndarray:
-    if data.multilabel:
-        return data.labels.any(axis=0)
-    return np.bincount(data.labels, minlength=data.classes) > 0
 
 
 def _spellings(entry: str | Sequence[str]) -> tuple[str, ...]:
@@ -194,27 +198,3 @@ def _keys(wanted: Prompts, name: str) -> Mapping[str, int | None]:
         if isinstance(number := keys.get(_key(meant)), int):
             keys.setdefault(_key(text), number)
     return keys
-
-
-def _check(
-    found: dict[int, int], used: list[int], own: list[tuple[str, ...]], data: ClassificationDataset,
-    name: str, classes: int,
-) -> None:  # fmt: skip
-    fix = (
-        "Give the class names of its labels, in their order (a classnames.txt beside the data, or "
-        "a file with class names)"
-    )
-    missing = [own[k][0] for k in used if k not in found]
-    if missing:
-        raise ValueError(
-            f"{data.name}: {len(missing)} of its classes are none of the {classes} of {name}, or "
-            f"not clearly one: {', '.join(map(repr, missing[:5]))}. {fix}"
-        )
-    owner: dict[int, int] = {}
-    for k, number in found.items():
-        if number in owner:
-            raise ValueError(
-                f"{data.name}: its classes {own[owner[number]][0]!r} and {own[k][0]!r} are the "
-                f"same class of {name}. {fix}"
-            )
-        owner[number] = k
