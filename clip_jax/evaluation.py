@@ -151,12 +151,8 @@ def _given(flags: argparse.Namespace, settings: type) -> dict[str, object]:
     return {name: getattr(flags, name) for name in names if hasattr(flags, name)}
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The flags of a command line.
-
-    Raises:
-      ConfigError: a flag or value that is not legal.
-    """
+def parser() -> cli.Parser:
+    """The parser of the command line."""
     parser = cli.Parser("evaluate", __doc__)
     add = parser.add_argument
     add("--model", required=True, help="workdir, weights, or name on the hub")
@@ -183,11 +179,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     _add_flags(parser, EvalSettings, without=["options"])
     _add_flags(parser, Options, without=["class_names"])
-    flags = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The flags of a command line.
+
+    Raises:
+      ConfigError: a flag or value that is not legal.
+    """
+    flags = parser().parse_args(arguments)
     if flags.data == ("all",):
         flags.data = tuple(CATALOG)
     if flags.batch_size < 1:
-        parser.error(f"--batch-size={flags.batch_size} must be at least 1")
+        raise ConfigError(f"--batch-size={flags.batch_size} must be at least 1")
     return flags
 
 
