@@ -117,11 +117,11 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
     )  # fmt: skip
     wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
     try:
-        found, facts = checkpoint.read(
+        state_parts, metadata = checkpoint.read(
             path / "checkpoints", wanted if whole.ema is None else {"ema": whole.ema}, step
         )
-        workdir.check_facts(path, facts, workdir.model_facts(preprocess, tokenizer))
+        workdir.check_metadata(path, metadata, workdir.model_metadata(preprocess, tokenizer))
     except (checkpoint.CheckpointError, Mismatch) as error:
         raise LayoutError(str(error)) from None
-    variables = jax.device_get(stochastic_rounding.upcast(found.get("ema", found)))
+    variables = jax.device_get(stochastic_rounding.upcast(state_parts.get("ema", state_parts)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))

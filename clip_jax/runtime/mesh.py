@@ -6,7 +6,7 @@ Three axes: ``data`` (replicated parameters), ``fsdp`` (parameters sharded, batc
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
+PyTree = Any  # nested dicts, tuples and dataclasses of arrays, or of what describes them
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 

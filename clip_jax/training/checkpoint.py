@@ -1,4 +1,4 @@
-"""Saving and restoring the train state: the only room that knows Orbax.
+"""Saving and restoring the train state: the only module that knows Orbax.
 
 Orbax restores damaged files without a word: a flipped bit comes back as a wrong weight. So every
 save carries, inside its commit, an integer fingerprint of each leaf; a sha256 manifest of its
@@ -8,10 +8,7 @@ loading (another model, no memory, a lost process) leaves the files alone.
 """
 
 import contextlib
-import errno
-import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -23,17 +20,14 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from clip_jax.runtime import distributed
-from clip_jax.runtime.atomic import write_atomically
-from clip_jax.runtime.integrity import Mismatch, check_tree, file_digests, fingerprint
+from clip_jax.runtime.integrity import Mismatch, check_tree, fingerprint
+from clip_jax.runtime.mesh import PyTree
+from clip_jax.training.verification import CheckpointError, Manifests
+
+Metadata = dict[str, Any]  # what JSON can hold
 
 
-class CheckpointError(RuntimeError):
-    """No checkpoint can be restored, or none can be written; the message says which and why."""
-
-    exit_code = distributed.BAD_DATA
-
-
-def _report_unraisable(unraisable: Any) -> None:
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Leaves out what the writes of a failed save say when they end after their event loop.
 
     Orbax reports the first failure of a save and closes its loop under the other writes; each of
@@ -48,10 +42,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.absolute()
-        self.manifests = self.folder.with_name(self.folder.name + "_sha256")
+        self.manifests = Manifests(self.folder)
         if distributed.is_lead():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.manifests.mkdir(exist_ok=True)
+            self.manifests.path.mkdir(exist_ok=True)
         distributed.barrier("checkpoint folders")
         training = ocp.training
         self._orbax = training.Checkpointer(
@@ -61,21 +55,21 @@ class Checkpoints:
             preservation_policy=training.preservation_policies.LatestN(keep + 1),
             cleanup_tmp_directories=True,
         )
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, ocp.AsyncResponse] | None = None
         self._failed = False  # whether the newest save has failed
         self._hashing: threading.Thread | None = None
         if sys.unraisablehook is sys.__unraisablehook__:
             sys.unraisablehook = _report_unraisable
 
-    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, metadata: Metadata) -> None:
         """Starts a save in the background; the state may be donated as soon as this returns.
 
         A save that fails (disk full, say) is reported and the run goes on: the step before it is
-        untouched and the next save tries again; ``finish`` and ``close`` tell.
+        untouched and the next save tries again; ``finish`` and ``close`` return False.
         """
         self.finish()
         self._failed = False
-        metadata = facts | {"step": step, "fingerprint": fingerprint(state)}
+        metadata = metadata | {"step": step, "fingerprint": fingerprint(state)}
         for attempt in range(2):
             try:
                 response = self._orbax.save_checkpointables_async(
@@ -102,14 +96,13 @@ class Checkpoints:
         try:
             response.result()
         except Exception as error:
-            logging.error(
-                "checkpoint at step %d not written: %s: %s; the one before it is intact",
-                step, type(error).__name__, error,
-            )  # fmt: skip
+            message = "checkpoint at step %d not written: %s: %s; the one before it is intact"
+            logging.error(message, step, type(error).__name__, error)
             self._failed = True
             return
         if distributed.is_lead():
-            self._hashing = threading.Thread(target=self._write_manifest, args=(step,))
+            arguments = step, self.steps()
+            self._hashing = threading.Thread(target=self.manifests.write, args=arguments)
             self._hashing.start()
 
     def finish(self) -> bool:
@@ -123,17 +116,6 @@ class Checkpoints:
             self._hashing = None
         return not self._failed
 
-    def _write_manifest(self, step: int) -> None:
-        try:
-            digests = file_digests(self.folder / str(step))
-            write_atomically(self.manifests / f"{step}.json", json.dumps(digests).encode())
-            kept = {c.step for c in self._orbax.checkpoints}
-            for path in self.manifests.glob("*.json"):
-                if path.stem.isdigit() and int(path.stem) not in kept | {step}:
-                    path.unlink(missing_ok=True)
-        except OSError as error:  # the step is still covered by its fingerprint
-            logging.warning("no sha256 manifest for step %d: %s", step, error)
-
     def steps(self) -> list[int]:
         """The steps there are, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
@@ -145,17 +127,17 @@ class Checkpoints:
           CheckpointError: processes see different ones. On all, so that none waits for the others.
         """
         deadline = time.monotonic() + patience
-        while not distributed.identical_on_all_hosts(found := self.steps()):
+        while not distributed.identical_on_all_hosts(steps := self.steps()):
             if not distributed.all_hosts(time.monotonic() < deadline):
                 raise CheckpointError(
-                    f"processes see different checkpoints in {self.folder} (this one: {found}); "
+                    f"processes see different checkpoints in {self.folder} (this one: {steps}); "
                     "--workdir must be one folder that all of them share"
                 )
             time.sleep(1)
             self._orbax.reload()
-        return found
+        return steps
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore(self, abstract_state: PyTree) -> tuple[PyTree, Metadata] | None:
         """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
 
         Raises:
@@ -165,120 +147,63 @@ class Checkpoints:
         """
         for step in self._agreed_steps():
             distributed.heartbeat(f"restoring step {step}")
-            whole, problem = self._check_files(step)
+            whole, problem = self.manifests.check(step)
             if distributed.all_hosts(problem is None):
-                state, facts, problem = self._load(step, abstract_state, whole)
+                state, metadata, problem = self._load(step, abstract_state, whole)
                 if distributed.all_hosts(problem is None):
-                    return state, facts
-            self._set_aside(step, problem or "another process found damage")
+                    return state, metadata
+            self._set_aside(step, problem or "another process has damage")
         aside = sorted(p.name for p in self.folder.parent.glob("damaged-*"))
         if aside:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged, and have been moved to "
-                f"{', '.join(aside)} beside it; nothing was begun or restored. To begin anew, give "
+                f"{', '.join(aside)} beside it; nothing was begun or restored. To start over, give "
                 "another --workdir, or delete these folders"
             )
         return None
 
-    def _check_files(self, step: int) -> tuple[bool, str | None]:
-        """Whether a manifest proves that a step is whole, and what is wrong if it proves damage.
-
-        A process hashes its share of the files; all see the same names.
-
-        Raises:
-          CheckpointError: the files are there and cannot be read, which says nothing about them.
-        """
-        folder = self.folder / str(step)
-        try:
-            expected = json.loads((self.manifests / f"{step}.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return False, None  # killed between commit and manifest: the fingerprint must do
-        names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-        if names != set(expected):
-            return False, f"files missing or added: {sorted(names ^ set(expected))[:3]}"
-        try:
-            present = file_digests(folder, jax.process_index(), jax.process_count())
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.ENOENT):
-                return False, str(error)
-            raise self._left_alone(step, error) from error
-        wrong = [n for n, d in present.items() if expected[n] != d]
-        return not wrong, f"sha256 of {wrong[0]} differs" if wrong else None
-
     def _load(
-        self, step: int, abstract_state: Any, whole: bool
-    ) -> tuple[Any, dict[str, Any], str | None]:
-        """State, facts and None; or nothing and the damage that loading has proven.
+        self, step: int, abstract_state: PyTree, whole: bool
+    ) -> tuple[PyTree, Metadata, str | None]:
+        """State, metadata and None; or nothing and the damage that loading has proven.
 
         Raises:
           CheckpointError, Mismatch: see ``restore``.
+          Exception: what was raised while loading, where another process is to blame.
         """
         try:
             stored = self._orbax.checkpointables_metadata(step)
-            facts = dict(stored.custom_metadata or {})
-            if "fingerprint" not in facts:
+            metadata = dict(stored.custom_metadata or {})
+            if "fingerprint" not in metadata:
                 raise ValueError("no fingerprint in its metadata")
-            check_tree(step, facts["fingerprint"], stored.metadata["state"], abstract_state)
+            check_tree(step, metadata["fingerprint"], stored.metadata["state"], abstract_state)
             state = self._orbax.load_checkpointables(step, {"state": abstract_state})["state"]
             now = fingerprint(state)
         except Mismatch:
             raise
         except Exception as error:
-            return None, {}, self._damage(step, error, whole)
-        wrong = [p for p, f in facts["fingerprint"].items() if now.get(p) != f]
-        if wrong or now.keys() != facts["fingerprint"].keys():
+            several = jax.process_count() > 1
+            if several and distributed.is_peer_loss(error):
+                raise
+            problem = self.manifests.damage(step, error, whole)
+            if several:
+                # The others wait inside the collective load: leave, and skip this step next time.
+                logging.error("step %d: %s; restart to fall back", step, error)
+                self.manifests.move_aside(step)
+                distributed.shut_down(distributed.PEER_LOST)
+            return None, {}, problem
+        wrong = [p for p, f in metadata["fingerprint"].items() if now.get(p) != f]
+        if wrong or now.keys() != metadata["fingerprint"].keys():
             return None, {}, f"fingerprint of {(wrong or ['the tree'])[0]} differs"
-        return state, facts, None
-
-    def _damage(self, step: int, error: Exception, whole: bool) -> str:
-        """The damage that an error while loading is proof of: what the system can read and Orbax
-        cannot, in a step that no manifest vouches for.
-
-        Raises:
-          CheckpointError: the error proves nothing about the step.
-          Exception: ``error`` itself, where another process is to blame.
-        """
-        several = jax.process_count() > 1
-        if several and distributed.is_peer_loss(error):
-            raise error
-        if whole or _is_out_of_memory(error):
-            raise self._left_alone(step, error) from error
-        try:
-            file_digests(self.folder / str(step))
-        except OSError as unreadable:
-            if unreadable.errno not in (errno.EIO, errno.ENOENT):
-                raise self._left_alone(step, unreadable) from error
-        if several:
-            # The others wait inside the collective load: leave, and skip this step next time.
-            logging.error("step %d: %s; restart to fall back", step, error)
-            self._move_aside(step)
-            distributed.shut_down(distributed.PEER_LOST)
-        return f"{type(error).__name__}: {error}"
-
-    def _left_alone(self, step: int, error: Exception) -> CheckpointError:
-        if _is_out_of_memory(error):
-            advice = "use more devices, or shard the state with mesh.fsdp"
-        else:
-            advice = "nothing says that it is damaged: start again once this is put right"
-        return CheckpointError(
-            f"the checkpoint of step {step} in {self.folder} cannot be loaded and is left as it "
-            f"is; {advice} ({type(error).__name__}: {error})"
-        )
+        return state, metadata, None
 
     def _set_aside(self, step: int, problem: str) -> None:
         if distributed.is_lead():
-            target = self._move_aside(step)
-            logging.error("checkpoint of step %d is damaged (%s); moved to %s",
-                          step, problem, target)  # fmt: skip
+            target = self.manifests.move_aside(step)
+            message = "checkpoint of step %d is damaged (%s); moved to %s"
+            logging.error(message, step, problem, target)
         distributed.barrier(f"set aside {step}")
         self._orbax.reload()
-
-    def _move_aside(self, step: int) -> Path:
-        target = self.folder.parent / f"damaged-{step}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.replace(self.folder / str(step), target)
-        (self.manifests / f"{step}.json").unlink(missing_ok=True)
-        return target
 
     def close(self) -> bool:
         """Waits for what is under way and lets go of the folder; see ``finish``."""
@@ -292,16 +217,9 @@ class Checkpoints:
         return ok
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return any(
-        isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e)
-        for e in distributed.causes(error)
-    )
-
-
 def read(
-    folder: Path, wanted: Mapping[str, Any], step: int | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    folder: Path, wanted: Mapping[str, PyTree], step: int | None = None
+) -> tuple[dict[str, PyTree], Metadata]:
     """Parts of the newest step of a run that is whole; nothing in its folder is touched.
 
     Args:
@@ -310,48 +228,48 @@ def read(
       step: this one and no other.
 
     Returns:
-      The same fields, and the facts saved with them.
+      The same fields, and the metadata saved with them.
 
     Raises:
       CheckpointError: there is no step, or none is whole; says what is wrong with each.
     """
-    there = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
-    problems = [] if there else ["there is none yet"]
-    for number in there if step is None else [step]:
+    present = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+    problems = [] if present else ["there is none yet"]
+    for number in present if step is None else [step]:
         try:
-            found = _read_step(folder.absolute() / str(number), wanted)
+            parts = _read_step(folder.absolute() / str(number), wanted)
         except Exception as error:  # Orbax documents none, and may recite the whole tree
             problems.append(f"step {number}: {type(error).__name__}: {str(error)[:300]}")
             continue
         for problem in problems:
             logging.warning("%s: %s; step %d is used", folder, problem, number)
-        return found
+        return parts
     raise CheckpointError(f"no whole checkpoint in {folder}: " + "; ".join(problems))
 
 
-def _read_step(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    facts = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+def _read_step(path: Path, wanted: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], Metadata]:
+    metadata = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        found = ocp.load_checkpointables(path, {"state": _filled(wanted)})["state"]
-    for place, leaf in jax.tree_util.tree_leaves_with_path(found):
+        state = ocp.load_checkpointables(path, {"state": _filled(wanted)})["state"]
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not isinstance(leaf, jax.Array):
-            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            name = jax.tree_util.keystr(key_path, simple=True, separator="/")
             raise ValueError(f"{name} is absent: another model, or written by another version")
     # A field of the state is an attribute there, and a key here.
     now = {
-        f".{field}{place}": digest
-        for field, part in found.items()
-        for place, digest in fingerprint(part).items()
+        f".{field}{key_path}": digest
+        for field, part in state.items()
+        for key_path, digest in fingerprint(part).items()
     }
-    known = facts.get("fingerprint", {})
+    known = metadata.get("fingerprint", {})
     if wrong := [p for p, digest in now.items() if known.get(p) != digest]:
         raise ValueError(f"the fingerprint of {wrong[0]} differs")
-    return found, facts
+    return state, metadata
 
 
-def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(tree: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """A tree without its empty branches, which not every step has."""
     parts = {k: _filled(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     return {k: v for k, v in parts.items() if v is not None and v != {}}

@@ -8,7 +8,8 @@ embeddings, scale and bias; then each micro-batch again, with its part of those 
 result is the gradient of the full batch, for the memory of one micro-batch.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from clip_jax.data.batch import Batch
 from clip_jax.losses import LossFn
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.vit import Microbatch
-from clip_jax.runtime.mesh import batch_shards, constrain
+from clip_jax.runtime.mesh import PyTree, batch_shards, constrain
+
+Metadata = tuple[jax.Array | None, jax.Array | None]
 
 
 class Gradients(NamedTuple):
@@ -33,27 +36,21 @@ class Gradients(NamedTuple):
 
     loss: jax.Array
     aux: dict[str, jax.Array]
-    batch_stats: Any
-    grads: Any
+    batch_stats: PyTree
+    grads: PyTree
 
 
 def compute(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
-    rngs: dict[str, jax.Array], metadata: tuple[Any, Any], microbatches: int = 1, shards: int = 1,
-) -> Gradients:  # fmt: skip
-    """The gradient of a batch, cached if there are several micro-batches."""
-    if microbatches == 1:
-        return full_batch_gradients(model, loss_fn, variables, batch, rngs, metadata)
-    return cached_gradients(
-        model, loss_fn, variables, batch, rngs, metadata, microbatches=microbatches, shards=shards
-    )
-
-
-def full_batch_gradients(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
-    rngs: dict[str, jax.Array], metadata: tuple[Any, Any],
-) -> Gradients:  # fmt: skip
-    """The gradient of a whole batch.
+    model: ClipModel,
+    loss_fn: LossFn,
+    variables: dict[str, PyTree],
+    batch: Batch,
+    rngs: Mapping[str, jax.Array],
+    metadata: Metadata,
+    microbatches: int = 1,
+    shards: int = 1,
+) -> Gradients:
+    """The gradient of a batch, cached if there are several micro-batches.
 
     Args:
       model: what is trained.
@@ -62,9 +59,14 @@ def full_batch_gradients(
       batch: the global batch.
       rngs: keys of the model's random choices.
       metadata: groups and topics of the examples, each of which may be None.
+      microbatches: their number, which divides the examples of a batch shard.
+      shards: batch shards of the mesh. Each micro-batch takes its rows from all of them, so that
+        no example changes its device.
     """
+    if microbatches > 1:
+        return _cached(model, loss_fn, variables, batch, rngs, metadata, microbatches, shards)
 
-    def compute(params):
+    def loss_of(params):
         output, changed = model.apply(
             {**variables, "params": params}, batch.images, batch.tokens, train=True,
             rngs=rngs, mutable=["batch_stats"],
@@ -72,24 +74,16 @@ def full_batch_gradients(
         loss, aux = loss_fn(*output, *metadata)
         return loss, (aux, changed.get("batch_stats", {}))
 
-    (loss, (aux, stats)), grads = jax.value_and_grad(compute, has_aux=True)(variables["params"])
+    (loss, (aux, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
     return Gradients(loss, aux, stats, grads)
 
 
-def cached_gradients(
-    model: ClipModel, loss_fn: LossFn, variables: dict[str, Any], batch: Batch,
-    rngs: dict[str, jax.Array], metadata: tuple[Any, Any], *, microbatches: int, shards: int,
-) -> Gradients:  # fmt: skip
-    """The same gradient from micro-batches; arguments as ``full_batch_gradients``'s.
+def _cached(model, loss_fn, variables, batch, rngs, metadata, microbatches, shards) -> Gradients:
+    """The same gradient from micro-batches.
 
     Every example draws what it draws in the full batch, in both passes. Batch norms see one
     micro-batch at a time, so their groups must lie within one (see ``check``); the running
     statistics move as they do for the full batch.
-
-    Args:
-      microbatches: their number, which divides the examples of a batch shard.
-      shards: batch shards of the mesh. Each micro-batch takes its rows from all of them, so that
-        no example changes its device.
     """
     params = variables["params"]
     size = len(batch.images)
@@ -109,11 +103,11 @@ def cached_gradients(
     image_emb, text_emb = _join(embeddings, shards)
     head = {k: v for k, v in params.items() if k in ("logit_scale", "logit_bias")}
 
-    def compute(image_emb, text_emb, head):
+    def loss_of(image_emb, text_emb, head):
         scale, bias = jnp.exp(head["logit_scale"]), head.get("logit_bias")
         return loss_fn(image_emb, text_emb, scale, bias, *metadata)
 
-    (loss, aux), by_inputs = jax.value_and_grad(compute, argnums=(0, 1, 2), has_aux=True)(
+    (loss, aux), by_inputs = jax.value_and_grad(loss_of, argnums=(0, 1, 2), has_aux=True)(
         image_emb, text_emb, head
     )
     by_embeddings = _split(by_inputs[:2], microbatches, shards)
@@ -130,7 +124,7 @@ def cached_gradients(
     return Gradients(loss, aux, stats, {**grads, **by_inputs[2]})
 
 
-def _split(tree: Any, microbatches: int, shards: int) -> Any:
+def _split(tree: PyTree, microbatches: int, shards: int) -> PyTree:
     """[B, ...] -> [microbatches, B / microbatches, ...], each from all batch shards."""
 
     def split(x: jax.Array) -> jax.Array:
@@ -141,7 +135,7 @@ def _split(tree: Any, microbatches: int, shards: int) -> Any:
     return jax.tree.map(split, tree)
 
 
-def _join(tree: Any, shards: int) -> Any:
+def _join(tree: PyTree, shards: int) -> PyTree:
     """The inverse of ``_split``."""
 
     def join(x: jax.Array) -> jax.Array:

@@ -7,11 +7,11 @@ asks what the program would need.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
 from clip_jax import losses
@@ -39,11 +39,11 @@ class Program:
     create: Callable[[int], state.TrainState]
     abstract: state.TrainState
     shardings: state.TrainState
-    train_step: Callable[..., Any]
+    train_step: step.Step
     loss: str
 
 
-def build(config: Any, model: ClipModel, mesh: Mesh, total_steps: int) -> Program:
+def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) -> Program:
     """The program of a config.
 
     Args:
@@ -65,19 +65,16 @@ def build(config: Any, model: ClipModel, mesh: Mesh, total_steps: int) -> Progra
     resnet = isinstance(model.config.vision, ResNetConfig)
     group = c.model.batch_norm_group if resnet else None
     gradient_cache.check(c.train.num_microbatches, c.train.batch_size, mesh, group)
-    pure = step.train_step(
-        model,
-        tx,
-        schedule,
-        loss_fn,
+    options = step.StepOptions(
         seed=c.seed,
         ema_decay=c.optim.ema_decay,
         mask_groups=c.loss.mask_groups,
         soft_targets=c.loss.soft_targets > 0,
         clip_scale=losses.LOSSES[c.loss.name].clip_scale,
-        pieces=c.train.num_microbatches,
+        num_microbatches=c.train.num_microbatches,
         shards=batch_shards(mesh),
     )
+    pure = step.train_step(model, tx, schedule, loss_fn, options)
     compiled = step.compile_train_step(pure, shardings, mesh)
     create = functools.partial(state.create, *kind, text_dtype=c.model.text.param_dtype)
     return Program(tx, schedule, create, abstract, shardings, compiled, loss)
@@ -95,10 +92,8 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
                 f"(model.text.width={model.config.text.width}); use a divisor"
             )
     parts = mesh.shape["tensor"]
-    for tower, heads in (
-        ("vision", model.config.vision.heads),
-        ("text", model.config.text.heads),
-    ):
+    for tower in ("vision", "text"):
+        heads = getattr(model.config, tower).heads
         if heads % parts:
             raise ValueError(
                 f"mesh.tensor={parts} does not divide model.{tower}.num_heads={heads}; use a "
@@ -106,7 +101,7 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
             )
 
 
-def abstract_batch(config: Any, model: ClipModel, mesh: Mesh) -> batch.Batch:
+def abstract_batch(config: ConfigDict, model: ClipModel, mesh: Mesh) -> batch.Batch:
     """Shapes of a global batch of the train step."""
     size, length = model.config.vision.image_size, model.config.text.context_length
     return batch.abstract(config.train.batch_size, size, length, batch_sharding(mesh))

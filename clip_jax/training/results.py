@@ -2,26 +2,31 @@
 
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 
+from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals import evaluators, records
 from clip_jax.evals.records import Record
-from clip_jax.report import examples, run_page
-from clip_jax.report.types import ReportData
 from clip_jax.runtime import distributed
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.training import metric_writer, workdir
 from clip_jax.training.trainer import Run, say
 
+Summary = list[tuple[str, object]]
+# (workdir, summary, records of metrics.jsonl, name -> record and test set) -> the files written
+WriteReport = Callable[
+    [Path, Summary, Sequence[dict], dict[str, tuple[Record, ImageDataset]]], Sequence[Path]
+]
 
-def finish(run: Run) -> dict[str, Any]:
+
+def finish(run: Run, write_report: WriteReport) -> dict[str, object]:
     """Evaluates a complete run, writes the results into its workdir and returns result.json."""
-    given = run.evaluators
-    say("final evaluation:" if given else f"no evaluation ({evaluators.KEY} is empty)")
+    say("final evaluation:" if run.evaluators else f"no evaluation ({evaluators.KEY} is empty)")
     started = time.perf_counter()
-    measured = run.evaluate(given)
+    measured = run.evaluate(run.evaluators)
     result = {
         "step": run.step,
         "examples": run.step * run.config.train.batch_size,
@@ -41,22 +46,15 @@ def finish(run: Run) -> dict[str, Any]:
                 records.write(run.workdir / "records", final, key=result["state_fingerprint"])
         workdir.write_json(run.workdir / "result.json", result)
         if run.config.log.report:
-            say(*(f"wrote {p}" for p in run_page.write_report(run.workdir, _page(run, measured))))
+            curves = metric_writer.read(run.workdir / "metrics.jsonl")
+            tested = {e.name: (measured[e.name], e.data.open("test")) for e in run.evaluators}
+            paths = write_report(run.workdir, _summary(run), curves, tested)
+            say(*(f"wrote {path}" for path in paths))
     say(f"evaluation and report took {metric_writer.duration(time.perf_counter() - started)}")
     return result
 
 
-def _page(run: Run, measured: dict[str, Record]) -> ReportData:
-    return ReportData(
-        title=f"clip_jax: {run.workdir.name}",
-        config_summary=_summary(run),
-        curves=metric_writer.read(run.workdir / "metrics.jsonl"),
-        results=examples.results(measured),
-        **examples.of_run([(measured[e.name], e.data.open("test")) for e in run.evaluators]),
-    )
-
-
-def _summary(run: Run) -> list[tuple[str, Any]]:
+def _summary(run: Run) -> Summary:
     c, m = run.config, run.model.config
     count = sum(x.size for x in jax.tree.leaves(run.program.abstract.params))
     return [
@@ -72,8 +70,7 @@ def _summary(run: Run) -> list[tuple[str, Any]]:
     ]
 
 
-def _sizes(tower: Any) -> str:
-    d = dataclasses.asdict(tower)
-    if "layers" not in d:  # a tower from outside
-        return f"width {d['width']}"
-    return f"width {d['width']}, {d['layers']} layers, {d['heads']} heads"
+def _sizes(tower: object) -> str:
+    if not hasattr(tower, "layers"):  # a tower from outside
+        return f"width {tower.width}"
+    return f"width {tower.width}, {tower.layers} layers, {tower.heads} heads"

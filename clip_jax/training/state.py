@@ -1,7 +1,5 @@
 """The train state: what it holds, how it is sharded, how it comes into being in its shards."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.layers import Execution
-from clip_jax.runtime.mesh import partition_spec
+from clip_jax.runtime.mesh import PyTree, partition_spec
 from clip_jax.training import stochastic_rounding
 
 
@@ -29,30 +27,26 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    ema: Any
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    ema: PyTree | None
     skipped: jax.Array
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """What ``Clip.apply`` takes."""
+    def variables(self) -> dict[str, PyTree]:
+        """What ``ClipModel.apply`` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def eval_variables(self) -> dict[str, Any]:
+    def eval_variables(self) -> dict[str, PyTree]:
         """The variables to evaluate and export, float32."""
         return stochastic_rounding.upcast(self.variables) if self.ema is None else self.ema
 
 
 def _create(
-    model: ClipModel,
-    tx: optax.GradientTransformation,
-    use_ema: bool,
-    text_dtype: str,
-    key: jax.Array,
-):
+    model: ClipModel, tx: optax.GradientTransformation, use_ema: bool, text_dtype: str, key
+) -> TrainState:
     c = model.config
     images = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, c.text.context_length), jnp.int32)
@@ -73,7 +67,7 @@ def _create(
     )
 
 
-def _is_box(x: Any) -> bool:
+def _is_box(x: object) -> bool:
     return isinstance(x, nn.meta.AxisMetadata)
 
 
@@ -87,14 +81,14 @@ def abstract(
 ) -> tuple[TrainState, TrainState]:
     """The state's shapes and its shardings, computed without allocating anything.
 
-    ``text_dtype`` is the stored dtype of the text tower's weights (see ``cast_text_params``).
-
-    Logical axis names sit in boxes around the parameters; they pass through ``eval_shape`` and
-    through optax, so that moments get the sharding of their parameter by construction.
+    Args:
+      text_dtype: stored dtype of the text tower's weights (see ``cast_text_params``).
 
     Returns:
       A TrainState of ShapeDtypeStruct (with shardings) and one of NamedSharding.
     """
+    # Logical axis names sit in boxes around the parameters; they pass through eval_shape and
+    # through optax, so that moments get the sharding of their parameter by construction.
     boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, text_dtype, k), jax.random.key(0))
 
     def sharding(x):
@@ -105,12 +99,8 @@ def abstract(
         return NamedSharding(mesh, PartitionSpec())
 
     shardings = jax.tree.map(sharding, boxed, is_leaf=_is_box)
-    shapes = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        nn.unbox(boxed),
-        shardings,
-    )
-    return shapes, shardings
+    with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    return jax.tree.map(with_sharding, nn.unbox(boxed), shardings), shardings
 
 
 def create(
@@ -130,8 +120,8 @@ def create(
     return make(jax.random.key(seed))
 
 
-def parameter_table(params: Any) -> str:
-    """A table of parameters by tower and part: name, shape summary, count; and the total."""
+def parameter_table(params: PyTree) -> str:
+    """A table of parameters by tower and part: name, count, share; and the total."""
     rows: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         names = [k.key for k in path]

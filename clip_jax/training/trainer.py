@@ -3,9 +3,9 @@
 import collections
 import functools
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -36,12 +36,15 @@ class TrainingError(RuntimeError):
 
 
 class Preempted(Exception):
-    """The run was told to stop; its state is saved."""
+    """A stop was requested; the state of the run is saved."""
 
     exit_code = distributed.PREEMPTED
 
     def __init__(self) -> None:
         super().__init__("stopped, with a checkpoint; the same command continues the run")
+
+
+Made = TypeVar("Made")
 
 
 def say(*lines: str) -> None:
@@ -50,7 +53,7 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def build_tokenizer(config: Any, folder: Path, source: Source) -> Any:
+def build_tokenizer(config: ConfigDict, folder: Path, source: Source) -> tokenizers.Tokenizer:
     """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
     c = config.tokenizer
     if c.name != "sentencepiece" or c.model:
@@ -62,7 +65,7 @@ def build_tokenizer(config: Any, folder: Path, source: Source) -> Any:
 
 
 class Run:
-    """One launch of a run: builds its parts, restores its state, trains, evaluates, reports.
+    """One launch of a run: builds its parts, restores its state, trains, evaluates.
 
     Attributes:
       config: the resolved config.
@@ -74,13 +77,7 @@ class Run:
     def __init__(
         self, config: ConfigDict, folder: Path, load_weights: Callable[[str], weights.Weights]
     ):
-        """Builds or restores all that the run consists of.
-
-        Args:
-          config: the resolved config.
-          folder: the workdir.
-          load_weights: reads pretrained weights by their name or path (``pretrained.find``).
-        """
+        """Builds or restores all parts; ``load_weights`` reads weights by their name or path."""
         self.config, self.workdir = config, folder
         self.mesh = mesh.create_mesh(config.mesh)
         say(
@@ -106,18 +103,16 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create(load_weights)
 
-    def _lead_first(self, what: str, make: Any) -> Any:
-        """What the lead prepares on disk, the others find there."""
+    def _lead_first(self, what: str, make: Callable[[], Made]) -> Made:
+        """What the lead prepares on disk, the others read there."""
         distributed.heartbeat(f"preparing {what}")
         made = make() if distributed.is_lead() else None
         distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
 
-    def _facts(self) -> dict[str, str]:
-        return {
-            "data fingerprint": self.source.fingerprint,
-            **workdir.model_facts(self.preprocess, self.tokenizer),
-        }
+    def _metadata(self) -> dict[str, str]:
+        model = workdir.model_metadata(self.preprocess, self.tokenizer)
+        return {"data fingerprint": self.source.fingerprint, **model}
 
     def _restore_or_create(self, load_weights: Callable[[str], weights.Weights]) -> None:
         restored = self.checkpoints.restore(self.program.abstract)
@@ -128,18 +123,13 @@ class Run:
             self.step = 0
             if name := self.config.model.init_from:
                 say(f"beginning from {name}")
-                self.state = initialize.from_weights(
-                    self.state,
-                    load_weights(name),
-                    name,
-                    self.model.config,
-                    self.tokenizer,
-                    self.preprocess,
-                )
+                pretrained = load_weights(name)
+                ours = (self.model.config, self.tokenizer, self.preprocess)
+                self.state = initialize.from_weights(self.state, pretrained, name, *ours)
         else:
-            self.state, facts = restored
-            workdir.check_facts(self.workdir, facts, self._facts())
-            self.step, self.unreadable, seconds = facts["step"], facts["bad"], facts["seconds"]
+            self.state, stored = restored
+            workdir.check_metadata(self.workdir, stored, self._metadata())
+            self.step, self.unreadable, seconds = stored["step"], stored["bad"], stored["seconds"]
         self.clock = metric_writer.Clock(seconds)
 
     def describe(self) -> None:
@@ -170,26 +160,22 @@ class Run:
         if self.step >= self.total_steps:
             say(f"the run in {self.workdir} is complete: evaluating it again")
             return
-        reader = loader.RowReader(
-            self.source, self.tokenizer, self.config.data, self.image_size, self.config.seed
+        c = self.config
+        reader = loader.RowReader(self.source, self.tokenizer, c.data, self.image_size, c.seed)
+        host_batches = loader.host_batches(
+            reader,
+            batch=c.train.batch_size,
+            rows=self.rows,
+            first_step=self.step,
+            steps=self.total_steps,
+            threads=c.data.threads,
+            workers=c.data.workers,
+            prefetch=c.data.prefetch,
         )
-        batches = loader.Prefetcher(
-            loader.host_batches(
-                reader,
-                batch=self.config.train.batch_size,
-                rows=self.rows,
-                first_step=self.step,
-                steps=self.total_steps,
-                threads=self.config.data.threads,
-                workers=self.config.data.workers,
-                prefetch=self.config.data.prefetch,
-            ),
-            self._to_device,
-            self.config.data.prefetch,
-        )
+        batches = loader.Prefetcher(host_batches, self._to_device, c.data.prefetch)
         writer = None
         if distributed.is_lead():
-            writer = metric_writer.Writer(self.workdir, self.step, self.config.log.tensorboard)
+            writer = metric_writer.Writer(self.workdir, self.step, c.log.tensorboard)
         try:
             self._loop(batches, writer)
         finally:
@@ -202,15 +188,15 @@ class Run:
         batch = batch._replace(preempted=preempted)
         return mesh.put_batch(self.mesh, batch, self.config.train.batch_size)
 
-    def _loop(self, batches: Any, writer: Any) -> None:
+    def _loop(self, batches: loader.Prefetcher, writer: metric_writer.Writer | None) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
         # checkpoint waits for the device anyway, and its counters include the present step.
-        pending: collections.deque = collections.deque()
+        pending: collections.deque[step.Metrics] = collections.deque()
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
-            for batch in self._until_told_to_stop(batches):
+            for batch in self._until_stopped(batches):
                 self.state, scalars = self.program.train_step(self.state, batch)
                 self.step += 1
                 pending.append(scalars)
@@ -233,7 +219,7 @@ class Run:
                 if saved:
                     self.save()
 
-    def _until_told_to_stop(self, batches: Any) -> Any:
+    def _until_stopped(self, batches: loader.Prefetcher) -> Iterator[Batch]:
         """The batches; an input that breaks when the run is to stop ends it as a stop does."""
         try:
             yield from batches
@@ -245,18 +231,18 @@ class Run:
             raise Preempted from None
 
     def _due(self, every_examples: int) -> bool:
-        if not every_examples:
-            return False
-        return self.step % config_lib.steps(self.config, every_examples) == 0
+        return bool(every_examples) and (
+            self.step % config_lib.steps(self.config, every_examples) == 0
+        )
 
-    def _check(self, pending: collections.deque, lag: int) -> bool:
-        """Takes in the counters of all steps but the last ``lag``; True if a stop was asked for."""
-        stops = [self._take_in(pending.popleft()) for _ in range(len(pending) - lag)]
+    def _check(self, pending: collections.deque[step.Metrics], lag: int) -> bool:
+        """Counts what all steps but the last ``lag`` report; True if a stop was asked for."""
+        stops = [self._count(pending.popleft()) for _ in range(len(pending) - lag)]
         return any(stops)
 
-    def _take_in(self, scalars: dict[str, jax.Array]) -> bool:
+    def _count(self, scalars: step.Metrics) -> bool:
         self.unreadable += int(scalars["unreadable"])
-        skipped = int(scalars["skipped"])
+        nonfinite = int(scalars["nonfinite_steps"])
         seen = self.step * self.config.train.batch_size
         if self.unreadable > self.config.data.max_bad_fraction * max(seen, 1000):
             raise DataError(
@@ -264,15 +250,20 @@ class Run:
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
                 "name the first of them. The last checkpoint is intact"
             )
-        if skipped >= self.config.train.max_consecutive_nonfinite:
+        if nonfinite >= self.config.train.max_consecutive_nonfinite:
             raise TrainingError(
-                f"loss or gradient was not finite in {skipped} steps in a row "
+                f"loss or gradient was not finite in {nonfinite} steps in a row "
                 "(train.max_consecutive_nonfinite); lower optim.learning_rate or set "
                 "optim.grad_clip_norm, and start again from the last checkpoint"
             )
         return bool(scalars["preempted"])
 
-    def _log(self, scalars: dict[str, jax.Array], batches: Any, writer: Any) -> None:
+    def _log(
+        self,
+        scalars: step.Metrics,
+        batches: loader.Prefetcher,
+        writer: metric_writer.Writer | None,
+    ) -> None:
         values = {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
@@ -283,15 +274,14 @@ class Run:
             "images_per_second": self.config.train.batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.unreadable,
-            **{k: values[k] for k in ("loss", "accuracy", "logit_scale", "learning_rate",
-                                      "grad_norm", "skipped")},
-        }  # fmt: skip
+            **{k: v for k, v in values.items() if k not in ("unreadable", "preempted")},
+        }
         if writer is not None:
             writer.write(record)
             say(metric_writer.progress_line(record, self.total_steps))
 
-    def record(self, writer: Any, records: dict[str, Record]) -> None:
-        """Writes the values of an evaluation at the present step; ``writer`` may be None."""
+    def record(self, writer: metric_writer.Writer | None, records: dict[str, Record]) -> None:
+        """Writes the values of an evaluation at the present step."""
         flat = {
             f"eval/{name}/{metric}": value
             for name, record in records.items()
@@ -302,17 +292,14 @@ class Run:
 
     def save(self) -> None:
         """Starts a checkpoint of the present step."""
-        self.checkpoints.save(
-            self.step,
-            self.state,
-            self._facts()
-            | {
-                "bad": self.unreadable,
-                "seconds": self.clock.seconds(),
-                "config": self.config.to_dict(),
-                "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
-            },
-        )
+        metadata = {
+            **self._metadata(),
+            "bad": self.unreadable,
+            "seconds": self.clock.seconds(),
+            "config": self.config.to_dict(),
+            "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
+        }
+        self.checkpoints.save(self.step, self.state, metadata)
 
     def embedder(self) -> embedder.Embedder:
         """The present model as evaluations see it."""

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
@@ -80,7 +80,7 @@ def check_shared(workdir: Path, patience: float = 10.0) -> None:
         )
 
 
-def check_config(workdir: Path, config: Any) -> None:
+def check_config(workdir: Path, config: ConfigDict) -> None:
     """Compares the config with the one stored in the workdir.
 
     Raises:
@@ -98,8 +98,10 @@ def check_config(workdir: Path, config: Any) -> None:
         )
 
 
-def check_facts(workdir: Path, stored: dict[str, Any], present: dict[str, str]) -> None:
-    """Compares the fingerprints in a checkpoint with those of this launch.
+def check_metadata(
+    workdir: Path, stored: Mapping[str, object], present: Mapping[str, object]
+) -> None:
+    """Compares metadata in a checkpoint with those of this launch.
 
     Raises:
       Mismatch: the data, the tokenizer or the preprocessing is not what the run began with.
@@ -112,20 +114,20 @@ def check_facts(workdir: Path, stored: dict[str, Any], present: dict[str, str]) 
             )
 
 
-def model_facts(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
-    """What a model's inputs go through before it: kept with every checkpoint."""
+def model_metadata(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """What a model's inputs go through before it: stored with every checkpoint."""
     return {
         "preprocessing": json.dumps(preprocess.to_dict(), sort_keys=True),
         "tokenizer fingerprint": tokenizer.fingerprint,
     }
 
 
-def train_tokenizer(workdir: Path, config: Any, source: Source) -> Path:
+def train_tokenizer(workdir: Path, config: ConfigDict, source: Source) -> Path:
     """The SentencePiece model of a run, trained on its captions where that has not been done.
 
-    It is kept in the workdir: the run depends on nothing that can change outside it. What it was
-    trained on lies beside it, so that a launch which fails leaves no tokenizer to a later one with
-    other data or another vocabulary.
+    It is stored in the workdir: the run depends on nothing that can change outside it. A file
+    beside it says what it was trained on, so that a launch which fails leaves no tokenizer to a
+    later one with other data or another vocabulary.
 
     Raises:
       Mismatch: the run has begun, with a tokenizer from other data.
@@ -133,7 +135,7 @@ def train_tokenizer(workdir: Path, config: Any, source: Source) -> Path:
       ValueError: the captions do not give a vocabulary of this size.
     """
     path, beside = workdir / "tokenizer.model", workdir / "tokenizer.json"
-    facts = {
+    metadata = {
         "data fingerprint": source.fingerprint,
         "tokenizer.vocab_size": config.tokenizer.vocab_size,
         "tokenizer.model_type": config.tokenizer.model_type,
@@ -141,11 +143,11 @@ def train_tokenizer(workdir: Path, config: Any, source: Source) -> Path:
         "number of captions for the tokenizer": CAPTIONS,
     }
     if path.is_file():
-        present = facts | {"sha256 of tokenizer.model": _sha256(path)}
+        present = metadata | {"sha256 of tokenizer.model": _sha256(path)}
         stored = json.loads(beside.read_bytes()) if beside.is_file() else {}
         if (workdir / "config.json").is_file():
-            # A run that did not note a fact is held to those in its checkpoints.
-            check_facts(workdir, stored, {k: v for k, v in present.items() if k in stored})
+            # What a run did not note here is compared with its checkpoints.
+            check_metadata(workdir, stored, {k: v for k, v in present.items() if k in stored})
             return path
         if stored == present:
             return path
@@ -156,7 +158,7 @@ def train_tokenizer(workdir: Path, config: Any, source: Source) -> Path:
         source, CAPTIONS, seed=config.seed, max_bad_fraction=config.data.max_bad_fraction
     )
     tokenizers.train_sentencepiece(texts, size, path, model_type=kind, seed=config.seed)
-    write_json(beside, facts | {"sha256 of tokenizer.model": _sha256(path)})
+    write_json(beside, metadata | {"sha256 of tokenizer.model": _sha256(path)})
     return path
 
 
@@ -164,6 +166,6 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Writes indented JSON, whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")

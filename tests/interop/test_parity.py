@@ -161,9 +161,8 @@ def test_ten_adamw_steps(golden, name):
              weight_decay=o["weight_decay"])  # fmt: skip
     tx = _constant_adamw(c, o["lr"])
     pure = step.train_step(
-        g.model, tx, lambda s: o["lr"], losses.build("softmax", "dense", None), seed=0,
-        ema_decay=0.0, mask_groups=False, soft_targets=False,
-    )  # fmt: skip
+        g.model, tx, lambda s: o["lr"], losses.build("softmax", "dense", None), step.StepOptions()
+    )
     state = _state(g, tx)
     one = jax.jit(pure)
     seen = []

@@ -63,11 +63,11 @@ def test_beginning_anew_in_a_used_folder_keeps_the_old_records(tmp_path):
 
 def test_what_is_not_finite_is_written_as_json(tmp_path):
     writer = metric_writer.Writer(tmp_path, 0, tensorboard=True)
-    writer.write({"step": 1, "loss": np.nan, "grad_norm": np.inf, "skipped": 1})
+    writer.write({"step": 1, "loss": np.nan, "grad_norm": np.inf, "nonfinite_steps": 1})
     writer.close()
     metric_writer.Writer(tmp_path, 1, tensorboard=False).close()  # which writes the file anew
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text) == {"step": 1, "loss": None, "grad_norm": None, "skipped": 1}
+    assert json.loads(text) == {"step": 1, "loss": None, "grad_norm": None, "nonfinite_steps": 1}
     assert "NaN" not in text
     (found,) = metric_writer.read(tmp_path / "metrics.jsonl")
     assert np.isnan([found["loss"], found["grad_norm"]]).all()

@@ -41,9 +41,11 @@ def test_a_changed_config_is_listed(tmp_path):
 
 
 def test_changed_data_is_refused(tmp_path):
-    workdir.check_facts(tmp_path, {"data fingerprint": "a", "step": 3}, {"data fingerprint": "a"})
+    workdir.check_metadata(
+        tmp_path, {"data fingerprint": "a", "step": 3}, {"data fingerprint": "a"}
+    )
     with pytest.raises(workdir.Mismatch, match="data fingerprint was a .* and is b now"):
-        workdir.check_facts(tmp_path, {"data fingerprint": "a"}, {"data fingerprint": "b"})
+        workdir.check_metadata(tmp_path, {"data fingerprint": "a"}, {"data fingerprint": "b"})
 
 
 @pytest.fixture
@@ -97,16 +99,16 @@ def test_changed_preprocessing_is_refused(tmp_path):
     run = object.__new__(trainer.Run)
     run.source = run.tokenizer = types.SimpleNamespace(fingerprint="same")
 
-    def facts(**changes):
+    def metadata(**changes):
         usual = {"image_size": 16, "resize": "shortest", "mean": (0.5,) * 3, "std": (0.5,) * 3}
         run.preprocess = transforms.evaluation(**usual | changes)
-        return run._facts()
+        return run._metadata()
 
-    stored = facts()
-    workdir.check_facts(tmp_path, stored, facts())
+    stored = metadata()
+    workdir.check_metadata(tmp_path, stored, metadata())
     for changes in ({"image_size": 24}, {"mean": (0.4, 0.5, 0.5)}, {"resize": "squash"}):
         with pytest.raises(workdir.Mismatch, match='preprocessing was .*"image_size": 16'):
-            workdir.check_facts(tmp_path, stored, facts(**changes))
+            workdir.check_metadata(tmp_path, stored, metadata(**changes))
 
 
 def test_json_is_readable(tmp_path):
