@@ -38,13 +38,13 @@ def parser() -> cli.Parser:
 def describe(weights: Weights) -> str:
     """What was found, as lines for people."""
     c, t = weights.config, weights.tokenizer
-    v = c.vision
-    facts = [
+    v, text = c.vision, c.text
+    rows = [
         ("source", f"{weights.source} ({weights.layout})"),
         ("image tower", f"{type(v).__name__.removesuffix('Config')}, {v.image_size} px, width "
-                        f"{v.width}, layers {v.layers}, {v.heads} heads"),
-        ("text tower", f"width {c.text.width}, {c.text.layers} layers, {c.text.heads} heads, "
-                       f"{c.text.context_length} tokens of {c.text.vocab_size:,}"),
+                        f"{v.width}, layers {v.num_layers}, {v.num_heads} heads"),
+        ("text tower", f"width {text.width}, {text.num_layers} layers, {text.num_heads} heads, "
+                       f"{text.context_length} tokens of {text.vocab_size:,}"),
         ("embedding", f"{c.embed_dim} dimensions"),
         ("activation", c.activation),
         ("preprocessing", f"{weights.preprocess.resize}, {weights.preprocess.interpolation}, "
@@ -52,7 +52,7 @@ def describe(weights: Weights) -> str:
         ("tokenizer", "none" if t is None else t.name),
         ("fingerprint", weights.fingerprint[:16]),
     ]  # fmt: skip
-    lines = [f"  {name:<14}{value}" for name, value in facts]
+    lines = [f"  {name:<14}{value}" for name, value in rows]
     return "\n".join([*lines, "parameters:", parameter_table(weights.variables["params"])])
 
 

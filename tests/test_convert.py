@@ -44,7 +44,7 @@ def test_heads_of_a_lone_file(goldens, tmp_path, capsys):
     code, _, err = run(capsys, source, tmp_path / "oc", *told, "--heads", 2, 1)
     assert (code, err) == (0, "")
     config = weights.read(tmp_path / "oc").config
-    assert (config.vision.heads, config.text.heads) == (2, 1)
+    assert (config.vision.num_heads, config.text.num_heads) == (2, 1)
 
 
 def test_odd_settings_have_the_code_of_a_mismatch(goldens, tmp_path, capsys):

@@ -90,7 +90,7 @@ losses.LOSSES["half"] = losses.Loss({"dense": half})
 class MeanColorConfig:
     image_size: int = 16
     width: int = 8
-    heads: int = 1
+    num_heads: int = 1
 
 
 class MeanColor(nn.Module):

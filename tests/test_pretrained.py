@@ -132,8 +132,8 @@ def test_weights_of_another_model_are_refused(workdir):
     for wrong, message in (
         ((replace(run[0], activation="gelu"), *run[1:]),
          "model.activation: 'quick_gelu' -> 'gelu'"),
-        ((replace(run[0], vision=replace(vision, layers=1)), *run[1:]),
-         "model.vision.layers: 2 -> 1"),
+        ((replace(run[0], vision=replace(vision, num_layers=1)), *run[1:]),
+         "model.vision.num_layers: 2 -> 1"),
         ((replace(run[0], vision=VARIANTS["RN-Test"].vision), *run[1:]),
          "model.image_tower: 'vit' -> 'resnet'"),
         ((replace(run[0], text=replace(text, width=64)), *run[1:]), "model.text.width: 32 -> 64"),

@@ -57,7 +57,7 @@ def read_openai(files: WeightFiles, tensors: Tensors, hints: LayoutHints, source
             "QuickGELU; for an open_clip model say layout='open_clip'"
         )
     config = checked(openai.infer(tensors, "quick_gelu"), tensors, source)
-    heads = (config.vision.heads, config.text.heads)
+    heads = (config.vision.num_heads, config.text.num_heads)
     if hints.heads not in (None, heads):
         raise LayoutError(
             f"{source}: heads={hints.heads!r}, but OpenAI's are 64 wide, which makes {heads}; for "

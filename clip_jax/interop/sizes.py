@@ -74,7 +74,7 @@ def checked(config: ClipConfig, tensors: Tensors, source: str) -> ClipConfig:
         _check_values(place, group, most, source)
     vision, text = config.vision, config.text
     resnet = isinstance(vision, ResNetConfig)
-    blocks = text.layers + (sum(vision.layers) if resnet else vision.layers)
+    blocks = text.num_layers + (sum(vision.num_layers) if resnet else vision.num_layers)
     # A block has 12 tensors and more. Fewer blocks than this are listed, missing or not.
     if blocks > max(64, len(tensors) // 4):
         raise LayoutError(f"{source}: {blocks} blocks cannot be made of {len(tensors)} tensors")

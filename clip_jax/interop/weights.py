@@ -88,7 +88,7 @@ class Weights:
         facts = self.facts()
         return {
             "layout": layout,
-            "heads": [self.config.vision.heads, self.config.text.heads],
+            "heads": [self.config.vision.num_heads, self.config.text.num_heads],
             "activation": self.config.activation,
             "context_length": self.config.text.context_length,
             "preprocess": facts["preprocess"],
@@ -101,13 +101,23 @@ class Weights:
         return json_digest(self.facts())
 
 
+# Names and a value of the towers' fields in format 1, of which fingerprints are made.
+_STORED = {"num_heads": "heads", "num_layers": "layers"}
+_FIELDS = {stored: field for field, stored in _STORED.items()}
+
+
 def model_to_dict(config: ClipConfig) -> dict[str, Any]:
-    """A model's sizes as JSON can hold them."""
+    """A model's sizes as JSON can hold them, in the names of clip_jax.json."""
     tower = "resnet" if isinstance(config.vision, ResNetConfig) else "vit"
-    return json.loads(json.dumps(dataclasses.asdict(config) | {"image_tower": tower}))
+    fields = dataclasses.asdict(config) | {"image_tower": tower}
+    for group in ("vision", "text"):
+        fields[group] = {_STORED.get(k, k): v for k, v in fields[group].items()}
+    if fields["vision"].get("pool") == "cls":
+        fields["vision"]["pool"] = "class"
+    return json.loads(json.dumps(fields))
 
 
-def model_from_dict(found: Mapping[str, Any], source: str) -> ClipConfig:
+def model_from_dict(stored: Mapping[str, Any], source: str) -> ClipConfig:
     """The inverse of ``model_to_dict``.
 
     Raises:
@@ -118,12 +128,17 @@ def model_from_dict(found: Mapping[str, Any], source: str) -> ClipConfig:
     def fields(group: JsonObject) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in group.values.items()}
 
-    group = JsonObject(found, source)
+    group = JsonObject(stored, source)
     towers = {"resnet": ResNetConfig, "vit": ViTConfig}
     tower = towers[group.choice("image_tower", towers)]
     top = fields(group)
     del top["image_tower"]
-    vision, text = fields(group.child("vision")), fields(group.child("text"))
+    vision, text = (
+        {_FIELDS.get(k, k): v for k, v in fields(group.child(name)).items()}
+        for name in ("vision", "text")
+    )
+    if vision.get("pool") == "class":
+        vision["pool"] = "cls"
     try:
         return ClipConfig(**(top | {"vision": tower(**vision), "text": TextConfig(**text)}))
     except TypeError as error:

@@ -87,7 +87,7 @@ def _openai(path: Path, weights: Weights, tensors: Tensors) -> None:
         )
     vision, text = weights.config.vision, weights.config.text
     width = getattr(vision, "features", vision.width)
-    if width != 64 * vision.heads or text.width != 64 * text.heads:
+    if width != 64 * vision.num_heads or text.width != 64 * text.num_heads:
         raise LayoutError(
             "OpenAI's loader takes heads to be 64 wide, and this model's are not; write "
             "--to=open_clip or --to=hugging_face"

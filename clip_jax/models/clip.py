@@ -115,7 +115,7 @@ class ClipModel(nn.Module):
     def probe_dim(self) -> int:
         """Size of what ``probe_features`` returns."""
         vision = self.config.vision
-        unprojected = isinstance(vision, ViTConfig) and vision.pool == "class"
+        unprojected = isinstance(vision, ViTConfig) and vision.pool == "cls"
         return vision.width if unprojected else self.config.embed_dim
 
     def text_features(self, tokens: jax.Array) -> jax.Array:
@@ -134,8 +134,9 @@ def _resnet(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
 
 # The image tower for each type of ``ClipConfig.vision``: a function of the model and the options
 # that towers share. For a tower of your own, add the type of its sizes here, a frozen dataclass
-# with ``image_size`` and ``heads``, and a variant that has it to ``variants.VARIANTS``. The module
-# maps (images float32[B, H, W, 3], train, microbatch) to float32[B, E].
+# with ``image_size``, ``width`` and ``num_heads``, and a variant that has it to
+# ``variants.VARIANTS``. The module maps (images float32[B, H, W, 3], train, microbatch) to
+# float32[B, E].
 IMAGE_TOWERS: dict[type, Callable[[ClipModel, Mapping[str, Any]], nn.Module]] = {
     ViTConfig: _vit,
     ResNetConfig: _resnet,

@@ -37,9 +37,9 @@ def _vit(c: ViTConfig, embed_dim: int) -> int:
     patches, patch = (c.image_size // c.patch_size) ** 2, c.patch_size // 2 ** len(c.stem)
     total += _product(patches, patch * patch * channels, c.width)
     if c.pool == "map":
-        total += _encoder(c.layers, patches, patches, c.width, c.mlp_width)
+        total += _encoder(c.num_layers, patches, patches, c.width, c.mlp_width)
         return total + _block(patches, 1, c.width, c.mlp_width)
-    total += _encoder(c.layers, patches + 1, 1, c.width, c.mlp_width)
+    total += _encoder(c.num_layers, patches + 1, 1, c.width, c.mlp_width)
     return total + _product(1, c.width, embed_dim)
 
 
@@ -49,7 +49,7 @@ def _resnet(c: ResNetConfig, embed_dim: int) -> int:
         total += _product(side * side, 9 * channels, wider)
         channels = wider
     side //= 2
-    for stage, blocks in enumerate(c.layers):
+    for stage, blocks in enumerate(c.num_layers):
         width, stride = c.width * 2**stage, 1 if stage == 0 else 2
         for block in range(blocks):
             cells = side * side
@@ -67,7 +67,7 @@ def _resnet(c: ResNetConfig, embed_dim: int) -> int:
 
 
 def _text(c: TextConfig, embed_dim: int) -> int:
-    total = _encoder(c.layers, c.context_length, 1, c.width, c.mlp_width)
+    total = _encoder(c.num_layers, c.context_length, 1, c.width, c.mlp_width)
     return total + _product(1, c.width, embed_dim)
 
 

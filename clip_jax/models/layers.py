@@ -212,7 +212,7 @@ class Attention(nn.Module):
     all rows, or int[B]) that token is the only query; with ``query`` [B, Q, D] what is given is.
     """
 
-    heads: int
+    num_heads: int
     initial: BlockInit
     causal: bool = False
     dtype: Dtype = jnp.float32
@@ -222,9 +222,9 @@ class Attention(nn.Module):
         self, x: jax.Array, at: jax.Array | int | None = None, query: jax.Array | None = None
     ) -> jax.Array:
         width = x.shape[-1]
-        head = width // self.heads
+        head = width // self.num_heads
         qkv = Dense(
-            (3, self.heads, head), ("embed", None, "heads", None), self.initial.qkv,
+            (3, self.num_heads, head), ("embed", None, "heads", None), self.initial.qkv,
             dtype=self.dtype, name="qkv",
         )  # fmt: skip
         mask = None
@@ -254,7 +254,7 @@ class Block(nn.Module):
     With ``at`` it gives one token a row, [B, 1, D], and computes the others' keys and values only.
     """
 
-    heads: int
+    num_heads: int
     mlp_width: int
     activation: str
     initial: BlockInit
@@ -265,7 +265,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> tuple[jax.Array, None]:
         x = constrain(x, "batch", None, None)
-        attention = Attention(self.heads, self.initial, self.causal, self.dtype, name="attention")
+        attention = Attention(
+            self.num_heads, self.initial, self.causal, self.dtype, name="attention"
+        )
         y = attention(LayerNorm(self.epsilon, name="norm_1")(x), at)
         x = constrain(y + (x if at is None else token_at(x, at)), "batch", None, None)
         y = LayerNorm(self.epsilon, name="norm_2")(x)
@@ -290,8 +292,8 @@ class Encoder(nn.Module):
     the other blocks are stacked [layers - 1, ...] whether or not the loop is rolled.
     """
 
-    layers: int
-    heads: int
+    num_layers: int
+    num_heads: int
     mlp_width: int
     activation: str
     initial: BlockInit
@@ -302,11 +304,11 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, at: jax.Array | int | None) -> jax.Array:
         settings = (
-            self.heads, self.mlp_width, self.activation, self.initial, self.causal, self.epsilon,
-            self.execution.dtype,
+            self.num_heads, self.mlp_width, self.activation, self.initial, self.causal,
+            self.epsilon, self.execution.dtype,
         )  # fmt: skip
-        if self.layers > 1:
-            stack = self.execution.stack(Block, self.layers - 1, "params")
+        if self.num_layers > 1:
+            stack = self.execution.stack(Block, self.num_layers - 1, "params")
             x, _ = stack(*settings, name="blocks")(x, None)
         # Not rematerialised: the backward pass starts here, and needs what was just computed.
         x, _ = Block(*settings, name="last_block")(x, at)

@@ -21,25 +21,25 @@ EXPANSION = 4  # output channels of a bottleneck block per channel of its middle
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of a modified ResNet: pixels for ``image_size``, blocks of each stage in ``layers``.
+    """Sizes of a modified ResNet: ``image_size`` in pixels, ``num_layers`` (blocks) of each stage.
 
-    ``width`` is that of the first stage. ``heads`` are the attention pool's.
+    ``width`` is that of the first stage, ``num_heads`` those of the attention pool.
     """
 
     image_size: int
-    layers: tuple[int, ...]
+    num_layers: tuple[int, ...]
     width: int
-    heads: int
+    num_heads: int
 
     @property
     def stride(self) -> int:
         """Pixels of the image per cell of the last feature map."""
-        return 4 * 2 ** (len(self.layers) - 1)
+        return 4 * 2 ** (len(self.num_layers) - 1)
 
     @property
     def features(self) -> int:
         """Channels of the last feature map."""
-        return self.width * 2 ** (len(self.layers) - 1) * EXPANSION
+        return self.width * 2 ** (len(self.num_layers) - 1) * EXPANSION
 
     @property
     def tokens(self) -> int:
@@ -208,7 +208,7 @@ class AttentionPool(nn.Module):
 
         def project(y, name):
             y = layers.Dense(
-                (c.heads, channels // c.heads), ("embed", "heads", None), normal, fan_in,
+                (c.num_heads, channels // c.num_heads), ("embed", "heads", None), normal, fan_in,
                 dtype=self.dtype, name=name,
             )(y)  # fmt: skip
             return constrain(y, "batch", None, "heads", None)
@@ -245,7 +245,7 @@ class ResNet(nn.Module):
             x = BatchNorm(self.batch_norm_group, name=f"stem_norm_{i + 1}")(x, train)
             x = nn.relu(x)
         x = _pool(x, 2)
-        for i, blocks in enumerate(c.layers):
+        for i, blocks in enumerate(c.num_layers):
             x = Stage(
                 blocks, c.width * 2**i, 1 if i == 0 else 2, train, self.batch_norm_group,
                 self.execution, name=f"stage_{i + 1}",

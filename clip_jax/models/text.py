@@ -20,8 +20,8 @@ class TextConfig:
     """Sizes of the text tower. ``pool`` is "eot", the feature at ``eot_id``, or "last"."""
 
     width: int
-    layers: int
-    heads: int
+    num_layers: int
+    num_heads: int
     context_length: int = 77
     vocab_size: int = 49408
     eot_id: int = 49407
@@ -75,8 +75,8 @@ class TextTransformer(nn.Module):
         # Of several end tokens the first.
         end = jnp.argmax(tokens == c.eot_id, axis=1) if c.pool == "eot" else tokens.shape[1] - 1
         x = layers.Encoder(
-            c.layers, c.heads, c.mlp_width, self.activation,
-            layers.gpt_block_init(c.width, c.mlp_width, c.layers), c.causal, self.norm_epsilon,
+            c.num_layers, c.num_heads, c.mlp_width, self.activation,
+            layers.gpt_block_init(c.width, c.mlp_width, c.num_layers), c.causal, self.norm_epsilon,
             self.execution, name="encoder",
         )(x, end)  # fmt: skip
         x = layers.LayerNorm(self.norm_epsilon, name="norm_final")(x)

@@ -131,14 +131,9 @@ def resolve(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -
 Tower = TypeVar("Tower", ViTConfig, ResNetConfig, TextConfig)
 
 
-# Config keys that the towers' fields call differently.
-_FIELDS = {"num_heads": "heads", "num_layers": "layers"}
-
-
 def _replaced(tower: Tower, model: Mapping[str, Any], group: str) -> Tower:
     """A tower's sizes with those of ``config.model[group]`` that are not None."""
     given = {k: v for k, v in dict(model[group]).items() if v is not None and k != "param_dtype"}
-    given = {_FIELDS.get(k, k): "class" if v == "cls" else v for k, v in given.items()}
     legal = {f.name for f in dataclasses.fields(tower)}
     for key in given:
         if key not in legal:
@@ -174,15 +169,16 @@ def check(config: ClipConfig) -> None:
 
     require_choice("model.activation", config.activation, layers.ACTIVATIONS)
     require_choice("model.text.pool", config.text.pool, text.POOLS)
-    divisible("text", "width", config.text.width, config.text.heads)
+    divisible("text", "width", config.text.width, config.text.num_heads)
     if isinstance(vision, ResNetConfig):
+        blocks = vision.num_layers
         require(
-            isinstance(vision.layers, tuple) and vision.layers and min(vision.layers) > 0,
-            f"model.vision.num_layers={vision.layers!r}: a ResNet needs the blocks of each stage, "
-            "such as (3, 4, 6, 3)",
+            isinstance(blocks, tuple) and blocks and min(blocks) > 0,
+            f"model.vision.num_layers={blocks!r}: a ResNet needs the blocks of each stage, such as "
+            "(3, 4, 6, 3)",
         )
         require(vision.width % 2 == 0, f"model.vision.width={vision.width} must be even")
-        divisible("vision", "width * 32 = features", vision.features, vision.heads)
+        divisible("vision", "width * 32 = features", vision.features, vision.num_heads)
         require(
             vision.image_size % vision.stride == 0,
             f"model.vision.image_size={vision.image_size} is not a multiple of {vision.stride}, "
@@ -193,14 +189,14 @@ def check(config: ClipConfig) -> None:
         return
     require_choice("model.vision.pool", vision.pool, vit.POOLS)
     require_choice("model.vision.position_init", vision.position_init, vit.POSITIONS)
-    divisible("vision", "width", vision.width, vision.heads)
+    divisible("vision", "width", vision.width, vision.num_heads)
     require(
         vision.image_size >= vision.patch_size,
         f"model.vision.image_size={vision.image_size} is smaller than "
         f"model.vision.patch_size={vision.patch_size}",
     )
     require(
-        vision.pool == "class" or config.embed_dim == vision.width,
+        vision.pool == "cls" or config.embed_dim == vision.width,
         f"model.embed_dim={config.embed_dim} differs from model.vision.width={vision.width}: "
         "with model.vision.pool='map' there is no projection between them",
     )

@@ -22,7 +22,7 @@ from clip_jax.runtime.mesh import constrain
 class ViTConfig:
     """Sizes of a Vision Transformer: pixels for ``image_size`` and ``patch_size``.
 
-    ``pool`` is "class" or "map". ``stem`` holds the channels of 3 x 3 convolutions of stride 2
+    ``pool`` is "cls" or "map". ``stem`` holds the channels of 3 x 3 convolutions of stride 2
     between the pixels and the patches (Xiao et al. 2021, arXiv 2106.14881). The paper's models
     have none.
     """
@@ -30,17 +30,17 @@ class ViTConfig:
     image_size: int
     patch_size: int
     width: int
-    layers: int
-    heads: int
+    num_layers: int
+    num_heads: int
     mlp_ratio: float = 4.0
     position_init: str = "normal"
     stem: tuple[int, ...] = ()
-    pool: str = "class"
+    pool: str = "cls"
 
     @property
     def tokens(self) -> int:
         """Sequence length: patches plus the class token, if there is one."""
-        return (self.image_size // self.patch_size) ** 2 + (self.pool == "class")
+        return (self.image_size // self.patch_size) ** 2 + (self.pool == "cls")
 
     @property
     def mlp_width(self) -> int:
@@ -48,7 +48,7 @@ class ViTConfig:
         return round(self.width * self.mlp_ratio)
 
 
-POOLS = ("class", "map")
+POOLS = ("cls", "map")
 
 
 def _normal_positions(c: ViTConfig) -> Initializer:
@@ -111,7 +111,7 @@ class ConvStem(nn.Module):
 class MapPool(nn.Module):
     """A learned query attends to all tokens, then an MLP. [B, N, D] -> [B, D]."""
 
-    heads: int
+    num_heads: int
     mlp_width: int
     activation: str
     initial: layers.BlockInit
@@ -128,7 +128,9 @@ class MapPool(nn.Module):
             jnp.float32,
         )
         query = jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], 1, width))
-        attention = layers.Attention(self.heads, self.initial, dtype=self.dtype, name="attention")
+        attention = layers.Attention(
+            self.num_heads, self.initial, dtype=self.dtype, name="attention"
+        )
         x = attention(x, query=query)
         y = layers.LayerNorm(self.norm_epsilon, name="norm")(x)
         y = layers.mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
@@ -183,14 +185,14 @@ class ViT(nn.Module):
             x = self._drop_patches(x, microbatch)
         initial = layers.torch_block_init(c.width, c.mlp_width)
         encoder = layers.Encoder(
-            c.layers, c.heads, c.mlp_width, self.activation, initial, epsilon=self.norm_epsilon,
-            execution=self.execution, name="encoder",
+            c.num_layers, c.num_heads, c.mlp_width, self.activation, initial,
+            epsilon=self.norm_epsilon, execution=self.execution, name="encoder",
         )  # fmt: skip
         norm_post = layers.LayerNorm(self.norm_epsilon, name="norm_post")
         if c.pool == "map":
             x = norm_post(encoder(x, None))
             return MapPool(
-                c.heads, c.mlp_width, self.activation, initial, self.norm_epsilon,
+                c.num_heads, c.mlp_width, self.activation, initial, self.norm_epsilon,
                 self.execution.dtype, name="pool",
             )(x).astype(jnp.float32)  # fmt: skip
         x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))

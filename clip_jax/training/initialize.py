@@ -1,5 +1,6 @@
 """Beginning a run from the weights of a pretrained model."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,7 @@ def check(
     Raises:
       LayoutError: it cannot; names what differs.
     """
-    different = _differences(weights.model_to_dict(found.config), weights.model_to_dict(config))
+    different = _differences(_described(found.config), _described(config))
     if found.tokenizer is not None and found.tokenizer.fingerprint != tokenizer.fingerprint:
         different.append(f"the tokenizer ({found.tokenizer.name} of other content or cleaning)")
     for key in ("resize", "interpolation"):
@@ -82,6 +83,12 @@ def check(
             f"model.init_from={name} does not fit this config; different (weights -> "
             f"config): {', '.join(different)}"
         )
+
+
+def _described(config: ClipConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {
+        "image_tower": weights.model_to_dict(config)["image_tower"]
+    }
 
 
 # What may differ: it only decides how a model starts.

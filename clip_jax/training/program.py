@@ -93,7 +93,7 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
             )
     parts = mesh.shape["tensor"]
     for tower in ("vision", "text"):
-        heads = getattr(model.config, tower).heads
+        heads = getattr(model.config, tower).num_heads
         if heads % parts:
             raise ValueError(
                 f"mesh.tensor={parts} does not divide model.{tower}.num_heads={heads}; use a "

@@ -71,6 +71,6 @@ def _summary(run: Run) -> Summary:
 
 
 def _sizes(tower: object) -> str:
-    if not hasattr(tower, "layers"):  # a tower from outside
+    if not hasattr(tower, "num_layers"):  # a tower from outside
         return f"width {tower.width}"
-    return f"width {tower.width}, {tower.layers} layers, {tower.heads} heads"
+    return f"width {tower.width}, {tower.num_layers} layers, {tower.num_heads} heads"

@@ -40,10 +40,10 @@ def test_heads_that_nothing_tells(tmp_path, made):
     with pytest.raises(LayoutError, match=r"folder with open_clip_config.json.*heads=\(image, te"):
         weights.read(path, layout="open_clip")
     hints = weights.read(path, layout="open_clip", heads=(8, 2)).config
-    assert (hints.vision.heads, hints.text.heads) == (8, 2)
+    assert (hints.vision.num_heads, hints.text.num_heads) == (8, 2)
     with pytest.raises(LayoutError, match="not divisible by model.vision.num_heads=7"):
         weights.read(path, layout="open_clip", heads=(7, 2))
-    with pytest.raises(LayoutError, match="vision.heads is 0"):
+    with pytest.raises(LayoutError, match="vision.num_heads is 0"):
         weights.read(path, layout="open_clip", heads=(0, 2))
 
 
@@ -86,7 +86,9 @@ def test_open_clips_settings_are_stable(name):
 def test_any_hidden_width_survives_open_clips_rounding():
     base = VARIANTS["ViT-B/32"]
     for width, hidden in ((1152, 4304), (768, 3071), (96, 291), (1408, 6143), (64, 1)):
-        vision = dataclasses.replace(base.vision, width=width, heads=1, mlp_ratio=hidden / width)
+        vision = dataclasses.replace(
+            base.vision, width=width, num_heads=1, mlp_ratio=hidden / width
+        )
         config = dataclasses.replace(base, vision=vision, activation="gelu")
         written = open_clip.to_json(config)
         ratio = written["vision_cfg"]["mlp_ratio"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from clip_jax.data.preprocess import Preprocess
 from clip_jax.interop import weights
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch import weight_file
@@ -86,7 +87,7 @@ def test_published_archives(goldens, tmp_path):
     folder = goldens / "A_model" / "import_vit"
     archive = weights.read(folder / "openai_jit_fp16.pt")
     assert (archive.layout, archive.config.activation) == ("openai", "quick_gelu")
-    heads = (archive.config.vision.heads, archive.config.text.heads)
+    heads = (archive.config.vision.num_heads, archive.config.text.num_heads)
     others = [
         weights.read(folder / "openai_plain_fp32.pt", layout="openai"),
         weights.read(folder / "openclip_train_ckpt.pt", activation="quick_gelu", heads=heads),
@@ -172,7 +173,7 @@ def test_big_visions_names_and_shapes(tmp_path, made):
 def test_published_resnets(goldens, tmp_path):
     folder = goldens / "A_model" / "import_rn"
     archive = weights.read(folder / "openai_jit_fp16.pt")
-    heads = (archive.config.vision.heads, archive.config.text.heads)
+    heads = (archive.config.vision.num_heads, archive.config.text.num_heads)
     plain = weights.read(folder / "openclip_plain.pt", activation="quick_gelu", heads=heads)
     assert plain.config == archive.config
     assert equal(plain.variables, archive.variables)
@@ -405,3 +406,24 @@ def test_every_variant_survives_its_description(name):
     with pytest.raises(LayoutError, match="not the description of a model"):
         weights.model_from_dict({**weights.model_to_dict(config), "more": 1}, "x")
     assert dataclasses.asdict(config)
+
+
+# Of a clip_jax.json that was written before the fields were called num_heads and num_layers.
+STORED = """
+{"embed_dim": 16, "vision": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2,
+"heads": 4, "mlp_ratio": 4.0, "position_init": "normal", "stem": [], "pool": "class"},
+"text": {"width": 32, "layers": 2, "heads": 4, "context_length": 8, "vocab_size": 64,
+"eot_id": 63, "mlp_ratio": 4.0, "causal": true, "pool": "eot"}, "activation": "quick_gelu",
+"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258,
+0.27577711], "norm_epsilon": 1e-05, "logit_bias": false, "image_tower": "vit"}
+"""
+
+
+def test_old_descriptions_are_read_and_fingerprints_stay():
+    stored, config = json.loads(STORED), VARIANTS["ViT-Test/8"]
+    assert weights.model_from_dict(stored, "x") == config
+    assert weights.model_to_dict(config) == stored
+    described = weights.Weights(config, {}, Preprocess(224), None, "clip_jax", "x")
+    assert described.fingerprint == (
+        "e01d5ee4eda5eb231505e8a199d225c602b0b771ba47ee9d7f8b6b5c3c91def2"
+    )

@@ -355,7 +355,7 @@ def test_wrong_image_size_is_named():
 class MeanColorConfig:
     image_size: int = 16
     width: int = 3
-    heads: int = 1
+    num_heads: int = 1
 
 
 class MeanColor(nn.Module):

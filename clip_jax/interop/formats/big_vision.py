@@ -68,7 +68,7 @@ def entries(config: ClipConfig) -> list[Entry]:
     return [
         *_affine(f"{image}/patch_embedding", "params/img/embedding"),
         Entry(f"{image}/position_embedding", ("params/img/pos_embedding",), "batched"),
-        *_encoder(image, "params/img/Transformer", vision.layers),
+        *_encoder(image, "params/img/Transformer", vision.num_layers),
         *_norm(f"{image}/norm_post/norm", "params/img/Transformer/encoder_norm"),
         Entry(f"{pool}/query", (f"{head}/probe",), "batched_twice"),
         *_attention(f"{pool}/attention", head),
@@ -76,7 +76,7 @@ def entries(config: ClipConfig) -> list[Entry]:
         *_mlp(pool, head),
         Entry(f"{words}/token_embedding", ("params/txt/Embed_0/embedding",), "same"),
         Entry(f"{words}/position_embedding", ("params/txt/pos_embedding",), "batched"),
-        *_encoder(words, "params/txt/Encoder_0", text.layers),
+        *_encoder(words, "params/txt/Encoder_0", text.num_layers),
         *_norm(f"{words}/norm_final/norm", "params/txt/Encoder_0/encoder_norm"),
         *_affine(f"{words}/projection", "params/txt/head"),
         Entry("params/logit_scale", ("params/t",), "batched"),

@@ -79,7 +79,7 @@ def is_siglip(config: ClipConfig) -> bool:
     kinds = {
         (text.causal, text.pool, vision.pool, config.logit_bias),
     }
-    if kinds == {(True, "eot", "class", False)}:
+    if kinds == {(True, "eot", "cls", False)}:
         if text.eot_id == 2:
             raise LayoutError(
                 "Hugging Face's CLIPModel takes an end of text of 2 for a sign of old files, and "
@@ -103,7 +103,7 @@ def entries(config: ClipConfig) -> list[Entry]:
     table = [
         Entry(f"{text}/token_embedding", (f"{t}.embeddings.token_embedding.weight",), "same"),
         Entry(f"{text}/position_embedding", (f"{t}.embeddings.position_embedding.weight",), "same"),
-        *_encoder("text_tower", t, config.text.layers),
+        *_encoder("text_tower", t, config.text.num_layers),
         *torch_norm(f"{text}/norm_final/norm", f"{t}.final_layer_norm"),
         Entry(
             f"{image}/patch_embedding/kernel",
@@ -113,7 +113,7 @@ def entries(config: ClipConfig) -> list[Entry]:
         Entry(
             f"{image}/position_embedding", (f"{v}.embeddings.position_embedding.weight",), "same"
         ),
-        *_encoder("image_tower", v, config.vision.layers),
+        *_encoder("image_tower", v, config.vision.num_layers),
         *torch_norm(f"{image}/norm_post/norm", f"{v}.post_layernorm"),
     ]
     if not siglip:
@@ -185,7 +185,7 @@ def from_json(config: object, source: str) -> ClipConfig:
         ViTConfig(
             vision.integer("image_size"), vision.integer("patch_size"), width,
             vision.integer("num_hidden_layers"), vision.integer("num_attention_heads"),
-            vision.integer("intermediate_size") / width, pool="map" if siglip else "class",
+            vision.integer("intermediate_size") / width, pool="map" if siglip else "cls",
         ),
         TextConfig(
             text_width, text.integer("num_hidden_layers"), text.integer("num_attention_heads"),
@@ -215,8 +215,8 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
             "model_type": f"{kind}_{name}_model",
             "hidden_size": c.width,
             "intermediate_size": c.mlp_width,
-            "num_hidden_layers": c.layers,
-            "num_attention_heads": c.heads,
+            "num_hidden_layers": c.num_layers,
+            "num_attention_heads": c.num_heads,
             **shared,
         }
 

@@ -97,26 +97,27 @@ def with_known_heads(config: ClipConfig, source: str) -> ClipConfig:
     """
 
     def without_heads(c: ClipConfig) -> tuple[Any, ...]:
-        towers = [dataclasses.replace(tower, heads=0) for tower in (c.vision, c.text)]
+        towers = [dataclasses.replace(tower, num_heads=0) for tower in (c.vision, c.text)]
         return (c.embed_dim, *towers, c.norm_epsilon, c.logit_bias)
 
     sizes = without_heads(config)
-    found = {(v.vision.heads, v.text.heads) for v in VARIANTS.values() if without_heads(v) == sizes}
-    if len(found) != 1:
+    same = [v for v in VARIANTS.values() if without_heads(v) == sizes]
+    heads = {(v.vision.num_heads, v.text.num_heads) for v in same}
+    if len(heads) != 1:
         raise LayoutError(
             f"{source}: the tensors do not tell the number of attention heads, and these are not "
             "the sizes of a model that is known here; give a folder with open_clip_config.json, or "
             "say heads=(image, text) (convert: --heads IMAGE TEXT)"
         )
-    return with_heads(config, found.pop())
+    return with_heads(config, heads.pop())
 
 
 def with_heads(config: ClipConfig, heads: tuple[int, int]) -> ClipConfig:
     """The same sizes with so many heads in the image and the text tower."""
     return dataclasses.replace(
         config,
-        vision=dataclasses.replace(config.vision, heads=heads[0]),
-        text=dataclasses.replace(config.text, heads=heads[1]),
+        vision=dataclasses.replace(config.vision, num_heads=heads[0]),
+        text=dataclasses.replace(config.text, num_heads=heads[1]),
     )
 
 
@@ -131,12 +132,12 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
         raise LayoutError(f"open_clip's layout has no activation {config.activation!r}")
     tower: dict[str, Any] = {"image_size": vision.image_size, "width": vision.width}
     if isinstance(vision, ResNetConfig):
-        tower |= {"layers": list(vision.layers), "patch_size": None,
-                  "head_width": vision.features // vision.heads}  # fmt: skip
+        tower |= {"layers": list(vision.num_layers), "patch_size": None,
+                  "head_width": vision.features // vision.num_heads}  # fmt: skip
     else:
         tower |= {
-            "layers": vision.layers, "patch_size": vision.patch_size,
-            "head_width": vision.width // vision.heads,
+            "layers": vision.num_layers, "patch_size": vision.patch_size,
+            "head_width": vision.width // vision.num_heads,
             "mlp_ratio": _rounded_ratio(vision.width, vision.mlp_width),
         }  # fmt: skip
     return {
@@ -145,7 +146,7 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
         "vision_cfg": tower,
         "text_cfg": {
             "context_length": text.context_length, "vocab_size": text.vocab_size,
-            "width": text.width, "heads": text.heads, "layers": text.layers,
+            "width": text.width, "heads": text.num_heads, "layers": text.num_layers,
             "mlp_ratio": _rounded_ratio(text.width, text.mlp_width),
         },
     }  # fmt: skip

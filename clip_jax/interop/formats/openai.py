@@ -45,7 +45,7 @@ def _vit(c: ViTConfig) -> list[Entry]:
         Entry(f"{a}/projection/kernel", ("visual.proj",), "same"),
         Entry(f"{a}/patch_embedding/kernel", ("visual.conv1.weight",), "convolution"),
         *torch_norm(f"{a}/norm_pre/norm", "visual.ln_pre"),
-        *_transformer(a, "visual.transformer", c.layers),
+        *_transformer(a, "visual.transformer", c.num_layers),
         *torch_norm(f"{a}/norm_post/norm", "visual.ln_post"),
     ]
 
@@ -65,7 +65,7 @@ def _resnet(c: ResNetConfig) -> list[Entry]:
     found = []
     for i in (1, 2, 3):
         found += _convolution("", f"stem_conv_{i}", f"stem_norm_{i}", f"conv{i}", f"bn{i}")
-    for stage, blocks in enumerate(c.layers, 1):
+    for stage, blocks in enumerate(c.num_layers, 1):
         for block in range(blocks):
             a, b = f"stage_{stage}/{block}/", f"layer{stage}.{block}"
             for i in (1, 2, 3):
@@ -102,7 +102,7 @@ def entries(config: ClipConfig) -> list[Entry]:
         )
     if config.norm_epsilon != 1e-5:
         raise LayoutError(f"OpenAI's layout has norm_epsilon 1e-5, not {config.norm_epsilon}")
-    if not resnet and (vision.pool != "class" or vision.stem):
+    if not resnet and (vision.pool != "cls" or vision.stem):
         raise LayoutError(
             "OpenAI's layout has no convolutional stem and no attention pooling of a ViT"
         )
@@ -112,7 +112,7 @@ def entries(config: ClipConfig) -> list[Entry]:
         Entry(f"{t}/projection/kernel", ("text_projection",), "same"),
         Entry("params/logit_scale", ("logit_scale",), "same"),
         *(_resnet(vision) if resnet else _vit(vision)),
-        *_transformer(t, "transformer", config.text.layers),
+        *_transformer(t, "transformer", config.text.num_layers),
         Entry(f"{t}/token_embedding", ("token_embedding.weight",), "same"),
         *torch_norm(f"{t}/norm_final/norm", "ln_final"),
     ]
@@ -175,7 +175,7 @@ def infer(tensors: Tensors, activation: str, heads: tuple[int, int] | None = Non
         [("text_projection", 1), ("visual.proj", 1), ("visual.attnpool.c_proj.weight", 0)],
         width,
     )
-    vision = dataclasses.replace(vision, heads=image_heads)
+    vision = dataclasses.replace(vision, num_heads=image_heads)
     return ClipConfig(embed_dim, vision, text, activation)
 
 
