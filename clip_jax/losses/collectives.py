@@ -1,8 +1,8 @@
 """Collectives of the sharded losses; all run inside ``shard_map`` over the batch axes."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,29 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax.losses import logit_block
-from clip_jax.runtime.mesh import BATCH_AXES
+from clip_jax.losses.logit_block import Operand
+from clip_jax.runtime.mesh import BATCH_AXES, PyTree
+
+# (image_emb, text_emb, logit_scale, logit_bias, groups, topics) -> (loss, {"accuracy": ...})
+LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 _CHUNK_LOGITS = 2**22  # of one chunk: 16 MiB in float32
 _LEAST_CHUNK = 128  # columns, where there are as many
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """How a loss is computed.
+
+    Attributes:
+      soft: share of each target that goes to related pairs (softmax).
+      chunk: columns of logits at a time (all_gather, ring); 0: chosen.
+      dtype: of the embeddings that are gathered and multiplied; logits are float32.
+    """
+
+    soft: float = 0.0
+    chunk: int = 0
+    dtype: str = "float32"
 
 
 def chunk_size(rows: int, columns: int, requested: int = 0) -> int:
@@ -40,7 +59,7 @@ def chunk_size(rows: int, columns: int, requested: int = 0) -> int:
     return size
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: PyTree) -> PyTree:
     """Every array whole on every device, rows in their global order."""
     return jax.tree.map(lambda x: jax.lax.all_gather(x, BATCH_AXES, axis=0, tiled=True), tree)
 
@@ -50,9 +69,16 @@ def local_shard(x: jax.Array, size: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(BATCH_AXES) * size, size)
 
 
-def global_index(size: int) -> jax.Array:
-    """int32[size]: indices in the global batch of this device's examples."""
-    return jax.lax.axis_index(BATCH_AXES) * size + jnp.arange(size, dtype=jnp.int32)
+def local_operand(
+    emb: jax.Array,
+    positive: jax.Array,
+    groups: jax.Array | None = None,
+    topics: jax.Array | None = None,
+) -> Operand:
+    """This device's examples, with their indices in the global batch."""
+    size = emb.shape[0]
+    index = jax.lax.axis_index(BATCH_AXES) * size + jnp.arange(size, dtype=jnp.int32)
+    return Operand(emb, index, positive, groups, topics)
 
 
 def positive_logit(scale: jax.Array, image_emb: jax.Array, text_emb: jax.Array) -> jax.Array:
@@ -61,7 +87,7 @@ def positive_logit(scale: jax.Array, image_emb: jax.Array, text_emb: jax.Array) 
     return scale * (image_emb.astype(dtype) * text_emb.astype(dtype)).sum(axis=1)
 
 
-def zero_cotangent(tree: Any) -> Any:
+def zero_cotangent(tree: PyTree) -> PyTree:
     """Cotangents of metadata, through which no gradient flows."""
 
     def zero(x):
@@ -72,19 +98,21 @@ def zero_cotangent(tree: Any) -> Any:
     return jax.tree.map(zero, tree)
 
 
-def chunked(tree: Any, chunk: int) -> Any:
+def chunked(tree: PyTree, chunk: int) -> PyTree:
     """[B, ...] leaves to [B / chunk, chunk, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
 
 
-def ring_shift(tree: Any) -> Any:
+def ring_shift(tree: PyTree) -> PyTree:
     """Sends every device's arrays to the next device, the last one's to the first."""
     n = jax.lax.axis_size(BATCH_AXES)
     pairs = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, pairs), tree)
 
 
-def differentiable(forward: Any, backward: Any, dtype: str) -> Callable[..., Any]:
+def differentiable(
+    forward: Callable[..., tuple], backward: Callable[..., tuple], dtype: str
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """A loss with its own gradients.
 
     Embeddings become ``dtype`` inside, so that their gradients stay float32.
@@ -115,16 +143,25 @@ def differentiable(forward: Any, backward: Any, dtype: str) -> Callable[..., Any
     return loss
 
 
-def shard_loss(mesh: Mesh, local: Callable[..., Any], inputs: str) -> Callable[..., Any]:
-    """``local`` as a function of global arrays: "r" are split by rows, "s" are scalars.
+def sharded(
+    mesh: Mesh, local: Callable[..., tuple[jax.Array, jax.Array]], inputs: str
+) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """A loss of global arrays from one of each device's part.
 
     Args:
       mesh: over whose batch axes rows are sharded.
-      local: returns two scalars, the same on every device.
-      inputs: one letter for each argument of ``local``.
+      local: returns the loss, and how many rows and columns have their pair as the best; both the
+        same on every device.
+      inputs: one letter for each argument of ``local``: "r" are split by rows, "s" are scalars.
     """
     specs = {"r": PartitionSpec(BATCH_AXES), "s": PartitionSpec()}
-    return jax.shard_map(
+    whole = jax.shard_map(
         local, mesh=mesh, in_specs=tuple(specs[i] for i in inputs),
         out_specs=(specs["s"], specs["s"]),
     )  # fmt: skip
+
+    def loss(image_emb, *others):
+        value, correct = whole(image_emb, *others)
+        return value, {"accuracy": correct / (2 * image_emb.shape[0])}
+
+    return loss

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +9,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clip_jax.losses import dense, sigmoid, softmax
-from clip_jax.losses.collectives import chunk_size
+from clip_jax.losses.collectives import LossFn, LossOptions, chunk_size
 from clip_jax.models.variants import ClipConfig
 from clip_jax.runtime.mesh import batch_shards
 
-# (image_emb, text_emb, logit_scale, logit_bias, groups, topics) -> (loss, {"accuracy": ...})
-LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-
 _DENSE_LOGITS = 2**24  # of the whole matrix: 64 MiB in float32
 _GATHERED_BYTES = 2**29  # of both towers' embeddings on one device
-
-
-@dataclasses.dataclass(frozen=True)
-class LossOptions:
-    """How a loss is computed.
-
-    Attributes:
-      soft: share of each target that goes to related pairs.
-      chunk: columns of logits at a time (all_gather, ring); 0: chosen.
-      dtype: of the embeddings that are gathered and multiplied; logits are float32.
-    """
-
-    soft: float = 0.0
-    chunk: int = 0
-    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +34,6 @@ class Loss:
     clip_scale: bool = True
 
 
-def _without_bias(function: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]) -> LossFn:
-    """A softmax loss, to which a bias of all logits makes no difference."""
-
-    def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
-        del logit_bias
-        return function(image_emb, text_emb, logit_scale, groups, topics)
-
-    return loss
-
-
 def _rounded(loss: LossFn, dtype: str) -> LossFn:
     """``loss`` of embeddings rounded to ``dtype``, through which gradients pass unrounded."""
 
@@ -78,30 +49,25 @@ def _rounded(loss: LossFn, dtype: str) -> LossFn:
 def _softmax_dense(mesh: Mesh, options: LossOptions) -> LossFn:
     del mesh
 
-    def loss(*inputs):
-        return dense.softmax_dense(*inputs, soft=options.soft)
+    def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
+        del logit_bias  # of all logits: it makes no difference
+        return dense.softmax_dense(
+            image_emb, text_emb, logit_scale, groups, topics, soft=options.soft
+        )
 
-    return _rounded(_without_bias(loss), options.dtype)
-
-
-def _softmax_all_gather(mesh: Mesh, options: LossOptions) -> LossFn:
-    return _without_bias(softmax.all_gather(mesh, **dataclasses.asdict(options)))
-
-
-def _softmax_ring(mesh: Mesh, options: LossOptions) -> LossFn:
-    return _without_bias(softmax.ring(mesh, **dataclasses.asdict(options)))
+    return _rounded(loss, options.dtype)
 
 
 LOSSES: dict[str, Loss] = {
     "softmax": Loss(
-        {"dense": _softmax_dense, "all_gather": _softmax_all_gather, "ring": _softmax_ring},
+        {"dense": _softmax_dense, "all_gather": softmax.all_gather, "ring": softmax.ring},
         soft_targets=True,
     ),
     "sigmoid": Loss(
         {
-            "dense": lambda mesh, o: _rounded(sigmoid.dense, o.dtype),
-            "all_gather": lambda mesh, o: sigmoid.all_gather(mesh, chunk=o.chunk, dtype=o.dtype),
-            "ring": lambda mesh, o: sigmoid.ring(mesh, chunk=o.chunk, dtype=o.dtype),
+            "dense": lambda mesh, options: _rounded(sigmoid.dense, options.dtype),
+            "all_gather": sigmoid.all_gather,
+            "ring": sigmoid.ring,
         },
         logit_bias=True,
         clip_scale=False,
@@ -137,7 +103,7 @@ def choose(
     )
 
 
-def build(name: str, implementation: str, mesh: Mesh, **options: Any) -> LossFn:
+def build(name: str, implementation: str, mesh: Mesh, **options: float | str) -> LossFn:
     """A loss by its name.
 
     Args:

@@ -9,13 +9,14 @@ for all others. Entries do not need each other, so that value and gradients come
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clip_jax.losses import collectives, logit_block
+from clip_jax.losses.collectives import LossFn, LossOptions
 from clip_jax.losses.logit_block import Operand
 from clip_jax.runtime.mesh import BATCH_AXES
 
@@ -69,76 +70,88 @@ def dense(
     return part.loss / n, {"accuracy": correct / (2 * n)}
 
 
+class _RowState(NamedTuple):
+    """What rows accumulate over chunks of columns.
+
+    Attributes:
+      loss: sum over the entries.
+      by_emb: [b, E] derivatives by the embeddings, before the scale.
+      best: the rows' best negatives.
+      by_bias: derivative by the bias.
+    """
+
+    loss: jax.Array
+    by_emb: jax.Array
+    best: jax.Array
+    by_bias: jax.Array
+
+    @classmethod
+    def empty(cls, rows: Operand) -> "_RowState":
+        zero = 0 * rows.positive_logit
+        by_emb = zero[:, None] + jnp.zeros_like(rows.emb, zero.dtype)
+        return cls(zero.sum(), by_emb, zero - jnp.inf, zero.sum())
+
+    def add(self, part: _Part, columns: Operand) -> "_RowState":
+        return _RowState(
+            self.loss + part.loss,
+            self.by_emb + logit_block.weighted(part.weights, columns.emb),
+            jnp.maximum(self.best, part.row_best),
+            self.by_bias + part.weights.sum(),
+        )
+
+
 def _gathered(image_emb, text_emb, scale, bias, groups, chunk):
     """Sum of losses of this device's rows, and all gradients by its embeddings."""
-    size = image_emb.shape[0]
     positive = collectives.positive_logit(scale, image_emb, text_emb) + bias
-    index = collectives.global_index(size)
 
     def own_rows(emb, others):
-        rows = Operand(emb, index, positive, groups)
+        rows = collectives.local_operand(emb, positive, groups)
         columns = collectives.gather(rows._replace(emb=others))
 
-        def step(carry, side):
-            loss, total, best, by_bias = carry
-            part = _block(scale, bias, rows, side)
-            total += logit_block.weighted(part.weights, side.emb)
-            carry = (loss + part.loss, total, jnp.maximum(best, part.row_best),
-                     by_bias + part.weights.sum())  # fmt: skip
-            return carry, None
+        def step(state, side):
+            return state.add(_block(scale, bias, rows, side), side), None
 
-        zero = 0 * positive
-        start = (zero.sum(), zero[:, None] + jnp.zeros_like(emb, zero.dtype), zero - jnp.inf,
-                 zero.sum())  # fmt: skip
-        n = size * jax.lax.axis_size(BATCH_AXES)
+        size, n = emb.shape[0], columns.emb.shape[0]
         parts = collectives.chunked(columns, collectives.chunk_size(size, n, chunk))
-        return jax.lax.scan(step, start, parts)[0]
+        return jax.lax.scan(step, _RowState.empty(rows), parts)[0]
 
-    loss, by_image, image_best, by_bias = own_rows(image_emb, text_emb)
-    _, by_text, text_best, _ = own_rows(text_emb, image_emb)
-    correct = (image_best < positive).sum() + (text_best < positive).sum()
-    return loss, correct, by_image, by_text, by_bias
+    images, texts = own_rows(image_emb, text_emb), own_rows(text_emb, image_emb)
+    correct = (images.best < positive).sum() + (texts.best < positive).sum()
+    return images.loss, correct, images.by_emb, texts.by_emb, images.by_bias
 
 
 def _ring(image_emb, text_emb, scale, bias, groups, chunk):
     """As ``_gathered``; the texts and their gradients are permuted around the devices."""
     size = image_emb.shape[0]
     positive = collectives.positive_logit(scale, image_emb, text_emb) + bias
-    rows = Operand(image_emb, collectives.global_index(size), positive, groups)
+    rows = collectives.local_operand(image_emb, positive, groups)
 
-    def add(carry, side):
-        loss, by_image, row_best, by_bias = carry
+    def add(state, side):
         part = _block(scale, bias, rows, side)
-        carry = (loss + part.loss, by_image + logit_block.weighted(part.weights, side.emb),
-                 jnp.maximum(row_best, part.row_best), by_bias + part.weights.sum())  # fmt: skip
-        return carry, (logit_block.weighted(part.weights.T, image_emb), part.column_best)
+        by_columns = logit_block.weighted(part.weights.T, image_emb)
+        return state.add(part, side), (by_columns, part.column_best)
 
     def step(carry, _):
-        of_rows, (columns, by_text, column_best) = carry
+        images, (columns, by_text, column_best) = carry
         parts = collectives.chunked(columns, collectives.chunk_size(size, size, chunk))
-        of_rows, (more, best) = jax.lax.scan(add, of_rows, parts)
-        travelling = (columns, by_text + more.reshape(by_text.shape),
-                      jnp.maximum(column_best, best.reshape(-1)))  # fmt: skip
-        return (of_rows, collectives.ring_shift(travelling)), None
+        images, (more, best) = jax.lax.scan(add, images, parts)
+        by_text = by_text + more.reshape(by_text.shape)
+        column_best = jnp.maximum(column_best, best.reshape(-1))
+        return (images, collectives.ring_shift((columns, by_text, column_best))), None
 
-    zero = 0 * positive
-    zeros = zero[:, None] + jnp.zeros_like(image_emb, zero.dtype)
-    start = ((zero.sum(), zeros, zero - jnp.inf, zero.sum()),
-             (rows._replace(emb=text_emb), zeros, zero - jnp.inf))  # fmt: skip
+    images = _RowState.empty(rows)
+    start = images, (rows._replace(emb=text_emb), images.by_emb, images.best)
     length = jax.lax.axis_size(BATCH_AXES)
-    (of_rows, (_, by_text, column_best)), _ = jax.lax.scan(step, start, length=length)
-    loss, by_image, row_best, by_bias = of_rows
-    correct = (row_best < positive).sum() + (column_best < positive).sum()
-    return loss, correct, by_image, by_text, by_bias
+    (images, (_, by_text, column_best)), _ = jax.lax.scan(step, start, length=length)
+    correct = (images.best < positive).sum() + (column_best < positive).sum()
+    return images.loss, correct, images.by_emb, by_text, images.by_bias
 
 
-def _with_gradients(compute: Callable[..., Any], chunk: int, dtype: str) -> Callable[..., Any]:
-    """(image_emb, text_emb, scale, bias, groups) -> (loss, correct), inside ``shard_map``."""
-
+def _sharded(compute: Callable[..., tuple], mesh: Mesh, options: LossOptions) -> LossFn:
     def forward(image_emb, text_emb, scale, bias, groups):
         n = image_emb.shape[0] * jax.lax.axis_size(BATCH_AXES)
         loss, correct, by_image, by_text, by_bias = compute(
-            image_emb, text_emb, scale, bias, groups, chunk
+            image_emb, text_emb, scale, bias, groups, options.chunk
         )
         by_scale = (by_image * image_emb).sum()
         loss, correct, by_scale, by_bias = jax.lax.psum(
@@ -157,19 +170,12 @@ def _with_gradients(compute: Callable[..., Any], chunk: int, dtype: str) -> Call
         scaled = [(cotangents[0] * g).astype(g.dtype) for g in gradients]
         return (*scaled, collectives.zero_cotangent(groups))
 
-    return collectives.differentiable(forward, backward, dtype)
-
-
-def _sharded(
-    compute: Callable[..., Any], mesh: Mesh, *, chunk: int = 0, dtype: str = "float32"
-) -> Callable[..., Any]:
-    local = _with_gradients(compute, chunk, dtype)
+    local = collectives.differentiable(forward, backward, options.dtype)
+    whole = collectives.sharded(mesh, local, "rrssr")
 
     def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
         del topics
-        inputs = (image_emb, text_emb, logit_scale, logit_bias, groups)
-        value, correct = collectives.shard_loss(mesh, local, "rrssr")(*inputs)
-        return value, {"accuracy": correct / (2 * image_emb.shape[0])}
+        return whole(image_emb, text_emb, logit_scale, logit_bias, groups)
 
     return loss
 

@@ -14,19 +14,22 @@ gradient. Neither ever holds more than 16 MiB of logits.
 How the positive is kept apart, and why: see ``logit_block``.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clip_jax.losses import collectives, logit_block
+from clip_jax.losses.collectives import LossFn, LossOptions
 from clip_jax.losses.logit_block import OnlineLogSumExp, Operand, Totals
 from clip_jax.runtime.mesh import BATCH_AXES
 
-Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-# Groups and topics of the examples, each of which may be None.
+# (image_emb, text_emb, scale, metadata) -> (loss, correct), inside shard_map. Metadata are groups
+# and topics of the examples, each of which may be None.
+Local = Callable[..., tuple[jax.Array, jax.Array]]
 Metadata = tuple[jax.Array | None, jax.Array | None]
 
 
@@ -68,14 +71,7 @@ def _over_devices(part: OnlineLogSumExp, size: int) -> OnlineLogSumExp:
 def _accumulate(
     scale: jax.Array, rows: Operand, columns: Operand, soft: float, chunk: int, start: _RowState
 ) -> tuple[_RowState, _RowState]:
-    """Adds some columns to the state of the rows, a chunk of them at a time.
-
-    Args:
-      scale: multiplies the cosines.
-      rows, columns: the block's.
-      soft: share of each target that goes to related pairs.
-      chunk: columns at a time.
-      start: state of the rows so far.
+    """Adds columns to the state of the rows, ``chunk`` at a time.
 
     Returns:
       The rows' state with the columns added, and the columns' from these rows.
@@ -146,14 +142,14 @@ def _zeros(emb: jax.Array, positive: jax.Array) -> jax.Array:
     return jnp.zeros_like(emb, logit_block.accum_dtype(emb)) + 0 * positive[:, None]
 
 
-def _gathered_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
-    """(image_emb, text_emb, scale, metadata) -> (loss, correct), inside ``shard_map``."""
+def _gathered_loss(options: LossOptions) -> Local:
+    soft, chunk = options.soft, options.chunk
 
     def forward(image_emb, text_emb, scale, metadata):
         size = image_emb.shape[0]
         n = size * jax.lax.axis_size(BATCH_AXES)
         positive = collectives.positive_logit(scale, image_emb, text_emb)
-        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
+        rows = collectives.local_operand(image_emb, positive, *metadata)
         columns = collectives.gather(rows._replace(emb=text_emb))
         start = _RowState(logit_block.empty(positive), jnp.zeros_like(positive) if soft else None)
         of_rows, part = _accumulate(
@@ -165,22 +161,22 @@ def _gathered_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
             of_columns = of_columns._replace(soft_terms=collectives.local_shard(terms, size))
         loss = _mean_loss(of_rows, of_columns, soft, n)
         gathered = columns.emb, columns.groups, columns.topics
-        return loss, (image_emb, text_emb, scale, metadata, positive, of_rows.log_sum_exp,
-                      of_columns.log_sum_exp, gathered)  # fmt: skip
+        log_sums = of_rows.log_sum_exp, of_columns.log_sum_exp
+        return loss, (image_emb, text_emb, scale, metadata, positive, log_sums, gathered)
 
     def backward(residuals, cotangents):
-        image_emb, text_emb, scale, metadata, positive, row_lse, column_lse, gathered = residuals
+        image_emb, text_emb, scale, metadata, positive, log_sums, gathered = residuals
         all_texts, *all_metadata = gathered
         size, n = image_emb.shape[0], all_texts.shape[0]
-        index = collectives.global_index(size)
-        totals = tuple(logit_block.totals(s) for s in (row_lse, column_lse))
+        images = collectives.local_operand(image_emb, positive, *metadata)
+        totals = tuple(logit_block.totals(s) for s in log_sums)
         # A few numbers an example, beside the images' embeddings.
         all_images, all_index, all_positive, all_totals = collectives.gather(
-            (image_emb, index, positive, totals)
+            (image_emb, images.global_index, positive, totals)
         )
         sums = []
         for own, (emb, others) in enumerate(((image_emb, all_texts), (text_emb, all_images))):
-            rows = Operand(emb, index, positive, *metadata), totals[own]
+            rows = images._replace(emb=emb), totals[own]
             columns = Operand(others, all_index, all_positive, *all_metadata), all_totals[1 - own]
             size_of_chunk = collectives.chunk_size(size, n, chunk)
             total, _ = _accumulate_gradients(
@@ -189,22 +185,23 @@ def _gathered_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
             sums.append(total)
         return _input_gradients(cotangents[0], scale, image_emb, *sums, metadata)
 
-    return collectives.differentiable(forward, backward, dtype)
+    return collectives.differentiable(forward, backward, options.dtype)
 
 
-def _ring_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
+def _ring_loss(options: LossOptions) -> Local:
     """As ``_gathered_loss``; the texts are permuted around the ring of devices."""
+    soft = options.soft
 
     def forward(image_emb, text_emb, scale, metadata):
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
         positive = collectives.positive_logit(scale, image_emb, text_emb)
-        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
+        rows = collectives.local_operand(image_emb, positive, *metadata)
         no_terms = jnp.zeros_like(positive) if soft else None
-        chunk_columns = collectives.chunk_size(size, size, chunk)
+        chunk = collectives.chunk_size(size, size, options.chunk)
 
         def step(carry, _):
             of_rows, (columns, seen, terms) = carry
-            of_rows, added = _accumulate(scale, rows, columns, soft, chunk_columns, of_rows)
+            of_rows, added = _accumulate(scale, rows, columns, soft, chunk, of_rows)
             terms = terms + added.soft_terms if soft else None
             seen = logit_block.merge(seen, added.log_sum_exp)
             return (of_rows, collectives.ring_shift((columns, seen, terms))), None
@@ -216,22 +213,21 @@ def _ring_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
         _, *of_columns = travelling  # after a full turn they are this device's own again
         of_columns = _RowState(*of_columns)
         loss = _mean_loss(of_rows, of_columns, soft, size * length)
-        return loss, (image_emb, text_emb, scale, metadata, positive, of_rows.log_sum_exp,
-                      of_columns.log_sum_exp)  # fmt: skip
+        log_sums = of_rows.log_sum_exp, of_columns.log_sum_exp
+        return loss, (image_emb, text_emb, scale, metadata, positive, log_sums)
 
     def backward(residuals, cotangents):
-        image_emb, text_emb, scale, metadata, positive, row_lse, column_lse = residuals
+        image_emb, text_emb, scale, metadata, positive, log_sums = residuals
         size, length = image_emb.shape[0], jax.lax.axis_size(BATCH_AXES)
-        rows = Operand(image_emb, collectives.global_index(size), positive, *metadata)
-        row_totals, column_totals = (logit_block.totals(s) for s in (row_lse, column_lse))
-        chunk_columns = collectives.chunk_size(size, size, chunk)
+        rows = collectives.local_operand(image_emb, positive, *metadata)
+        row_totals, column_totals = (logit_block.totals(s) for s in log_sums)
+        chunk = collectives.chunk_size(size, size, options.chunk)
 
         def step(carry, _):
             by_image, (columns, totals, by_text) = carry
             by_image, added = _accumulate_gradients(
-                scale, (rows, row_totals), (columns, totals), soft, chunk_columns, by_image,
-                both=True,
-            )  # fmt: skip
+                scale, (rows, row_totals), (columns, totals), soft, chunk, by_image, both=True
+            )
             return (by_image, collectives.ring_shift((columns, totals, by_text + added))), None
 
         zeros = _zeros(image_emb, positive)
@@ -239,32 +235,18 @@ def _ring_loss(soft: float, chunk: int, dtype: str) -> Callable[..., Any]:
         (by_image, (_, _, by_text)), _ = jax.lax.scan(step, start, length=length)
         return _input_gradients(cotangents[0], scale, image_emb, by_image, by_text, metadata)
 
-    return collectives.differentiable(forward, backward, dtype)
+    return collectives.differentiable(forward, backward, options.dtype)
 
 
-def _sharded(local: Callable[..., Any], mesh: Mesh) -> Loss:
-    """The loss as a function of global arrays."""
+def _sharded(make: Callable[[LossOptions], Local], mesh: Mesh, options: LossOptions) -> LossFn:
+    whole = collectives.sharded(mesh, make(options), "rrsr")
 
-    def loss(image_emb, text_emb, logit_scale, groups=None, topics=None):
-        inputs = (image_emb, text_emb, logit_scale, (groups, topics))
-        value, correct = collectives.shard_loss(mesh, local, "rrsr")(*inputs)
-        return value, {"accuracy": correct / (2 * image_emb.shape[0])}
+    def loss(image_emb, text_emb, logit_scale, logit_bias, groups=None, topics=None):
+        del logit_bias  # of all logits: it makes no difference
+        return whole(image_emb, text_emb, logit_scale, (groups, topics))
 
     return loss
 
 
-def all_gather(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "float32") -> Loss:
-    """Both towers gathered, logits in chunks; see the module.
-
-    Args:
-      mesh: over whose batch axes the embeddings are sharded.
-      soft: share of each target that goes to other pairs of the batch.
-      chunk: columns at a time; 0: chosen.
-      dtype: of the embeddings that travel and are multiplied.
-    """
-    return _sharded(_gathered_loss(soft, chunk, dtype), mesh)
-
-
-def ring(mesh: Mesh, *, soft: float = 0.0, chunk: int = 0, dtype: str = "float32") -> Loss:
-    """The texts permuted around the devices; see the module. Arguments as ``all_gather``'s."""
-    return _sharded(_ring_loss(soft, chunk, dtype), mesh)
+all_gather = functools.partial(_sharded, _gathered_loss)
+ring = functools.partial(_sharded, _ring_loss)
