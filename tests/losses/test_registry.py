@@ -56,3 +56,34 @@ def test_a_loss_from_outside_is_one_line(mesh, monkeypatch):
     assert described == "pairs_only, dense (its only implementation)"
     emb = jnp.eye(8)
     assert float(loss(emb, emb, 1.0, None)[0]) == 0
+
+
+def test_what_a_loss_does_not_have_is_named(mesh):
+    with pytest.raises(ValueError, match=r"loss\.implementation='ringg'.*all_gather"):
+        losses.build("softmax", "ringg", mesh)
+    with pytest.raises(ValueError, match=r"loss\.name='sigmoidal'"):
+        losses.build("sigmoidal", "ring", mesh)
+    with pytest.raises(ValueError, match=r"soft_targets=0.5 needs loss.name='softmax'"):
+        losses.build("sigmoid", "ring", mesh, soft=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "dim", "want"),
+    [
+        ({"data": 1}, 256, 512, "dense"),
+        ({"data": 1}, 32768, 512, "all_gather"),
+        ({"data": 8}, 32768, 512, "all_gather"),
+        ({"data": 8}, 1048576, 512, "ring"),
+    ],
+)
+def test_auto_says_why(sizes, batch, dim, want):
+    mesh = create_mesh(sizes, jax.devices()[: sizes["data"]])
+    implementation, why = losses.choose(mesh, batch, dim, 2)
+    assert implementation == want
+    assert "MiB" in why
+
+
+def test_auto_counts_what_soft_targets_need():
+    mesh = create_mesh({"data": 8})
+    assert losses.choose(mesh, 32768, 512, 2)[0] == "all_gather"
+    assert losses.choose(mesh, 32768, 512, 2, losses.MAX_TOPICS)[0] == "ring"
