@@ -50,7 +50,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
       Exception: any other that ``cli.exit_code`` knows.
     """
     from clip_jax import pretrained
-    from clip_jax.report import run_page
+    from clip_jax.report import examples
     from clip_jax.training import results, trainer
     from clip_jax.training import workdir as workdir_lib
 
@@ -69,7 +69,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
         result, stopped = {}, None
         try:
             this.train()
-            result = results.finish(this, run_page.write_run)
+            result = results.finish(this, examples.write_run)
         except trainer.Preempted as stop:
             stopped = stop
         finally:

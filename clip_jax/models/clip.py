@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from clip_jax.models import layers
 from clip_jax.models.layers import Execution
@@ -14,6 +15,9 @@ from clip_jax.models.resnet import ResNet, ResNetConfig
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.variants import ClipConfig, TokenizerSizes, resolve
 from clip_jax.models.vit import Microbatch, ViT, ViTConfig
+from clip_jax.runtime.mesh import PyTree
+
+TowerOptions = Mapping[str, int | float | str | Execution]  # what all towers are given
 
 # Paper section 2.5: the temperature starts at 0.07, and its inverse is clipped at 100.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -123,11 +127,11 @@ class ClipModel(nn.Module):
         return self.text_tower(tokens)
 
 
-def _vit(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
+def _vit(clip: ClipModel, options: TowerOptions) -> nn.Module:
     return ViT(clip.config.vision, patch_dropout=clip.patch_dropout, **options)
 
 
-def _resnet(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
+def _resnet(clip: ClipModel, options: TowerOptions) -> nn.Module:
     own = {k: options[k] for k in ("embed_dim", "execution")}
     return ResNet(clip.config.vision, batch_norm_group=clip.batch_norm_group, **own)
 
@@ -137,13 +141,15 @@ def _resnet(clip: ClipModel, options: Mapping[str, Any]) -> nn.Module:
 # with ``image_size``, ``width`` and ``num_heads``, and a variant that has it to
 # ``variants.VARIANTS``. The module maps (images float32[B, H, W, 3], train, microbatch) to
 # float32[B, E].
-IMAGE_TOWERS: dict[type, Callable[[ClipModel, Mapping[str, Any]], nn.Module]] = {
+IMAGE_TOWERS: dict[type, Callable[[ClipModel, TowerOptions], nn.Module]] = {
     ViTConfig: _vit,
     ResNetConfig: _resnet,
 }
 
 
-def probe_features(model: ClipModel, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+def probe_features(
+    model: ClipModel, variables: Mapping[str, PyTree], images: jax.Array
+) -> jax.Array:
     """What a linear probe sees of images: f32[B, F] (paper appendix A.3).
 
     A ViT's features before the projection into the shared space. A ResNet has no other than its
@@ -164,7 +170,7 @@ def normalize(x: jax.Array) -> jax.Array:
     return x * jnp.where(squares == 0, 0.0, scale)
 
 
-def build(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -> ClipModel:
+def build(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipModel:
     """The model that ``config.model`` describes; see ``resolve``.
 
     Raises:

@@ -7,7 +7,7 @@ The initialisers are those of openai/CLIP: the paper gives none, the released co
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # What scan and remat may keep between the passes; "none" keeps all, "full" recomputes all.
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
@@ -70,6 +70,17 @@ class Execution:
             unroll=1 if self.scan_layers else length,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
+
+
+def param(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    axes: tuple[str | None, ...],
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """A float32 parameter of ``module`` with the logical names of its axes."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
 def uniform(bound: float) -> Initializer:
@@ -134,20 +145,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, part: slice = slice(None)) -> jax.Array:
         shape = x.shape[x.ndim - self.contract :] + self.features
-        kernel = self.param(
-            "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), shape, jnp.float32
-        )
+        kernel = param(self, "kernel", self.kernel_init, self.axes, shape)
         kernel = kernel[(slice(None),) * self.contract + (part,)].astype(self.dtype)
         y = matmul(x.astype(self.dtype), kernel, self.contract)
         if self.bias_init is not None:
             # FSDP shards what is large; gathering a bias costs a collective and saves nothing.
             axes = tuple(None if a == "embed" else a for a in self.axes[self.contract :])
-            bias = self.param(
-                "bias",
-                nn.with_logical_partitioning(self.bias_init, axes),
-                self.features,
-                jnp.float32,
-            )
+            bias = param(self, "bias", self.bias_init, axes, self.features)
             y = y + bias[part].astype(self.dtype)
         return y
 
@@ -170,12 +174,15 @@ class LayerNorm(nn.Module):
         return norm(x).astype(x.dtype)
 
 
-class BlockInit:
-    """Initialisers of one residual block; see the two subclasses of the reference's choices."""
+class BlockInit(NamedTuple):
+    """Initialisers of one residual block."""
 
-    def __init__(self, qkv, out, fc, proj, fc_bias, proj_bias):
-        self.qkv, self.out, self.fc, self.proj = qkv, out, fc, proj
-        self.fc_bias, self.proj_bias = fc_bias, proj_bias
+    qkv: Initializer
+    out: Initializer
+    fc: Initializer
+    proj: Initializer
+    fc_bias: Initializer
+    proj_bias: Initializer
 
 
 def torch_block_init(width: int, mlp_width: int) -> BlockInit:

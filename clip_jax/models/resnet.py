@@ -66,15 +66,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = (x.shape[-1],)
-        scale = self.param(
-            "scale", nn.with_logical_partitioning(self.scale_init, (None,)), channels, jnp.float32
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
-            channels,
-            jnp.float32,
-        )
+        scale = layers.param(self, "scale", self.scale_init, (None,), channels)
+        bias = layers.param(self, "bias", nn.initializers.zeros, (None,), channels)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
@@ -197,11 +190,8 @@ class AttentionPool(nn.Module):
         scale = channels**-0.5
         normal, fan_in = nn.initializers.normal(scale), layers.uniform(scale)
         x = x.reshape(x.shape[0], -1, channels)
-        positions = self.param(
-            "position_embedding",
-            nn.with_logical_partitioning(normal, (None, "embed")),
-            (c.tokens, channels),
-            jnp.float32,
+        positions = layers.param(
+            self, "position_embedding", normal, (None, "embed"), (c.tokens, channels)
         )
         x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1) + positions.astype(x.dtype)
         x = constrain(x, "batch", None, None)
@@ -242,8 +232,7 @@ class ResNet(nn.Module):
         for i, channels in enumerate((c.width // 2, c.width // 2, c.width)):
             stride = 2 if i == 0 else 1
             x = Convolution(channels, 3, stride, self.execution.dtype, name=f"stem_conv_{i + 1}")(x)
-            x = BatchNorm(self.batch_norm_group, name=f"stem_norm_{i + 1}")(x, train)
-            x = nn.relu(x)
+            x = nn.relu(BatchNorm(self.batch_norm_group, name=f"stem_norm_{i + 1}")(x, train))
         x = _pool(x, 2)
         for i, blocks in enumerate(c.num_layers):
             x = Stage(

@@ -56,17 +56,12 @@ class TextTransformer(nn.Module):
         c = self.config
         if tokens.shape[1] > c.context_length:
             raise ValueError(f"tokens {tokens.shape} exceed context_length={c.context_length}")
-        table = self.param(
-            "token_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
-            (c.vocab_size, c.width),
-            jnp.float32,
+        normal = nn.initializers.normal
+        table = layers.param(
+            self, "token_embedding", normal(0.02), ("vocab", "embed"), (c.vocab_size, c.width)
         )
-        positions = self.param(
-            "position_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, "embed")),
-            (c.context_length, c.width),
-            jnp.float32,
+        positions = layers.param(
+            self, "position_embedding", normal(0.01), (None, "embed"), (c.context_length, c.width)
         )
         # Looked up in the whole table: from a sharded one XLA would move activations instead.
         table = constrain(table.astype(self.execution.dtype), None, None)
@@ -81,7 +76,7 @@ class TextTransformer(nn.Module):
         )(x, end)  # fmt: skip
         x = layers.LayerNorm(self.norm_epsilon, name="norm_final")(x)
         x = layers.Dense(
-            (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
+            (self.embed_dim,), ("embed", None), normal(c.width**-0.5),
             bias_init=nn.initializers.zeros if c.pool == "last" else None,
             dtype=self.execution.dtype, name="projection",
         )(x)  # fmt: skip

@@ -1,8 +1,9 @@
 """Sizes of a two-tower model, the named variants, and how a config changes them."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
+
+from ml_collections import ConfigDict
 
 from clip_jax.config.checks import require_choice
 from clip_jax.data.preprocess import OPENAI_MEAN, OPENAI_STD
@@ -96,7 +97,7 @@ class TokenizerSizes(Protocol):
     eot_id: int
 
 
-def resolve(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -> ClipConfig:
+def resolve(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipConfig:
     """The named variant with the config's overrides and the tokenizer's sizes put in.
 
     Args:
@@ -131,7 +132,7 @@ def resolve(model: Mapping[str, Any], tokenizer: TokenizerSizes | None = None) -
 Tower = TypeVar("Tower", ViTConfig, ResNetConfig, TextConfig)
 
 
-def _replaced(tower: Tower, model: Mapping[str, Any], group: str) -> Tower:
+def _replaced(tower: Tower, model: ConfigDict, group: str) -> Tower:
     """A tower's sizes with those of ``config.model[group]`` that are not None."""
     given = {k: v for k, v in dict(model[group]).items() if v is not None and k != "param_dtype"}
     legal = {f.name for f in dataclasses.fields(tower)}
@@ -144,7 +145,7 @@ def _replaced(tower: Tower, model: Mapping[str, Any], group: str) -> Tower:
     return dataclasses.replace(tower, **{k: _tuple(v) for k, v in given.items()})
 
 
-def _tuple(value: Any) -> Any:
+def _tuple(value: object) -> object:
     """A list, which is what a tuple becomes in JSON, back to a tuple."""
     return tuple(value) if isinstance(value, list) else value
 

@@ -121,12 +121,8 @@ class MapPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        query = self.param(
-            "query",
-            nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",)),
-            (width,),
-            jnp.float32,
-        )
+        normal = nn.initializers.normal(width**-0.5)
+        query = layers.param(self, "query", normal, ("embed",), (width,))
         query = jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], 1, width))
         attention = layers.Attention(
             self.num_heads, self.initial, dtype=self.dtype, name="attention"
@@ -174,12 +170,8 @@ class ViT(nn.Module):
         if c.stem:
             x = ConvStem(c.stem, self.execution.dtype, name="stem")(x)
         x = constrain(self._patches(x), "batch", None, None)
-        positions = self.param(
-            "position_embedding",
-            nn.with_logical_partitioning(POSITIONS[c.position_init](c), (None, "embed")),
-            (c.tokens, c.width),
-            jnp.float32,
-        )
+        init, shape = POSITIONS[c.position_init](c), (c.tokens, c.width)
+        positions = layers.param(self, "position_embedding", init, (None, "embed"), shape)
         x = x + positions[-x.shape[1] :].astype(self.execution.dtype)
         if train and self.patch_dropout > 0:
             x = self._drop_patches(x, microbatch)
@@ -196,7 +188,7 @@ class ViT(nn.Module):
                 self.execution.dtype, name="pool",
             )(x).astype(jnp.float32)  # fmt: skip
         x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))
-        self.sow("intermediates", "unprojected", x)  # see Clip.probe_features
+        self.sow("intermediates", "unprojected", x)  # see clip.probe_features
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),
             bias_init=None, dtype=self.execution.dtype, name="projection",
@@ -206,12 +198,8 @@ class ViT(nn.Module):
     def _with_class_token(self, x: jax.Array, position: jax.Array) -> jax.Array:
         """Prepends the class token and normalises: [B, N, D] -> [B, N + 1, D]."""
         width = self.config.width
-        token = self.param(
-            "class_embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("embed",)),
-            (width,),
-            jnp.float32,
-        )
+        normal = nn.initializers.normal(width**-0.5)
+        token = layers.param(self, "class_embedding", normal, ("embed",), (width,))
         first = (token + position).astype(self.execution.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         norm = layers.LayerNorm(self.norm_epsilon, name="norm_pre")

@@ -6,6 +6,7 @@ What is missing by now, or has changed, is left out.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals.datasets.resolve import DatasetSplits, resolve_all
 from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalSettings
-from clip_jax.report import types
+from clip_jax.report import run_page, types
 from clip_jax.report.titles import Titles
 
 SIZE = 160  # of the longer side, in pixels
@@ -94,6 +95,30 @@ def of_run(records: Sequence[tuple[Record, ImageDataset]]) -> dict[str, Sequence
     if row and (images := _thumbnails(test, row["images"])):
         fields["similarity"] = types.Similarity(images, row["texts"], np.array(row["cosines"]))
     return {name: shown for name, shown in fields.items() if shown}
+
+
+def write_run(
+    workdir: Path,
+    config_summary: Sequence[tuple[str, object]],
+    curves: Sequence[types.Details],
+    tested: Mapping[str, tuple[Record, ImageDataset]],
+) -> tuple[Path, Path]:
+    """Writes the report of a complete run into its workdir; see ``run_page.write_report``.
+
+    Args:
+      workdir: the run's folder, which names it.
+      config_summary: what was trained, in words.
+      curves: the records of its metrics.jsonl.
+      tested: by evaluator, the last record and the test set that it is of.
+    """
+    data = types.ReportData(
+        title=f"clip_jax: {workdir.name}",
+        config_summary=config_summary,
+        curves=curves,
+        results=results({name: record for name, (record, _) in tested.items()}),
+        **of_run(list(tested.values())),
+    )
+    return run_page.write_report(workdir, data)
 
 
 def _answers(query: types.Details, test: ImageDataset) -> list[tuple[np.ndarray, bool]] | None:
