@@ -15,12 +15,16 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from clip_jax import cli
 from clip_jax import config as config_lib
-from clip_jax.analysis.tpu_specs import devices_of
+from clip_jax.analysis.tpu_specs import Chip, devices_of
 from clip_jax.runtime.distributed import MISMATCH, OK
+
+if TYPE_CHECKING:
+    import jax
 
 SHOWN = 12  # collectives on screen; the JSON file has them all
 
@@ -59,7 +63,7 @@ class Report:
     link_seconds: float
     received: int
     between_slices: int
-    collectives: list[dict[str, Any]]
+    collectives: list[dict[str, str | int]]
     compile_seconds: float
 
     @property
@@ -75,7 +79,9 @@ class Report:
         return self.compute_seconds / self.step_seconds if self.step_seconds else 0.0
 
 
-def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> Report:
+def compile_step(
+    config: config_lib.ConfigDict, topology: str, devices: "list[jax.Device]", chip: Chip | None
+) -> Report:
     """Compiles the train step of a config for devices, and reports what it needs.
 
     Raises:
@@ -91,10 +97,10 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
     sizes = config.mesh.to_dict()
     on = mesh.create_mesh(sizes, devices)
     mesh.local_rows(on, config.train.batch_size)  # complains of a batch that cannot be divided
-    model = clip.build(config.model, _Sizes(config))
+    model = clip.build(config.model, _tokenizer_sizes(config))
     made = program.build(config, model, on, total_steps=2**30)
     started, problem = time.perf_counter(), ""
-    needs, found = hlo.Memory(0, 0, 0, 0), []
+    memory, collectives = hlo.Memory(0, 0, 0, 0), []
     batch = program.abstract_batch(config, model, on)
     with jax.set_mesh(on):
         lowered = made.train_step.lower(made.abstract, batch)
@@ -105,9 +111,9 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
                 raise
             problem = _first_line(str(error))
         else:
-            needs, found = hlo.memory(result), hlo.collectives(_text(result))
-    between = sum(c.received for c in found if c.kind == hlo.BETWEEN_SLICES)
-    received = sum(c.received for c in found) - between
+            memory, collectives = hlo.memory(result), hlo.collectives(_text(result))
+    between = sum(c.received for c in collectives if c.kind == hlo.BETWEEN_SLICES)
+    received = sum(c.received for c in collectives) - between
     work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
     return Report(
         topology=topology,
@@ -115,7 +121,7 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
         mesh={**on.shape, "slices": sizes["slices"]},
         batch=config.train.batch_size,
         loss=made.loss,
-        memory={**dataclasses.asdict(needs), "total": needs.total},
+        memory={**dataclasses.asdict(memory), "total": memory.total},
         capacity=chip.memory if chip else 0,
         fits=not problem,
         problem=problem,
@@ -124,12 +130,12 @@ def compile_step(config: Any, topology: str, devices: list[Any], chip: Any) -> R
         link_seconds=received / chip.link if chip else 0.0,
         received=received,
         between_slices=between,
-        collectives=[dataclasses.asdict(c) for c in found],
+        collectives=[dataclasses.asdict(c) for c in collectives],
         compile_seconds=time.perf_counter() - started,
     )
 
 
-def _text(result: Any) -> str:
+def _text(result: "jax.stages.Compiled") -> str:
     import jax
 
     try:
@@ -141,22 +147,21 @@ def _text(result: Any) -> str:
         ) from None
 
 
-class _Sizes:
-    """What a model takes of a tokenizer, without the tokenizer: its model file need not be here."""
-
-    def __init__(self, config: Any):
-        self.context_length = config.tokenizer.context_length
-        clip_own = config.tokenizer.name == "clip"
-        self.vocab_size = 49408 if clip_own else config.tokenizer.vocab_size
-        self.eot_id = 49407 if clip_own else 1
+def _tokenizer_sizes(config: config_lib.ConfigDict) -> SimpleNamespace:
+    """What a model takes of a tokenizer, whose model file need not be here."""
+    c = config.tokenizer
+    vocab_size, eot_id = (49408, 49407) if c.name == "clip" else (c.vocab_size, 1)
+    return SimpleNamespace(context_length=c.context_length, vocab_size=vocab_size, eot_id=eot_id)
 
 
 def _first_line(text: str) -> str:
-    found = re.search(r"[^\n]*(?:Ran out of|exceeded|Exceeded|memory)[^\n]*", text)
-    return (found[0] if found else text.strip().splitlines()[0]).strip()[:300]
+    match = re.search(r"[^\n]*(?:Ran out of|exceeded|Exceeded|memory)[^\n]*", text)
+    return (match[0] if match else text.strip().splitlines()[0]).strip()[:300]
 
 
-def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> Report | None:
+def largest_batch(
+    config: config_lib.ConfigDict, topology: str, devices: "list[jax.Device]", chip: Chip | None
+) -> Report | None:
     """The report of the largest global batch that fits, to within an eighth; None if none does.
 
     Begins with the config's own. Batches are multiples of all that has to divide them: the batch
@@ -165,10 +170,10 @@ def largest_batch(config: Any, topology: str, devices: list[Any], chip: Any) -> 
     from clip_jax.runtime import mesh
 
     config = config.copy_and_resolve_references()
-    pieces = config.train.num_microbatches
+    parts = config.train.num_microbatches
     shards = mesh.batch_shards(mesh.create_mesh(config.mesh.to_dict(), devices))
     unit = math.lcm(
-        shards * pieces, config.loss.chunk_size or 1, (config.model.batch_norm_group or 1) * pieces
+        shards * parts, config.loss.chunk_size or 1, (config.model.batch_norm_group or 1) * parts
     )
     best, low, high = None, 0, 0  # in units: fits, does not fit
     count = max(1, config.train.batch_size // unit)
@@ -235,22 +240,15 @@ def table(r: Report) -> str:
     return "\n".join(lines)
 
 
-def as_dict(r: Report) -> dict[str, Any]:
+def as_dict(r: Report) -> dict[str, object]:
     """A report for programs; without the figures of a program that was not made."""
-    found = dataclasses.asdict(r) | {"step_seconds": r.step_seconds, "best_mfu": r.best_mfu}
-    if r.problem:
-        for key in ("memory", "received", "between_slices", "collectives", "link_seconds",
-                    "step_seconds", "best_mfu"):  # fmt: skip
-            found[key] = None
-    return found
+    fields = dataclasses.asdict(r) | {"step_seconds": r.step_seconds, "best_mfu": r.best_mfu}
+    unknown = ("memory", "received", "between_slices", "collectives", "link_seconds",
+               "step_seconds", "best_mfu")  # fmt: skip
+    return fields | dict.fromkeys(unknown) if r.problem else fields
 
 
-def _write(path: str | None, found: dict[str, Any]) -> None:
-    if path:
-        Path(path).write_text(json.dumps(found, indent=2) + "\n")
-
-
-def parse(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
+def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, argparse.Namespace]:
     """The config and the flags of a command line.
 
     Raises:
@@ -294,11 +292,13 @@ def _command(arguments: list[str]) -> int:
             report = largest_batch(config, flags.topology, devices, chip)
     if report is None:
         print("not even the smallest batch fits", file=sys.stderr)
-        _write(flags.json, {"topology": flags.topology, "fits": False})
-        return MISMATCH
-    print(table(report))
-    _write(flags.json, as_dict(report))
-    return OK if report.fits else MISMATCH
+        fields = {"topology": flags.topology, "fits": False}
+    else:
+        print(table(report))
+        fields = as_dict(report)
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(fields, indent=2) + "\n")
+    return OK if fields["fits"] else MISMATCH
 
 
 def main(arguments: list[str] | None = None) -> int:

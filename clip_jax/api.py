@@ -99,12 +99,11 @@ class Clip:
         )  # fmt: skip
 
     def as_evaluated(self, name: str = "") -> EvalModel:
-        """The model as ``evals.suite`` takes it; ``name`` is what results call it."""
-        found = combined(fingerprint(self._variables))
-        facts = [found, self.fingerprint, str(self._model.execution.dtype)]
+        """The model as ``evals.runner`` takes it; ``name`` is what results call it."""
+        numbers, dtype = combined(fingerprint(self._variables)), str(self._model.execution.dtype)
         return EvalModel(
             name or Path(self.weights.source).name,
-            json_digest(facts),
+            json_digest([numbers, self.fingerprint, dtype]),
             self.embedder,
             self.tokenize,
             self.preprocess,
@@ -260,5 +259,5 @@ def load(
       LayoutError, WeightFileError: the files cannot be used; the message says why.
       ValueError: see ``Clip``.
     """
-    found = pretrained.find(name_or_path, layout=layout, activation=activation, heads=heads)
-    return Clip(found, batch_size=batch_size, dtype=dtype, devices=devices)
+    weights = pretrained.find(name_or_path, layout=layout, activation=activation, heads=heads)
+    return Clip(weights, batch_size=batch_size, dtype=dtype, devices=devices)

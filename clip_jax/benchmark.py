@@ -6,6 +6,7 @@ fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hou
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -93,9 +94,7 @@ def _command(arguments: list[str]) -> int:
     return OK
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    return cli.run_command(_command, arguments)
+main = functools.partial(cli.run_command, _command)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m clip_jax.convert SRC DST --to=hugging_face
 """
 
+import functools
 import sys
 
 import jax
@@ -74,9 +75,7 @@ def _command(arguments: list[str]) -> int:
     return distributed.OK
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    return cli.run_command(_command, arguments)
+main = functools.partial(cli.run_command, _command)
 
 
 if __name__ == "__main__":

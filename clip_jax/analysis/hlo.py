@@ -9,7 +9,10 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jax.stages import Compiled
 
 # The kind of what passes between slices, through their hosts and the data centre's network.
 BETWEEN_SLICES = "between slices"
@@ -73,8 +76,8 @@ class Memory:
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
-def memory(compiled: Any) -> Memory:
-    """The memory of a ``jax.stages.Compiled``."""
+def memory(compiled: "Compiled") -> Memory:
+    """The memory of a compiled program."""
     m = compiled.memory_analysis()
     return Memory(
         m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes,
@@ -90,7 +93,7 @@ def collectives(text: str) -> list[Collective]:
     """
     bodies = _computations(text)
     runs = _runs(bodies)
-    found: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
+    sums: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for name, lines in bodies.items():
         starts = any('"AsyncCollectiveStart"' in line for line in lines)
         for line in lines if runs[name] else ():
@@ -99,10 +102,10 @@ def collectives(text: str) -> list[Collective]:
                 continue
             kind, shapes, devices = read
             words = " ".join(f"{t}[{d}]" for t, d in shapes)
-            entry = found[kind, words, devices]
+            entry = sums[kind, words, devices]
             entry[0] += runs[name]
             entry[1] += runs[name] * _received(kind, sum(_size(*s) for s in shapes), devices)
-    made = [Collective(k, s, d, c, r) for (k, s, d), (c, r) in found.items() if r]
+    made = [Collective(k, s, d, c, r) for (k, s, d), (c, r) in sums.items() if r]
     return sorted(made, key=lambda c: -c.received)
 
 

@@ -10,9 +10,12 @@ says there is when a program needs more: a little less than the chip has.
 import dataclasses
 import importlib.util
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clip_jax.config import ConfigError
+
+if TYPE_CHECKING:
+    import jax
 
 _TOPOLOGY = re.compile(
     r"(?P<kind>[a-z0-9]+):(?P<shape>[1-9]\d*(x[1-9]\d*)*)(\*(?P<slices>[1-9]\d*))?"
@@ -47,7 +50,7 @@ CHIPS: dict[str, Chip] = {
 }
 
 
-def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
+def devices_of(topology: str) -> "tuple[list[jax.Device], Chip | None]":
     """The devices of a topology, and what is known of the chip (None for CPUs).
 
     Raises:
@@ -70,14 +73,14 @@ def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
         raise ConfigError("TPU topologies need libtpu: pip install '.[tpu]'")
     from jax.experimental import topologies
 
-    options: dict[str, Any] = dict(CHIPS[kind].options)
+    options: dict[str, str | int] = dict(CHIPS[kind].options)
     if slices > 1:
         options["num_slices"] = slices
     try:
-        found = topologies.get_topology_desc(
+        described = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{kind}:{shape}", **options
         )
     except Exception as error:  # libtpu's are of many kinds
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"--topology={topology}: {first}") from None
-    return list(found.devices), CHIPS[kind]
+    return list(described.devices), CHIPS[kind]

@@ -10,7 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 KEYS = ("CLIP_JAX_COORDINATOR", "CLIP_JAX_PROCESSES", "CLIP_JAX_PROCESS_ID")
 # What the kernel calls TPU chips: up to v4 and since v5e. (vfio lists other devices too, hence
@@ -29,7 +29,7 @@ class Decision(NamedTuple):
     """
 
     join: bool
-    arguments: dict[str, Any]
+    arguments: dict[str, str | int]
     why: str
 
 
@@ -90,21 +90,21 @@ def _metadata_server_answers(env: Mapping[str, str]) -> bool:
     """
     host = env.get("GCE_METADATA_IP") or "metadata.google.internal"
     url = f"http://{host}/computeMetadata/v1/instance/attributes/agent-worker-number"
-    found = threading.Event()
+    on_tpu = threading.Event()
     done = threading.Event()
 
     def ask():
         for _ in range(3):
             answer = _get(url)
             if answer == 200:
-                found.set()
+                on_tpu.set()
             if answer is not None:  # it is there, and knows or does not
                 break
         done.set()
 
     threading.Thread(target=ask, name="metadata", daemon=True).start()
     done.wait(METADATA_SECONDS)
-    return found.is_set()
+    return on_tpu.is_set()
 
 
 def _get(url: str) -> int | None:

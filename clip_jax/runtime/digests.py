@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from typing import Any
 
 
-def json_digest(value: Any) -> str:
+def json_digest(value: object) -> str:
     """sha256 (hex) over a JSON-like value; what JSON does not know counts by its ``str``."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -12,7 +12,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from clip_jax.runtime import cluster
 
@@ -88,41 +87,31 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
+def _gathered(number: int) -> list[int]:
+    """The 32-bit number of each process, the lead's first."""
+    import jax
+
+    if jax.process_count() == 1:
+        return [number]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return np.ravel(multihost_utils.process_allgather(np.uint32(number))).tolist()
+
+
 def all_hosts(ok: bool) -> bool:
     """True on every process if ``ok`` is true on every process. All must call it."""
-    import jax
-
-    if jax.process_count() == 1:
-        return ok
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+    return all(_gathered(ok))
 
 
-def identical_on_all_hosts(value: Any) -> bool:
+def identical_on_all_hosts(value: object) -> bool:
     """Whether ``value`` prints alike on all processes. All must call it."""
-    import jax
-
-    if jax.process_count() == 1:
-        return True
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(value).encode())))
-    return len(set(np.ravel(sums).tolist())) == 1
+    return len(set(_gathered(zlib.crc32(repr(value).encode())))) == 1
 
 
 def broadcast_from_lead(number: int) -> int:
     """The lead's 32-bit number, on every process. All must call it."""
-    import jax
-
-    if jax.process_count() == 1:
-        return number
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+    return _gathered(number)[0]
 
 
 def barrier(name: str) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 
 from clip_jax.runtime import distributed
 from clip_jax.runtime.digests import json_digest
+from clip_jax.runtime.mesh import PyTree
 
 
 class Mismatch(ValueError):
@@ -46,11 +46,11 @@ def _leaf_fingerprint(x: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _fingerprints(tree: Any) -> list[jax.Array]:
+def _fingerprints(tree: PyTree) -> list[jax.Array]:
     return [_leaf_fingerprint(x) for x in jax.tree.leaves(tree)]
 
 
-def fingerprint(tree: Any) -> dict[str, str]:
+def fingerprint(tree: PyTree) -> dict[str, str]:
     """Path of each leaf -> 16 hex digits that identify its contents on any mesh."""
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     sums = jax.device_get(_fingerprints(tree))
@@ -71,7 +71,7 @@ def file_digests(folder: Path, share: int = 0, of: int = 1) -> dict[str, str]:
     }
 
 
-def _described(tree: Any) -> dict[str, str]:
+def _described(tree: PyTree) -> dict[str, str]:
     """Path of each array of a tree -> its type and shape."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {
@@ -81,7 +81,7 @@ def _described(tree: Any) -> dict[str, str]:
     }
 
 
-def check_tree(step: int, fingerprints: dict[str, str], stored: Any, wanted: Any) -> None:
+def check_tree(step: int, fingerprints: dict[str, str], stored: PyTree, wanted: PyTree) -> None:
     """Compares the arrays of a step with those of the present model.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from clip_jax.training.state import TrainState
 
 def from_weights(
     fresh: TrainState,
-    found: weights.Weights,
+    pretrained: weights.Weights,
     name: str,
     config: ClipConfig,
     tokenizer: Tokenizer,
@@ -28,22 +27,21 @@ def from_weights(
     Position embeddings are resized to the config's resolution and context length.
 
     Args:
-      fresh: step 0 of a run; its optimizer state is kept.
-      found: the weights.
+      fresh: step 0 of a run; its optimizer state stays.
+      pretrained: the weights.
       name: config key ``model.init_from``, for messages.
-      config: the model of the run.
-      tokenizer, preprocess: those of the run.
+      config, tokenizer, preprocess: those of the run.
 
     Raises:
       LayoutError: the weights are of another model, or were trained with another tokenizer; names
         what differs.
     """
-    if found.config.vision.image_size != config.vision.image_size:
-        found = resize.for_image_size(found, config.vision.image_size)
-    if found.config.text.context_length != config.text.context_length:
-        found = resize.for_context_length(found, config.text.context_length)
-    check(found, name, config, tokenizer, preprocess)
-    variables = {"batch_stats": {}, **found.variables}
+    if pretrained.config.vision.image_size != config.vision.image_size:
+        pretrained = resize.for_image_size(pretrained, config.vision.image_size)
+    if pretrained.config.text.context_length != config.text.context_length:
+        pretrained = resize.for_context_length(pretrained, config.text.context_length)
+    check(pretrained, name, config, tokenizer, preprocess)
+    variables = {"batch_stats": {}, **pretrained.variables}
 
     def placed(old: jax.Array, new: np.ndarray) -> jax.Array:
         # Each device takes its part: no device ever holds the whole model.
@@ -53,31 +51,26 @@ def from_weights(
 
     params = jax.tree.map(placed, fresh.params, variables["params"])
     stats = jax.tree.map(placed, fresh.batch_stats, variables["batch_stats"])
-    ema = fresh.ema
-    if ema is not None:
-        ema = jax.tree.map(placed, ema, variables)
+    ema = None if fresh.ema is None else jax.tree.map(placed, fresh.ema, variables)
     return fresh.replace(params=params, batch_stats=stats, ema=ema)
 
 
 def check(
-    found: weights.Weights,
+    pretrained: weights.Weights,
     name: str,
     config: ClipConfig,
     tokenizer: Tokenizer,
     preprocess: Preprocess,
 ) -> None:
-    """Whether a run can begin from weights; arguments as ``from_weights``'s.
-
-    Raises:
-      LayoutError: it cannot; names what differs.
-    """
-    different = _differences(_described(found.config), _described(config))
-    if found.tokenizer is not None and found.tokenizer.fingerprint != tokenizer.fingerprint:
-        different.append(f"the tokenizer ({found.tokenizer.name} of other content or cleaning)")
+    """Whether a run can begin from weights; arguments and error as ``from_weights``'s."""
+    different = _differences(_described(pretrained.config), _described(config))
+    theirs = pretrained.tokenizer
+    if theirs is not None and theirs.fingerprint != tokenizer.fingerprint:
+        different.append(f"the tokenizer ({theirs.name} of other content or cleaning)")
     for key in ("resize", "interpolation"):
-        theirs, ours = getattr(found.preprocess, key), getattr(preprocess, key)
-        if theirs != ours:
-            different.append(f"{'data.' if key == 'resize' else ''}{key}: {theirs!r} -> {ours!r}")
+        old, new = getattr(pretrained.preprocess, key), getattr(preprocess, key)
+        if old != new:
+            different.append(f"{'data.' if key == 'resize' else ''}{key}: {old!r} -> {new!r}")
     if different:
         raise LayoutError(
             f"model.init_from={name} does not fit this config; different (weights -> "
@@ -85,7 +78,7 @@ def check(
         )
 
 
-def _described(config: ClipConfig) -> dict[str, Any]:
+def _described(config: ClipConfig) -> dict[str, object]:
     return dataclasses.asdict(config) | {
         "image_tower": weights.model_to_dict(config)["image_tower"]
     }
@@ -96,7 +89,7 @@ _FREE = ("vision.position_init",)
 
 
 def _differences(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+    stored: Mapping[str, object], wanted: Mapping[str, object], prefix: str = ""
 ) -> list[str]:
     lines = []
     for key in wanted:

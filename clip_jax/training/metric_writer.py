@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clip_jax.runtime.atomic import write_atomically
+
+Scalars = Mapping[str, float]  # a record of metrics.jsonl
 
 
 def duration(seconds: float) -> str:
@@ -16,13 +17,11 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "?"
     s = max(0, round(seconds))
-    if s < 60:
-        return f"{s}s"
-    if s < 3600:
-        return f"{s // 60}m{s % 60:02d}s"
-    if s < 86400:
-        return f"{s // 3600}h{s % 3600 // 60:02d}m"
-    return f"{s // 86400}d{s % 86400 // 3600:02d}h"
+    for unit, part, size in (("d", "h", 3600), ("h", "m", 60), ("m", "s", 1)):
+        whole = size * (24 if unit == "d" else 60)
+        if s >= whole:
+            return f"{s // whole}{unit}{s % whole // size:02d}{part}"
+    return f"{s}s"
 
 
 class Clock:
@@ -61,7 +60,7 @@ class Clock:
         self._mark, self._step, self._waited = time.perf_counter(), step, waited
 
 
-def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
+def progress_line(r: Scalars, total_steps: int) -> str:
     """One line about the training record ``r`` (see ``trainer.py`` for its fields)."""
     left = (total_steps - r["step"]) * r["seconds_per_step"]
     return (
@@ -77,7 +76,7 @@ def progress_line(r: Mapping[str, Any], total_steps: int) -> str:
     )
 
 
-def evaluation_line(values: Mapping[str, float]) -> str:
+def evaluation_line(values: Scalars) -> str:
     """One line about an evaluation's numbers: shares in percent, counts whole."""
     parts = []
     for key, value in values.items():
@@ -94,7 +93,7 @@ class Writer:
 
     Opened at a step, it first drops the records beyond that step: those of steps that a killed
     launch did after its last checkpoint, and that are about to be done again. Where that would be
-    all of them, the file is kept under another name instead: a run that begins anew in a used
+    all of them, the file is kept under another name instead: a run that starts over in a used
     folder has no checkpoint to show for what it replaces.
     """
 
@@ -121,7 +120,7 @@ class Writer:
             self.path.rename(self.path.with_name(f"{self.path.stem}-{stamp}.jsonl"))
         write_atomically(self.path, "".join(map(_line, kept)).encode())
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Scalars) -> None:
         """Appends one record; it must have "step"."""
         self._file.write(_line(record))
         if self._events is not None:
@@ -136,20 +135,20 @@ class Writer:
             self._events.close()
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def _line(record: Scalars) -> str:
     """A line of JSON. It has no word for NaN and infinity: they become null."""
     wrong = {k: None for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
     return json.dumps({**record, **wrong}, allow_nan=False) + "\n"
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, float]]:
     """The records of a metrics.jsonl, null as NaN; a line that a kill cut short is left out."""
     records = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                found = json.loads(line)
+                record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            records.append({k: math.nan if v is None else v for k, v in found.items()})
+            records.append({k: math.nan if v is None else v for k, v in record.items()})
     return records

@@ -1,14 +1,16 @@
 """Learning-rate schedule, weight-decay mask and the optax chain (paper section 2.5, Table 18)."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import optax
+from ml_collections import ConfigDict
 from optax import contrib
 
 from clip_jax.config.checks import require_choice
+from clip_jax.runtime.mesh import PyTree
 from clip_jax.training import stochastic_rounding
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -16,12 +18,8 @@ Schedule = Callable[[jax.Array], jax.Array]
 # Parameters that are not decayed, by the last part of their path. "All weights that are not gains
 # or biases" (section 2.5) leaves the class embedding open: a single vector added to one token acts
 # as a bias and is treated as one. open_clip also spares the position embeddings.
-NO_DECAY: dict[str, frozenset[str]] = {
-    "paper": frozenset({"bias", "scale", "logit_scale", "logit_bias", "class_embedding"}),
-    "open_clip": frozenset(
-        {"bias", "scale", "logit_scale", "logit_bias", "class_embedding", "position_embedding"}
-    ),
-}
+_PAPER = frozenset({"bias", "scale", "logit_scale", "logit_bias", "class_embedding"})
+NO_DECAY = {"paper": _PAPER, "open_clip": _PAPER | {"position_embedding"}}
 
 
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
@@ -47,7 +45,11 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
     return schedule
 
 
-def decay_mask(rule: str) -> Callable[[Any], Any]:
+def _names(path: tuple[object, ...]) -> list[str]:
+    return [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+
+
+def decay_mask(rule: str) -> Callable[[optax.Params], PyTree]:
     """A function from parameters to a tree of booleans: True is decayed.
 
     Raises:
@@ -55,14 +57,10 @@ def decay_mask(rule: str) -> Callable[[Any], Any]:
     """
     require_choice("optim.decay_rule", rule, NO_DECAY)
 
-    def mask(params):
-        def decayed(path, _):
-            names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-            return names[-1] not in NO_DECAY[rule]
+    def decayed(path, _):
+        return _names(path)[-1] not in NO_DECAY[rule]
 
-        return jax.tree_util.tree_map_with_path(decayed, params)
-
-    return mask
+    return lambda params: jax.tree_util.tree_map_with_path(decayed, params)
 
 
 # Matrices that Muon orthogonalises: the weights of the blocks, [inputs, outputs] or stacked, and
@@ -78,8 +76,8 @@ _MATRICES = {
 _CONVOLUTION = contrib.MuonDimensionNumbers(reduction_axis=(-4, -3, -2), output_axis=(-1,))
 
 
-def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
-    names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+def _matrix(path: tuple[object, ...]) -> contrib.MuonDimensionNumbers | None:
+    names = _names(path)
     if names[-1] != "kernel":
         return None
     if "stem" in names:
@@ -87,29 +85,20 @@ def _matrix(path: tuple[Any, ...]) -> contrib.MuonDimensionNumbers | None:
     return _MATRICES[names[-2]] if "encoder" in names else None
 
 
-def _adam(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
+def _adam(optim: ConfigDict, seed: int) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=optim["beta1"], b2=optim["beta2"], eps=optim["eps"])
-    return (
-        adam
-        if optim["moment_dtype"] == "float32"
-        else stochastic_rounding.with_bf16_state(adam, seed)
-    )
+    if optim["moment_dtype"] == "float32":
+        return adam
+    return stochastic_rounding.with_bf16_state(adam, seed)
 
 
-def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
+def _muon(optim: ConfigDict, seed: int) -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for the rest (Jordan et al. 2024; Liu et al. 2025,
     arXiv 2502.16982, whose scaling lets the learning rates of AdamW carry over).
     """
 
-    def label(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "adam" if _matrix(path) is None else "muon", params
-        )
-
-    def dimensions(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: _matrix(path) or optax.MaskedNode(), params
-        )
+    def by_matrix(of: Callable, params: optax.Params) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: of(_matrix(path)), params)
 
     def like_adam(path, update):
         """An orthogonal matrix scaled to the root mean square that Adam's updates have."""
@@ -121,10 +110,13 @@ def _muon(optim: Mapping[str, Any], seed: int) -> optax.GradientTransformation:
         contrib.scale_by_muon(
             beta=optim["muon_momentum"],
             ns_steps=optim["muon_ns_steps"],
-            weight_dimension_numbers=dimensions,
+            weight_dimension_numbers=functools.partial(
+                by_matrix, lambda axes: axes or optax.MaskedNode()
+            ),
         ),
         optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(like_adam, u)),
     )
+    label = functools.partial(by_matrix, lambda axes: "adam" if axes is None else "muon")
     return optax.partition({"muon": muon, "adam": _adam(optim, seed)}, label)
 
 
@@ -137,14 +129,14 @@ def _scaled_text(rate: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
-OPTIMIZERS: dict[str, Callable[[Mapping[str, Any], int], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[ConfigDict, int], optax.GradientTransformation]] = {
     "adamw": _adam,
     "muon": _muon,
 }
 
 
 def build(
-    optim: Mapping[str, Any],
+    optim: ConfigDict,
     warmup_steps: int,
     total_steps: int,
     seed: int = 0,
@@ -178,7 +170,7 @@ def build(
     return tx, schedule
 
 
-def rate(schedule: Schedule, opt_state: Any) -> jax.Array:
+def rate(schedule: Schedule, opt_state: optax.OptState) -> jax.Array:
     """The learning rate of the next update: that of the updates made, not of the steps done.
 
     The two differ by the steps that were left out because something was not finite.

@@ -7,11 +7,13 @@ bfloat16 has 8 bits. Stochastic rounding picks the neighbour above or below with
 proportion to how near it is, so that the stored number is right on average.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from clip_jax.runtime.mesh import PyTree
 
 
 def stochastic_round(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -27,24 +29,19 @@ def stochastic_round(key: jax.Array, x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(rounded, jnp.float32).astype(jnp.bfloat16)
 
 
-def _rounded(key: jax.Array, tree: Any) -> Any:
+def _keys(key: jax.Array, tree: PyTree) -> PyTree:
+    """A key for each leaf of a tree."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))
-    return jax.tree.unflatten(
-        structure,
-        [
-            stochastic_round(k, x) if x.dtype == jnp.float32 else x
-            for k, x in zip(keys, leaves, strict=False)
-        ],
-    )
+    return jax.tree.unflatten(structure, list(keys)[: len(leaves)])
 
 
-def upcast(tree: Any) -> Any:
+def upcast(tree: PyTree) -> PyTree:
     """Casts every bfloat16 of a tree to float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
 
 
-def cast_text_params(params: Any) -> Any:
+def cast_text_params(params: optax.Params) -> optax.Params:
     """Casts the text tower's weights, not its gains and biases, to bfloat16."""
 
     def cast(path, x):
@@ -63,7 +60,7 @@ class Bf16State(NamedTuple):
     """Number of updates made, and the state of the inner optimizer."""
 
     count: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def with_bf16_state(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
@@ -82,7 +79,11 @@ def with_bf16_state(inner: optax.GradientTransformation, seed: int) -> optax.Gra
 
     def update(updates, state, params=None):
         updates, new = inner.update(updates, upcast(state.inner), params)
-        return updates, Bf16State(state.count + 1, _rounded(_key(seed, 0, state.count), new))
+        keys = _keys(_key(seed, 0, state.count), new)
+        rounded = jax.tree.map(
+            lambda k, x: stochastic_round(k, x) if x.dtype == jnp.float32 else x, keys, new
+        )
+        return updates, Bf16State(state.count + 1, rounded)
 
     return optax.GradientTransformation(init, update)
 
@@ -106,17 +107,14 @@ def with_bf16_params(
     def update(updates, state, params):
         upcast_params = upcast(params)
         updates, new = inner.update(updates, state.inner, upcast_params)
-        leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(_key(seed, 1, state.count), max(len(leaves), 1))
+        keys = _keys(_key(seed, 1, state.count), params)
 
         def rounded(key, stored, old, update):
             if stored.dtype != jnp.bfloat16:
                 return update
             return stochastic_round(key, old + update).astype(jnp.float32) - old
 
-        keys = jax.tree.unflatten(structure, list(keys)[: len(leaves)])
-        return jax.tree.map(rounded, keys, params, upcast_params, updates), Bf16State(
-            state.count + 1, new
-        )
+        updates = jax.tree.map(rounded, keys, params, upcast_params, updates)
+        return updates, Bf16State(state.count + 1, new)
 
     return optax.GradientTransformation(init, update)
