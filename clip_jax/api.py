@@ -226,7 +226,7 @@ class Clip:
             images, "convert"
         )
         pending = iter([images] if single else images)
-        # Pillow lets go of the interpreter while it decodes and resizes.
+        # Pillow releases the interpreter lock while it decodes and resizes.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             while batch := list(itertools.islice(pending, self._batch_size)):
                 yield np.stack(list(pool.map(self.preprocess, batch)))
@@ -248,7 +248,7 @@ def load(
       name_or_path: a file or folder of weights (see ``clip_jax.interop.weights``), the workdir of
         a run of ours, or the id of a model on the Hugging Face hub ("openai/clip-vit-base-patch32";
         needs the extra ``hub``: huggingface_hub).
-      layout, activation, heads: for lone files that do not tell; see
+      layout, activation, heads: for lone files that do not say; see
         ``clip_jax.interop.weights.read``.
       batch_size: images or texts on the devices at once, at most.
       dtype: of the computation, "float32" or "bfloat16".

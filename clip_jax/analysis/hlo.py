@@ -62,7 +62,7 @@ class Memory:
 
     Attributes:
       arguments, outputs, temporaries: as XLA says.
-      aliased: of the outputs, what takes the place of (donated) arguments.
+      aliased: of the outputs, what reuses (donated) arguments.
     """
 
     arguments: int

@@ -35,6 +35,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file in the place of what is there; see ``whole_file``."""
+    """Writes a file, replacing what is there; see ``whole_file``."""
     with whole_file(path) as partial:
         partial.write_bytes(data)

@@ -25,7 +25,7 @@ class Decision(NamedTuple):
     Attributes:
       join: call ``jax.distributed.initialize``.
       arguments: what to call it with; empty: JAX finds out by itself.
-      why: in words; empty where there is nothing to say.
+      why: in words; empty where there is nothing to report.
     """
 
     join: bool
@@ -55,7 +55,7 @@ def decide(env: Mapping[str, str]) -> Decision:
 
 
 def _decide_tpu(env: Mapping[str, str]) -> Decision:
-    """On GKE, variables tell; on a TPU VM, the metadata server does."""
+    """Looks at the variables of GKE, and at the metadata server of a TPU VM."""
     for key in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         hosts = [h for h in env.get(key, "").split(",") if h]
         slices = int(env.get("MEGASCALE_NUM_SLICES") or 1)
@@ -108,7 +108,7 @@ def _metadata_server_answers(env: Mapping[str, str]) -> bool:
 
 
 def _get(url: str) -> int | None:
-    """The status of an HTTP GET; None if nobody answers."""
+    """The status of an HTTP GET; None without an answer."""
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:
         with urllib.request.urlopen(request, timeout=4) as response:

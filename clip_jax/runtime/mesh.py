@@ -98,7 +98,7 @@ def _check_slices(slices: int, shape: Sequence[int], devices: Sequence[jax.Devic
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Number of pieces into which the batch is cut."""
+    """Number of shards of the batch."""
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
@@ -184,7 +184,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 def put_batch(mesh: Mesh, local: Tree, batch: int) -> Tree:
     """Makes global arrays from this process's rows of each array of a tree.
 
-    JAX wants the rows of a process in ascending order of their place in the batch, each once:
+    JAX wants the rows of a process in ascending order of their position in the batch, each once:
     the order of ``local_rows``.
     """
     sharding = batch_sharding(mesh)

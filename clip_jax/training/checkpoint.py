@@ -206,7 +206,7 @@ class Checkpoints:
         self._orbax.reload()
 
     def close(self) -> bool:
-        """Waits for what is under way and lets go of the folder; see ``finish``."""
+        """Waits for what is under way and closes the folder; see ``finish``."""
         ok = self.finish()
         try:
             self._orbax.close()

@@ -1,4 +1,4 @@
-"""Gradients in pieces against those of the whole batch."""
+"""Gradients from micro-batches against those of the whole batch."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from clip_jax.models.variants import VARIANTS
 from clip_jax.runtime.mesh import create_mesh
 from clip_jax.training import gradient_cache
 
-PIECES = 3
+MICROBATCHES = 3
 
 
 def batch(size, n=12):
@@ -34,10 +34,12 @@ def batch(size, n=12):
         pytest.param("RN-Test", "softmax", marks=pytest.mark.slow),
     ],
 )
-def test_pieces_give_what_the_whole_batch_gives(name, loss):
+def test_micro_batches_give_what_the_whole_batch_gives(name, loss):
     """Patch dropout and the groups of batch norms included; and the running statistics."""
-    config = dataclasses.replace(VARIANTS[name], logit_bias=loss == "sigmoid")
-    resnet = name == "RN-Test"
+    config, resnet = VARIANTS[name], name == "RN-Test"
+    shallow = {} if resnet else {"vision": dataclasses.replace(config.vision, num_layers=1)}
+    text = dataclasses.replace(config.text, num_layers=1)
+    config = dataclasses.replace(config, text=text, logit_bias=loss == "sigmoid", **shallow)
     model = ClipModel(
         config, patch_dropout=0.0 if resnet else 0.5, batch_norm_group=4 if resnet else 0
     )
@@ -46,12 +48,14 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
     variables = {"batch_stats": {}, **variables}
     loss_fn = losses.build(loss, "dense", create_mesh({"data": 1}, jax.devices()[:1]))
 
-    def found(pieces):
-        compute = functools.partial(gradient_cache.compute, model, loss_fn, microbatches=pieces)
+    def gradients(microbatches):
+        compute = functools.partial(
+            gradient_cache.compute, model, loss_fn, microbatches=microbatches
+        )
         keys = {"patch_dropout": key}
         return jax.jit(lambda v: compute(v, inputs, keys, (None, None)))(variables)
 
-    got, want = found(PIECES), found(1)
+    got, want = gradients(MICROBATCHES), gradients(1)
     assert float(got.loss) == pytest.approx(float(want.loss), rel=1e-5)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path((got.batch_stats, got.grads)),
@@ -62,7 +66,7 @@ def test_pieces_give_what_the_whole_batch_gives(name, loss):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
-def test_pieces_that_do_not_divide_are_named():
+def test_micro_batches_that_do_not_divide_are_named():
     mesh = create_mesh({"data": 8})
     gradient_cache.check(4, 32, mesh)
     gradient_cache.check(2, 64, mesh, group=2)

@@ -23,12 +23,13 @@ MESHES = {
 
 
 @functools.cache
-def parts(mesh_name, implementation, ema, learning_rate, optimizer, pieces, dropout):
+def parts(mesh_name, implementation, ema, learning_rate, optimizer, microbatches, dropout):
     """Mesh, initial state on the host, shardings, compiled step: made once for all tests."""
     sizes = MESHES[mesh_name]
     mesh = mesh_lib.create_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
     c = config_lib.defaults()
     c.model.variant, c.model.dtype, c.model.patch_dropout = "ViT-Test/8", "float32", dropout
+    c.model.text.num_layers = 1  # of both depths; compiling takes most of the time
     if optimizer == "muon":  # and what the quickstart has besides
         c.model.vision.stem = (8,)
     c.optim.learning_rate, c.optim.name = learning_rate, optimizer
@@ -37,7 +38,7 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer, pieces, drop
     c.optim.eps = 1e-3
     c.optim.warmup_examples, c.optim.ema_decay = 16, ema
     c.loss.implementation, c.loss.mask_groups, c.loss.soft_targets = implementation, True, 0.3
-    c.train.batch_size, c.train.num_microbatches = 16, pieces
+    c.train.batch_size, c.train.num_microbatches = 16, microbatches
     model = clip.build(c.model)
     made = program.build(c, model, mesh, 10)
     initial = jax.tree.map(np.array, state.create(model, made.tx, ema > 0, mesh, 0))
@@ -46,11 +47,11 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer, pieces, drop
 
 def make(
     mesh_name, implementation="all_gather", ema=0.9, learning_rate=1e-3, optimizer="adamw",
-    pieces=1, dropout=0.25,
+    microbatches=1, dropout=0.25,
 ):  # fmt: skip
     """Mesh, a fresh state on it, and the compiled step."""
     mesh, initial, shardings, update = parts(
-        mesh_name, implementation, ema, learning_rate, optimizer, pieces, dropout
+        mesh_name, implementation, ema, learning_rate, optimizer, microbatches, dropout
     )
     return mesh, jax.device_put(initial, shardings), update
 
@@ -104,16 +105,16 @@ def test_muon_too_gives_the_same_parameters_on_every_mesh():
 
 
 @pytest.mark.parametrize(
-    ("mesh_name", "implementation", "pieces"),
+    ("mesh_name", "implementation", "microbatches"),
     [
         pytest.param("1", "dense", 2, marks=pytest.mark.slow),
         pytest.param("data8", "ring", 2, marks=pytest.mark.slow),
         ("2x2x2", "all_gather", 4),
     ],
 )
-def test_pieces_give_the_same_parameters(reference, mesh_name, implementation, pieces):
-    """No piece shrinks the negatives, and every example draws what it draws in the whole."""
-    got, metrics = run(mesh_name, implementation=implementation, pieces=pieces)
+def test_micro_batches_give_the_same_parameters(reference, mesh_name, implementation, microbatches):
+    """None shrinks the negatives, and every example draws what it draws in the whole batch."""
+    got, metrics = run(mesh_name, implementation=implementation, microbatches=microbatches)
     want, expected = reference
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
     flat = jax.tree_util.tree_flatten_with_path((got.variables, got.ema))[0]
