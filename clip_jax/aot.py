@@ -302,7 +302,7 @@ def _command(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 78 where the step does not fit."""
+    """Runs the command line; the exit code is 78 where the step does not fit."""
     prepare_environment()
     return cli.run_command(_command, arguments)
 

@@ -199,7 +199,7 @@ class Clip:
             are averaged over them (section 3.1.4).
 
         Raises:
-          ValueError: a single text instead of a list; or see ``zero_shot.classifier``.
+          ValueError: a text instead of a list; or see ``zero_shot.classifier``.
         """
         for name, given in (("labels", labels), ("templates", templates)):
             if isinstance(given, str):

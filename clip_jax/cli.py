@@ -74,7 +74,7 @@ def run_command(command: Callable[[list[str]], int], arguments: Sequence[str] | 
     An expected error is one line on stderr; one that is not keeps its traceback.
 
     Args:
-      command: takes the command line's arguments and returns an exit code.
+      command: takes the arguments of a command line and returns an exit code.
       arguments: those of the process by default.
     """
     try:

@@ -45,7 +45,7 @@ def run(config: config_lib.ConfigDict, workdir: Path) -> dict:
     """Trains from a resolved config in a workdir, start to finish. Returns the result record.
 
     Raises:
-      Preempted: a stop was asked for.
+      Preempted: a stop was requested.
       OSError: the last checkpoint is not there.
       Exception: any other that ``cli.exit_code`` knows.
     """

@@ -39,9 +39,8 @@ def chunk_size(rows: int, columns: int, requested: int = 0) -> int:
     """Columns of a chunk: the largest divisor of ``columns`` that keeps a chunk small.
 
     Args:
-      rows: of a device.
-      columns: of the global batch, or of one device's texts.
-      requested: ``loss.chunk_size``; what it has in common with ``columns`` is taken.
+      rows, columns: of the logits that a device goes through.
+      requested: ``loss.chunk_size``; its greatest common divisor with ``columns`` is taken.
 
     Raises:
       ValueError: ``columns`` has small divisors only, with which a step would never end.

@@ -126,12 +126,7 @@ def merge(a: OnlineLogSumExp, b: OnlineLogSumExp) -> OnlineLogSumExp:
 def log_sum_exp(
     scale: jax.Array, rows: Operand, columns: Operand, soft: float
 ) -> tuple[OnlineLogSumExp, OnlineLogSumExp, tuple[jax.Array, jax.Array] | None]:
-    """What one block adds to its rows and to its columns.
-
-    Args:
-      scale: multiplies the cosines.
-      rows, columns: the block's.
-      soft: share of each target that goes to related pairs.
+    """What one block adds to its rows and to its columns; see ``gradient`` for the arguments.
 
     Returns:
       Log-sum-exp of the rows; of the columns; and, for soft targets, the sums of

@@ -83,11 +83,9 @@ def choose(
     """What "auto" stands for, and why, in words.
 
     Args:
-      mesh: the mesh of the run.
-      batch: global batch.
-      embed_dim: width of the embeddings.
-      itemsize: bytes of one of their numbers.
-      topics: float32 numbers of a caption that go with them, for soft targets.
+      mesh, batch, embed_dim: mesh, global batch and embedding width of the run.
+      itemsize: bytes of a number of an embedding.
+      topics: float32 numbers of a caption that go with it, for soft targets.
     """
     shards = batch_shards(mesh)
     logits, gathered = batch * batch, batch * (2 * embed_dim * itemsize + 4 * topics)
@@ -134,11 +132,6 @@ def build(name: str, implementation: str, mesh: Mesh, **options: float | str) ->
 
 def from_config(config: ConfigDict, model: ClipConfig, mesh: Mesh) -> tuple[LossFn, str]:
     """The loss that a run's config describes.
-
-    Args:
-      config: the resolved config.
-      model: sizes of the model.
-      mesh: the mesh of the run.
 
     Returns:
       The loss; and its name and implementation, with the reason for that one, in words.

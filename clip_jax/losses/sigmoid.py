@@ -49,16 +49,9 @@ def dense(
     groups: jax.Array | None = None,
     topics: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss from the full matrix of logits.
+    """The loss from the full matrix of logits, scale * cosine + bias; see ``softmax_dense``.
 
-    Args:
-      image_emb, text_emb: [B, E] unit rows, row i of both being a pair.
-      logit_scale, logit_bias: scalars; logits are scale * cosine + bias.
-      groups: int[B] or None; equal numbers are not each other's negatives.
-      topics: not used.
-
-    Returns:
-      The scalar loss, and {"accuracy": share of rows and columns whose pair is the best}.
+    ``topics`` are not used.
     """
     del topics
     n = image_emb.shape[0]

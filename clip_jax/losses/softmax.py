@@ -100,9 +100,8 @@ def _accumulate_gradients(
 
     Args:
       scale: multiplies the cosines.
-      rows, columns: the block's, with their totals over the whole global batch.
-      soft: share of each target that goes to related pairs.
-      chunk: columns at a time.
+      rows, columns: with their totals over the whole global batch.
+      soft, chunk: see ``LossOptions``.
       start: the rows' sums so far, [b, E].
       both: whether the columns' are wanted too.
 

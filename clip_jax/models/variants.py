@@ -50,6 +50,8 @@ def _siglip(image_size: int, vision: tuple, text: tuple, length: int = 64) -> Cl
 
 _TEXT_512, _TEXT_640 = TextConfig(512, 12, 8), TextConfig(640, 12, 10)
 _TEXT_768, _TEXT_1024 = TextConfig(768, 12, 12), TextConfig(1024, 12, 16)
+_DEEP_1024, _DEEP_1280 = TextConfig(1024, 24, 16), TextConfig(1280, 32, 20)
+_TEXT_TEST = TextConfig(32, 2, 4, 8, 64, 63)
 
 VARIANTS: dict[str, ClipConfig] = {
     # The paper's Tables 19 and 20.
@@ -63,14 +65,10 @@ VARIANTS: dict[str, ClipConfig] = {
     "ViT-L/14": ClipConfig(768, ViTConfig(224, 14, 1024, 24, 16), _TEXT_768),
     "ViT-L/14@336": ClipConfig(768, ViTConfig(336, 14, 1024, 24, 16), _TEXT_768),
     # OpenCLIP's larger models (Cherti et al. 2022, arXiv 2212.07143, and its repository).
-    "ViT-H/14": ClipConfig(
-        1024, ViTConfig(224, 14, 1280, 32, 16), TextConfig(1024, 24, 16), "gelu"
-    ),
-    "ViT-g/14": ClipConfig(
-        1024, ViTConfig(224, 14, 1408, 40, 16, 6144 / 1408), TextConfig(1024, 24, 16), "gelu"
-    ),
+    "ViT-H/14": ClipConfig(1024, ViTConfig(224, 14, 1280, 32, 16), _DEEP_1024, "gelu"),
+    "ViT-g/14": ClipConfig(1024, ViTConfig(224, 14, 1408, 40, 16, 6144 / 1408), _DEEP_1024, "gelu"),
     "ViT-bigG/14": ClipConfig(
-        1280, ViTConfig(224, 14, 1664, 48, 16, 8192 / 1664), TextConfig(1280, 32, 20), "gelu"
+        1280, ViTConfig(224, 14, 1664, 48, 16, 8192 / 1664), _DEEP_1280, "gelu"
     ),
     # SigLIP (Zhai et al. 2023, arXiv 2303.15343, and big_vision's released models).
     "SigLIP-B/16": _siglip(224, (16, 768, 12, 12, 4.0), (768, 12, 12, 4.0)),
@@ -82,10 +80,8 @@ VARIANTS: dict[str, ClipConfig] = {
     "ViT-Mini/16": ClipConfig(
         256, ViTConfig(48, 16, 256, 1, 16, stem=(32, 64, 128)), TextConfig(256, 1, 8, 24)
     ),
-    "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), TextConfig(32, 2, 4, 8, 64, 63)),
-    "RN-Test": ClipConfig(
-        16, ResNetConfig(64, (2, 1, 2, 1), 8, 4), TextConfig(32, 2, 4, 8, 64, 63)
-    ),
+    "ViT-Test/8": ClipConfig(16, ViTConfig(16, 8, 32, 2, 4), _TEXT_TEST),
+    "RN-Test": ClipConfig(16, ResNetConfig(64, (2, 1, 2, 1), 8, 4), _TEXT_TEST),
 }
 
 
@@ -100,9 +96,7 @@ class TokenizerSizes(Protocol):
 def resolve(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipConfig:
     """The named variant with the config's overrides and the tokenizer's sizes put in.
 
-    Args:
-      model: ``config.model``.
-      tokenizer: gives vocabulary, context length and end token; the variant's own without one.
+    Without a tokenizer, vocabulary, context length and end token are the variant's own.
 
     Raises:
       ValueError: unknown variant or activation, a key that the variant's tower does not have, or

@@ -119,13 +119,10 @@ def local_rows(mesh: Mesh, batch: int, process: int | None = None) -> np.ndarray
     of them, so that its shards lie in several stretches of the batch. Several processes hold the
     same rows where the ``tensor`` axis crosses processes.
 
-    Args:
-      mesh: the mesh of the batch.
-      batch: its number of rows.
-      process: index of the process, this one by default.
+    ``process`` is this one by default.
 
     Raises:
-      ValueError: ``batch`` is not divisible by the batch shards.
+      ValueError: ``batch``, the number of rows, is not divisible by the batch shards.
     """
     if batch % batch_shards(mesh):
         raise ValueError(

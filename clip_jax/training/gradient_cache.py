@@ -148,11 +148,10 @@ def _join(tree: PyTree, shards: int) -> PyTree:
 
 
 def check(microbatches: int, batch: int, mesh: Mesh, group: int | None = None) -> None:
-    """Whether a batch can be divided into micro-batches on a mesh.
+    """Check that a batch can be divided into micro-batches on a mesh.
 
     Args:
-      microbatches: config key ``train.num_microbatches``.
-      batch: config key ``train.batch_size``.
+      microbatches, batch: config keys ``train.num_microbatches`` and ``train.batch_size``.
       mesh: where it is trained.
       group: ``model.batch_norm_group`` of a model with batch norms; None without any.
 

@@ -43,9 +43,7 @@ class Clock:
     def lap(self, step: int, waited: float) -> tuple[float, float]:
         """Seconds a step since the last mark, and the share spent waiting for data. Sets a mark.
 
-        Args:
-          step: the step just done.
-          waited: seconds spent waiting for data since the start, in all.
+        ``waited`` are the seconds spent waiting for data since the start, in all.
         """
         seconds = max(time.perf_counter() - self._mark, 1e-9)
         per_step = seconds / max(step - self._step, 1)

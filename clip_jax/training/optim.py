@@ -145,10 +145,9 @@ def build(
     """The optax chain, with decoupled, masked weight decay, and its schedule.
 
     Args:
-      optim: ``config.optim``.
+      optim, text_param_dtype: ``config.optim`` and ``config.model.text.param_dtype``.
       warmup_steps, total_steps: the schedule's lengths in optimizer steps.
       seed: of stochastic rounding.
-      text_param_dtype: ``config.model.text.param_dtype``.
 
     Raises:
       ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.

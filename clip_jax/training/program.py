@@ -44,13 +44,7 @@ class Program:
 
 
 def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) -> Program:
-    """The program of a config.
-
-    Args:
-      config: the resolved config.
-      model: ``clip.build(config.model, ...)``.
-      mesh: where it runs.
-      total_steps: length of the run.
+    """The program of a config; ``model`` is that of ``clip.build(config.model, ...)``.
 
     Raises:
       ValueError: parts of the config do not go together; names the keys.
@@ -81,9 +75,8 @@ def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) ->
 
 
 def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> None:
-    """A tower whose heads a tensor axis does not divide would be computed whole on every device;
-    an axis that divides no parameter would do nothing at all.
-    """
+    # A tower whose heads a tensor axis does not divide would be computed whole on every device;
+    # an axis that divides no parameter would do nothing at all.
     used = {axis for s in jax.tree.leaves(shardings.params) for axis in s.spec}
     for axis in ("fsdp", "tensor"):
         if mesh.shape[axis] > 1 and axis not in used:

@@ -66,9 +66,7 @@ class Bf16State(NamedTuple):
 def with_bf16_state(inner: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
     """Stores the float32 state of an optimizer in bfloat16.
 
-    Args:
-      inner: computes in float32.
-      seed: of the rounding, which is a function of it and the number of updates alone.
+    The rounding is a function of ``seed`` and the number of updates alone.
     """
 
     def init(params):
@@ -98,7 +96,7 @@ def with_bf16_params(
 
     Args:
       inner: the whole chain; it sees float32 parameters.
-      seed: of the rounding, which is a function of it and the number of updates alone.
+      seed: as in ``with_bf16_state``.
     """
 
     def init(params):
