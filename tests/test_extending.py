@@ -194,7 +194,8 @@ def test_extensions_from_a_file_of_ones_own(command, tmp_path):
     assert {(r["task"], r["n"], r["skipped"]) for r in records} == {
         ("spread", 12, ""), ("zero_shot", 12, "")
     }  # fmt: skip
-    assert (tmp_path / "results" / "report.html").is_file()
+    page = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Spread of the embeddings</h3>" in page
 
     code, output = command(
         "clip_jax.evaluate", "--extensions=no_such_module", "--model=run", "--data=squares:12"

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML page and one summary image.
 
 The page needs no network, no JavaScript and no other file; it can be mailed, attached to a build
-or opened years later. Everything it shows is handed in: the report computes no metric.
+or opened years later. The report computes no metric.
 """
 
 import os

@@ -81,15 +81,15 @@ def test_names_are_escaped_and_shown(html):
 
 
 def test_no_number_is_made_up(records, html):
-    """Every percentage on the page is one that it was handed, or known from the paper."""
-    handed = {row.value for row in published.everything()}
+    """Every percentage on the page is one that it was given, or known from the paper."""
+    given = {row.value for row in published.everything()}
     for record in records:
-        handed |= set(record.metrics.values())
-        handed |= set((record.details.get("plain") or {}).values())
-        handed |= {row["recall"] for row in record.details.get("per_class", ())} - {None}
-        handed |= {point["mean"] for point in record.details.get("curve", ())}
-        handed |= {record.details.get("zero_shot", 0.0)}
-    shown = {f"{100 * value:.1f}%" for value in handed}
+        given |= set(record.metrics.values())
+        given |= set((record.details.get("plain") or {}).values())
+        given |= {row["recall"] for row in record.details.get("per_class", ())} - {None}
+        given |= {point["mean"] for point in record.details.get("curve", ())}
+        given |= {record.details.get("zero_shot", 0.0)}
+    shown = {f"{100 * value:.1f}%" for value in given}
     for name in ("results", "retrieval", "few-shot", "confusions", "skipped"):
         assert percents(section(html, name)) <= shown, name
     plots = re.sub(r"<figure[^>]*><figcaption[^>]*>Accuracy under.*?</figure>|<h3>Natural.*$", "",

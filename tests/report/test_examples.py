@@ -56,7 +56,7 @@ def numbers(test):
 
 
 def records(root):
-    """Records as the suite makes them, of queries that are told by hand."""
+    """Records as an evaluation makes them, with queries written by hand."""
     how, (folder, table) = settings(root), [registry.open_dataset(spec) for spec in data(root)]
     training = resolve.resolve(data(root)[0], how).training_images()
     place = numbers(folder)

@@ -144,7 +144,7 @@ def test_small_p_values_and_many_labels():
     assert [row[3] for row in shown[:3]] == ["< 0.001|", "0.0012|", "0.04|"]
 
 
-def test_names_are_escaped_and_caveats_are_told(record):
+def test_names_are_escaped_and_caveats_are_shown(record):
     html = section(record)
     page = Page(html)
     assert "<b>&" not in html and page.text.count(NASTY) > 6

@@ -58,7 +58,7 @@ def test_shots_that_zero_shot_is_worth():
         ((16.0, 15.0, (">", None)), "16"),
     ],
 )
-def test_median_is_told_where_it_is_known(shots, median):
+def test_median_is_shown_where_it_is_known(shots, median):
     page = worth_of(*shots)
     assert ("Median of" in page) == (median is not None)
     assert ("the median is 5.4" in page) == (median is None)

@@ -62,7 +62,7 @@ def test_worst_classes_are_the_ten_with_the_lowest_recall():
     assert page.count("50 images") == 1
 
 
-def test_skipped_ones_are_told_with_the_reason(records, html):
+def test_skipped_ones_are_listed_with_the_reason(records, html):
     found = section(html, "skipped")
     assert found.count("<li>") == 4 and "Hateful Memes" in found
     assert "<code>hf download clip-benchmark/wds_birdsnap --repo-type=dataset</code>" in found
