@@ -1,7 +1,10 @@
 """Shared fixtures. Tests see 8 CPU devices, whatever the machine has."""
 
+import hashlib
+import importlib.metadata
 import os
 import pathlib
+import platform
 import signal
 import socket
 import subprocess
@@ -9,14 +12,33 @@ import sys
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisations
-# would take most of the time.
+# Tests compile hundreds of small programs and run each for milliseconds: what makes programs fast
+# is left out of the compilation, which then takes a third of its time.
 FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+if JAXLIB <= (0, 12):  # the newest that has the flag for sure: unknown ones end the process
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=8"
 
-import pytest
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _compile_cache() -> str:
+    """A folder for what XLA compiles: the workers and processes of a test run share it, and the
+    next run finds it. Programs for one CPU may not run on another, so each kind has its own."""
+    try:
+        cpu = pathlib.Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
+    except OSError:
+        cpu = platform.node()
+    name = hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]
+    return str(ROOT / ".pytest_cache" / f"xla-{name}")
+
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compile_cache())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import pytest
 
 
 def pytest_collection_modifyitems(items):
@@ -76,12 +98,6 @@ def large_goldens() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory) -> pathlib.Path:
-    """A compilation cache that the subprocesses of one test session share."""
-    return tmp_path_factory.mktemp("xla")
-
-
-@pytest.fixture(scope="session")
 def emoji_cache(tmp_path_factory) -> pathlib.Path:
     """A cache folder with the emoji data set prepared in it."""
     from clip_jax.data.emoji import builder
@@ -94,21 +110,18 @@ def emoji_cache(tmp_path_factory) -> pathlib.Path:
 class Trainer:
     """Starts ``python -m clip_jax.train`` as users do, in processes of their own."""
 
-    def __init__(self, cache: pathlib.Path):
-        self.environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "PYTHONPATH": str(ROOT),
-        }
+    @staticmethod
+    def environment(devices=1, **changes) -> dict[str, str]:
+        """The environment of a process with a number of CPU devices."""
+        flags = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
+        return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags} | changes
 
     def start(
         self, workdir, *flags, config="configs/tiny.py", devices=1, env=(), prefix=(),
         program=("-m", "clip_jax.train"),
     ):  # fmt: skip
         """A running process, its command after ``prefix``; stdout and stderr come as one text."""
-        environment = self.environment | dict(env)
-        environment["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
+        environment = self.environment(devices, **dict(env))
         return subprocess.Popen(
             [*prefix, sys.executable, *program, f"--config={ROOT / config}",
              f"--workdir={workdir}", *(f"--config.{f}" for f in flags)],
@@ -161,6 +174,6 @@ class Trainer:
 
 
 @pytest.fixture(scope="session")
-def trainer(compile_cache) -> Trainer:
+def trainer() -> Trainer:
     """Starts training runs in subprocesses."""
-    return Trainer(compile_cache)
+    return Trainer()

@@ -168,7 +168,7 @@ def command(tmp_path, trainer, root):
         path = os.pathsep.join([str(tmp_path), str(root)])
         done = subprocess.run(
             [sys.executable, "-m", *arguments], cwd=tmp_path, timeout=500, text=True,
-            env=trainer.environment | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
+            env=trainer.environment(PYTHONPATH=path), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         return done.returncode, done.stdout

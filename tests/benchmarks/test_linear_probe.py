@@ -30,7 +30,7 @@ def test_features_are_like_clips():
 @pytest.mark.reference
 def test_compares_with_scikit_learn(capsys):
     pytest.importorskip("sklearn", reason="needs pip install '.[benchmark]'")
-    first, again, tight, loose, same = linear_probe.compare(400, 24, 4, 1000)
+    first, again, tight, loose, same = linear_probe.compare(800, 16, 4, 1000)
     assert first.lam == again.lam and first.lam in LAMBDAS
     assert first.accuracy == again.accuracy == pytest.approx(same.accuracy, abs=0.002)
     assert same.lam == first.lam
@@ -39,7 +39,7 @@ def test_compares_with_scikit_learn(capsys):
     assert len(set(first.converged.split(" of "))) == 1
     assert loose.seconds > 0
     printed = capsys.readouterr().out
-    assert "400 x 24 features of 4 classes, 97 penalties" in printed
+    assert "800 x 16 features of 4 classes, 97 penalties" in printed
     assert "of scikit-learn's time" in printed and "top-1 differs by" in printed
 
 

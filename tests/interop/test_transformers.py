@@ -97,7 +97,7 @@ def test_gradients_and_ten_adamw_steps(made, tmp_path, name):
     c = config_lib.defaults().optim
     c.update(learning_rate=1e-3, beta1=0.9, beta2=0.98, eps=1e-4, weight_decay=0.2)
     tx = optax.chain(
-        optim.OPTIMIZERS["adamw"](c),
+        optim.OPTIMIZERS["adamw"](c, 0),
         optax.add_decayed_weights(c.weight_decay, optim.decay_mask("paper")),
         optax.scale_by_learning_rate(1e-3),
     )

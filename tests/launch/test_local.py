@@ -148,10 +148,7 @@ def test_two_processes_train(trainer, root, tmp_path):
         ["bash", "launch/local.sh", "2", "--config=configs/tiny.py", f"--workdir={tmp_path}",
          "--config.train.examples=160", "--config.log.tensorboard=False"],
         cwd=root, capture_output=True, text=True, timeout=300,
-        env=trainer.environment | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        },
+        env=trainer.environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 process(es), 2 cpu device(s)" in done.stdout
@@ -167,10 +164,7 @@ def test_four_processes_survive_the_loss_of_one(trainer, root, tmp_path):
     flags = ("--config=configs/tiny.py", "--config.train.examples=3200",
              "--config.eval.evaluators=()", "--config.log.report=False",
              "--config.log.tensorboard=False", "--config.log.every_steps=1")  # fmt: skip
-    environment = trainer.environment | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    }
+    environment = trainer.environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
     def start(workdir):
         return subprocess.Popen(

@@ -213,7 +213,7 @@ def test_the_watchdog_ends_a_process_that_hangs(trainer):
         "def a_hanging_collective(): time.sleep(30)\na_hanging_collective()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment,
+        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment(),
         timeout=20,
     )  # fmt: skip
     assert done.returncode == distributed.HANGING
@@ -242,7 +242,7 @@ def test_a_barrier_that_nobody_else_reaches_ends_with_the_watchdog(trainer):
         "dog = distributed.Watchdog(1.0); distributed.barrier('tea')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment,
+        [sys.executable, "-c", code], capture_output=True, text=True, env=trainer.environment(),
         timeout=25,
     )  # fmt: skip
     assert done.returncode == distributed.HANGING
