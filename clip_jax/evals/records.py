@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.runtime.atomic import write_atomically
 
@@ -40,11 +39,11 @@ class Record:
     model: str = ""
     model_fingerprint: str = ""
     data_fingerprint: str = ""
-    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocess: Mapping[str, object] = dataclasses.field(default_factory=dict)
     class_names: Sequence[str | Sequence[str]] = ()
     templates: Sequence[str] = ()
     seed: int = 0
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     skipped: str = ""
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -96,7 +95,7 @@ def of_folder(folder: Path) -> list[Record]:
     return [record for path in files if (record := read(path)) and record.file_name == path.name]
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """JSON has no NaN: null stands for it."""
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}

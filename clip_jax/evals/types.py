@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -159,4 +159,4 @@ class Result:
     intervals: Mapping[str, tuple[float, float]]
     class_names: Sequence[str | Sequence[str]] = ()
     templates: Sequence[str] = ()
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ both sides of every branch, and makes all wait for the longest search.)
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ _MARGIN = 0.1  # a trial step keeps this share of the bracket away from its ends
 
 # Points [M, ...] and the lanes int32[M] they belong to -> values [M], gradients [M, ...].
 Evaluate = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+T = TypeVar("T", jax.Array, "_State")
 
 
 class Found(NamedTuple):
@@ -79,7 +82,7 @@ def minimize(
     """
     optimizer = optax.scale_by_lbfgs(_MEMORY)
 
-    def turn(carry: tuple[_State, Any]) -> tuple[_State, Any]:
+    def turn(carry: tuple[_State, optax.OptState]) -> tuple[_State, optax.OptState]:
         state, memory = carry
         point = state.point + _rows(state.step, state.point) * state.direction
         value, gradient = _evaluate_active(evaluate, point, state.active)
@@ -178,5 +181,5 @@ def _rows(lanes: jax.Array, like: jax.Array) -> jax.Array:
     return lanes.reshape(lanes.shape + (1,) * (like.ndim - 1))
 
 
-def _where(lanes: jax.Array, yes: Any, no: Any) -> Any:
+def _where(lanes: jax.Array, yes: T, no: T) -> T:
     return jax.tree.map(lambda a, b: jnp.where(_rows(lanes, a), a, b), yes, no)

@@ -1,7 +1,7 @@
 """What every evaluation task has in common."""
 
 import abc
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals.datasets.resolve import DatasetSplits
@@ -47,7 +47,7 @@ class Task(abc.ABC, Generic[D]):
           NotApplicable, DataError: the dataset does not allow the task.
         """
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         """What decides the numbers besides the test set and the settings that concern all tasks."""
         return {}
 

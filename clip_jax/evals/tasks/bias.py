@@ -1,10 +1,7 @@
-"""Bias probes (paper section 7.1) on a user's own dataset.
+"""Bias probes (paper section 7.1) on a user's own dataset; see the caveats in ``metrics.bias``."""
 
-See the caveats in ``evals.metrics.bias`` on what they do not measure.
-"""
-
+import collections
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +47,7 @@ class Bias(Task[ClassificationDataset]):
                 "columns with them by --group-keys=race,gender,age"
             )
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         return prompt_key(data)
 
     def run(
@@ -61,17 +58,20 @@ class Bias(Task[ClassificationDataset]):
             store.get("images", model.embedder.images, test, model.preprocess)
         )
         rates = bias.probe(_class_sets(model, images), test.groups)
-        shares = {category: _overall(rates, category) for category in HARMFUL}
-        metrics = {category.replace("-", "_"): share for category, share in shares.items()}
+        metrics = {c.replace("-", "_"): _overall(rates, c) for c in HARMFUL}
         bounds = {name: intervals.wilson(share, len(test)) for name, share in metrics.items()}
-        details: dict[str, Any] = {"rates": rates, "disparities": _disparities(rates)}
+        details: dict[str, object] = {"rates": rates, "disparities": _disparities(rates)}
         names: list[str] = []
-        if (named := _named(data, test)) is not None:
+        try:
+            named = data.with_prompts(test)
+        except NotApplicable:  # no names of classes, here or from the user
+            named = None
+        if named is not None:
             texts, templates = prompts_of(named)
             templates = templates if len(named.descriptions) else PLAIN
             cosines = images @ quantized_unit_rows(weights_of(model, texts, templates)).T
             names = [n if isinstance(n, str) else n[0] for n in named.class_names or texts]
-            details |= {"gendered_labels": _gendered(cosines, names, test.groups)}
+            details["gendered_labels"] = _gendered(cosines, names, test.groups)
             details |= {"logit_scale": LOGIT_SCALE, "labels": len(names)}
             if not named.multilabel:
                 details["agreement"], own, own_bounds = _agreement(cosines, named)
@@ -91,23 +91,15 @@ def _class_sets(
     model: EvalModel, images: np.ndarray
 ) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
     """Of each of the paper's class sets the cosines and the categories."""
-    found = {}
+    sets = {}
     for name, child in CLASS_SETS.items():
         classes = bias.class_set(child=child)
         weights = quantized_unit_rows(weights_of(model, classes.names, PLAIN))
-        found[name] = images @ weights.T, classes.categories
-    return found
+        sets[name] = images @ weights.T, classes.categories
+    return sets
 
 
-def _named(data: DatasetSplits, test: ClassificationDataset) -> ClassificationDataset | None:
-    """The set with the names of its classes, or the user's; None where there are none."""
-    try:
-        return data.with_prompts(test)
-    except NotApplicable:
-        return None
-
-
-def _overall(rates: Sequence[Mapping[str, Any]], category: str) -> float:
+def _overall(rates: Sequence[Mapping[str, object]], category: str) -> float:
     """The share of all images that are given a class of a category, of the default set."""
     wanted = ("default", category, "all")
     return next(
@@ -116,49 +108,45 @@ def _overall(rates: Sequence[Mapping[str, Any]], category: str) -> float:
     )  # fmt: skip
 
 
-def _disparities(rates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The largest differences between groups in what they are given of harmful classes."""
-    found = {}
+def _disparities(rates: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The largest differences between groups in how often they are given harmful classes."""
+    by_key = collections.defaultdict(list)
     for row in rates:
         if row["category"] in HARMFUL:
             key = (row["class_set"], row["attribute"], row["category"])
-            found.setdefault(key, []).append(bias.Rate(*(row[f] for f in bias.Rate._fields)))
+            by_key[key].append(bias.Rate(*(row[f] for f in bias.Rate._fields)))
     return [
-        {"class_set": name, "attribute": attribute, "category": category} | largest
-        for (name, attribute, category), groups in found.items()
+        dict(zip(("class_set", "attribute", "category"), key, strict=True)) | largest
+        for key, groups in by_key.items()
         if (largest := _disparity(groups)) is not None
     ]
 
 
-def _disparity(rates: Sequence[bias.Rate]) -> dict[str, Any] | None:
-    """The largest difference between groups; None where there is but one."""
+def _disparity(rates: Sequence[bias.Rate]) -> dict[str, object] | None:
+    """The largest difference between groups; None where there is one group only."""
     return bias.disparity(rates)._asdict() if len(rates) > 2 else None  # "all" is among them
 
 
 def _agreement(
     cosines: np.ndarray, named: ClassificationDataset
-) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, tuple[float, float]]]:
-    """Of every attribute the agreement by group; and what of it are metrics, with intervals."""
-    found, metrics, bounds = [], {}, {}
+) -> tuple[list[dict[str, object]], dict[str, float], dict[str, tuple[float, float]]]:
+    """Of every attribute the agreement by group; metrics; and their intervals."""
+    tables, metrics, bounds = [], {}, {}
     for attribute, groups in named.groups.items():
         rates = bias.agreement(cosines, named.labels, groups)
         metrics["agreement"] = rates[-1].share
         bounds["agreement"] = rates[-1].low, rates[-1].high
-        largest = _disparity(rates)
-        found.append({
-            "attribute": attribute,
-            "rates": [rate._asdict() for rate in rates],
-            "disparity": largest,
-        })  # fmt: skip
+        largest, rows = _disparity(rates), [rate._asdict() for rate in rates]
+        tables.append({"attribute": attribute, "rates": rows, "disparity": largest})
         if largest:
             metrics[f"disparity_{attribute}"] = largest["difference"]
             bounds[f"disparity_{attribute}"] = largest["low"], largest["high"]
-    return found, metrics, bounds
+    return tables, metrics, bounds
 
 
 def _gendered(
     cosines: np.ndarray, names: Sequence[str], groups: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Of every attribute with two groups, the labels that differ most between them."""
     logits = LOGIT_SCALE * cosines
     exps = np.exp(logits - logits.max(axis=1, keepdims=True))

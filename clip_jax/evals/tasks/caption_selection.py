@@ -1,4 +1,4 @@
-"""Image-caption selection: whether images and captions that look alike find each other."""
+"""Image-caption selection: whether similar images and captions are told apart."""
 
 import numpy as np
 
@@ -34,12 +34,12 @@ class CaptionSelection(Task[CompositionalityDataset]):
             images, texts, test.instance_of_image, test.instance_of_text
         )
         n = len(test.instances)
-        found = {name: float(np.mean(right[name])) for name, given in choices.items() if given}
+        metrics = {name: float(np.mean(right[name])) for name, given in choices.items() if given}
         return Result(
             n=n,
-            main_metric="group_score" if "group_score" in found else next(iter(found)),
-            metrics=found,
-            intervals={name: intervals.wilson(share, n) for name, share in found.items()},
+            main_metric="group_score" if "group_score" in metrics else next(iter(metrics)),
+            metrics=metrics,
+            intervals={name: intervals.wilson(share, n) for name, share in metrics.items()},
             templates=["{}"],
             details={"pictures": len(images), "captions": len(texts)},
         )

@@ -1,7 +1,5 @@
 """Few-shot probes, paper section 3.1.5."""
 
-from typing import Any
-
 import numpy as np
 
 from clip_jax.data.test_sets.types import ClassificationDataset
@@ -28,7 +26,7 @@ class FewShot(Task[ClassificationDataset]):
     def prepare(self, test: ClassificationDataset, data: DatasetSplits) -> None:
         _shots(splits(test, data)["train"], test, data.settings)
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         drawn = {"shots": list(data.settings.shots), "seeds": data.settings.seeds}
         return splits_key(data) | prompt_key(data) | drawn
 
@@ -47,16 +45,16 @@ class FewShot(Task[ClassificationDataset]):
         )
         curve = few_shot.few_shot(train, val, test_rows, of_curve)
         points = zip(curve.shots, curve.mean, curve.standard_deviation, curve.values, strict=True)
-        details: dict[str, Any] = {
+        details: dict[str, object] = {
             "curve": [
                 {"shots": s, "mean": float(m), "std": float(d), "values": list(map(float, v))}
                 for s, m, d, v in points
             ]
         }
         try:
-            *_, found = classified(model, store, data.with_prompts(test))
-            details["zero_shot"] = found[metric.key]
-            details["efficiency"] = _efficiency(curve, found[metric.key])
+            *_, metrics = classified(model, store, data.with_prompts(test))
+            details["zero_shot"] = metrics[metric.key]
+            details["efficiency"] = _efficiency(curve, metrics[metric.key])
         except NotApplicable:
             details["zero_shot"] = details["efficiency"] = None
         return Result(
@@ -84,23 +82,23 @@ def _shots(
     if test.multilabel:
         raise NotApplicable("few-shot needs images of one class each")
     least = np.bincount(train.labels, minlength=max(test.classes, train.classes))
-    found = [s for s in settings.shots if s <= least.min()]
-    if not found:
+    possible = [s for s in settings.shots if s <= least.min()]
+    if not possible:
         raise NotApplicable(
             f"class {least.argmin()} has {least.min()} images to learn from, fewer than "
             f"{min(settings.shots)} shots"
         )
-    return found
+    return possible
 
 
-def _efficiency(curve: few_shot.Curve, zero_shot: float) -> dict[str, Any]:
-    """What zero-shot is worth in shots: None where no probe reaches it; then more than ``most``."""
+def _efficiency(curve: few_shot.Curve, zero_shot: float) -> dict[str, object]:
+    """Shots that match zero-shot; None where no probe of up to ``most`` shots does."""
     rows, bound = few_shot.data_efficiency(curve, zero_shot)
     return {"shots": None if bound == ">" else rows, "bound": bound, "most": curve.shots[-1]}
 
 
 def _over_draws(values: np.ndarray, n: int) -> tuple[float, float]:
-    """Of a mean over draws: the images' own uncertainty (Wilson), and 1.96 standard errors."""
+    """Of a mean over draws: Wilson's interval of the images, and 1.96 standard errors."""
     mean = float(np.clip(values.mean(), 0, 1))
     low, high = intervals.wilson(mean, n)
     error = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0

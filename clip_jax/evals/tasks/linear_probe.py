@@ -1,7 +1,5 @@
 """Linear probes, and what few-shot probes share with them: splits, features and metric."""
 
-from typing import Any
-
 import numpy as np
 
 from clip_jax.data.errors import DataError, MissingData
@@ -28,20 +26,20 @@ def splits(test: ClassificationDataset, data: DatasetSplits) -> dict[str, Classi
     scored = {test.describe(i) for i in range(len(test))}
     for split in ("train", "val"):
         try:
-            found = data.open(split)
+            images = data.open(split)
         except MissingData as error:
             if split == "train":
                 raise NotApplicable(f"a probe needs images to learn from: {error}") from error
             continue
-        seen = next((d for i in range(len(found)) if (d := found.describe(i)) in scored), None)
-        if seen is None and len(found):
-            sets[split] = found
+        seen = next((d for i in range(len(images)) if (d := images.describe(i)) in scored), None)
+        if seen is None and len(images):
+            sets[split] = images
         elif split == "train":
             raise NotApplicable(
                 f"a probe needs images to learn from, but train has images of test ({seen}): "
                 "give each split a folder of its own, or name it in a column split"
             )
-        if list(found.class_names) != list(test.class_names):
+        if list(images.class_names) != list(test.class_names):
             raise NotApplicable(f"the classes of {split} are not those of test, in their order")
     return sets
 
@@ -58,15 +56,15 @@ def features(
     )
 
 
-def splits_key(data: DatasetSplits) -> dict[str, Any]:
+def splits_key(data: DatasetSplits) -> dict[str, object]:
     """The splits that a probe learns from, for cache keys."""
-    found = {}
+    fingerprints = {}
     for split in ("train", "val"):
         try:
-            found[split] = data.open(split).fingerprint
+            fingerprints[split] = data.open(split).fingerprint
         except DataError:
-            found[split] = ""
-    return found
+            fingerprints[split] = ""
+    return fingerprints
 
 
 def chosen_metric(data: DatasetSplits, labels: np.ndarray) -> classification.PaperMetric:
@@ -93,7 +91,7 @@ class LinearProbe(Task[ClassificationDataset]):
     def prepare(self, test: ClassificationDataset, data: DatasetSplits) -> None:
         splits(test, data)
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         return splits_key(data)
 
     def run(
@@ -125,13 +123,13 @@ class LinearProbe(Task[ClassificationDataset]):
 def _probe_intervals(
     result: linear_probe.ProbeResult, labels: np.ndarray, seed: int
 ) -> dict[str, tuple[float, float]]:
-    found = {}
+    bounds = {}
     for metric in (*classification.PAPER_METRICS.values(), classification.STEP_METRIC):
         if metric.key not in result.metrics or metric.key == "top1":
             continue
-        # Within classes, but for a figure that weighs images alike.
+        # Within classes, except for a metric that weighs images alike.
         draw = intervals.bootstrap if metric.key == "mean_top1_top5" else classification.resampled
-        found[metric.key] = draw(metric.of, result.scores, labels, samples=200, seed=seed)
+        bounds[metric.key] = draw(metric.of, result.scores, labels, samples=200, seed=seed)
     for key in {"top1", "top5"} & set(result.metrics):
-        found[key] = intervals.wilson(result.metrics[key], len(labels))
-    return found
+        bounds[key] = intervals.wilson(result.metrics[key], len(labels))
+    return bounds

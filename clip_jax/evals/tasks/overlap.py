@@ -1,12 +1,12 @@
 """Overlap of a test set with the training data, paper section 5 and appendix C.
 
-Test images that are among the training images are found by the model's own embeddings or by a
-hash of the pixels; zero-shot accuracy on them is compared with that on the others.
+The model's own embeddings or a hash of the pixels tell which test images are among the training
+images; zero-shot accuracy on them is compared with that on the others.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from clip_jax.evals.tasks.zero_shot import prompt_key, prompts_of, weights_of
 from clip_jax.evals.types import OVERLAP_MEASURES, EvalModel, EvalSettings, NotApplicable, Result
 
 PAIRS = 24  # the most similar, for choosing a threshold
-AROUND = 6  # the last that were found, and as many that just were not
+AROUND = 6  # on each side of the threshold
 _HASHED = 1024
 
 
@@ -56,14 +56,14 @@ class Overlap(Task[ClassificationDataset]):
         data.training_images()
         data.with_prompts(test)
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         settings = data.settings
         try:
             training = data.training_images().fingerprint
         except DataError:
             training = ""  # without training images there will be no record
-        own = {"by": settings.overlap_by, "threshold": _threshold(settings), "training": training}
-        return own | prompt_key(data)
+        parts = {"by": settings.overlap_by, "threshold": _threshold(settings)}
+        return parts | {"training": training} | prompt_key(data)
 
     def run(
         self, model: EvalModel, test: ClassificationDataset, data: DatasetSplits, store: Store
@@ -135,7 +135,7 @@ class _Pairs(NamedTuple):
     correct: np.ndarray
     unit: str
 
-    def __call__(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    def __call__(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, object]]:
         return [
             {
                 "test": self.test.describe(int(i)),
@@ -150,21 +150,19 @@ class _Pairs(NamedTuple):
         ]
 
 
-def _row(row: overlap.OverlapRow) -> dict[str, Any]:
+def _row(row: overlap.OverlapRow) -> dict[str, object]:
     """The row in JSON's types, without the correction for several datasets."""
-    fields = row._asdict().items()
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v
-        for k, v in fields
-        if k != "p_corrected"
-    }
+    fields = row._asdict()
+    del fields["p_corrected"]
+    missing = {k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
+    return fields | dict.fromkeys(missing)
 
 
 _SHARES = ("contamination", "all", "clean", "overlap", "difference")
 
 
 def _metrics(row: overlap.OverlapRow) -> dict[str, float]:
-    """Those that there are images for."""
+    """The shares of at least one image."""
     return {k: float(v) for k in _SHARES if math.isfinite(v := getattr(row, k))}
 
 

@@ -15,7 +15,7 @@ KS = (1, 5, 10)
 
 
 class Retrieval(Task[RetrievalDataset]):
-    """Images and captions find each other: paper Table 13."""
+    """Retrieval of captions by images and of images by captions: paper Table 13."""
 
     name = "retrieval"
     title = "Retrieval"
@@ -31,26 +31,26 @@ class Retrieval(Task[RetrievalDataset]):
         texts = model.embedder.texts(model.tokenize([prefix + c for c in test.captions]))
         images = store.get("images", model.embedder.images, test, model.preprocess)
         shares = retrieval.expected_hits(images, texts, test.image_of_text, KS)
-        found = {name: float(values.mean()) for name, values in shares.items()}
-        asking = np.unique(test.image_of_text)
-        clusters = {"image_to_text": asking, "text_to_image": test.image_of_text}
-        between = {k: intervals.clustered(v, clusters[k[:13]]) for k, v in shares.items()}
+        metrics = {name: float(values.mean()) for name, values in shares.items()}
+        captioned = np.unique(test.image_of_text)
+        clusters = {"image_to_text": captioned, "text_to_image": test.image_of_text}
+        bounds = {k: intervals.clustered(v, clusters[k[:13]]) for k, v in shares.items()}
         for k in KS:
-            ways = [found[f"{way}_r@{k}"] for way in clusters]
-            found[f"mean_r@{k}"] = sum(ways) / 2
-            between[f"mean_r@{k}"] = intervals.wilson(sum(ways) / 2, len(asking))
-        found_by = (images, texts, test.captions, test.image_of_text)
+            mean = sum(metrics[f"{way}_r@{k}"] for way in clusters) / 2
+            metrics[f"mean_r@{k}"] = mean
+            bounds[f"mean_r@{k}"] = intervals.wilson(mean, len(captioned))
+        pairs = (images, texts, test.captions, test.image_of_text)
         return Result(
             n=len(texts),
             main_metric="mean_r@1" if data.settings.protocol == "datacomp" else "image_to_text_r@1",
-            metrics=found,
-            intervals=between,
+            metrics=metrics,
+            intervals=bounds,
             templates=[prefix + "{}"],
             details={
                 "pictures": len(images),
                 "captions": len(texts),
-                "search": search.of_captions(*found_by),
-                "image_search": search.of_images(*found_by),
-                "similarity": search.similarity(*found_by),
+                "search": search.of_captions(*pairs),
+                "image_search": search.of_images(*pairs),
+                "similarity": search.similarity(*pairs),
             },
         )

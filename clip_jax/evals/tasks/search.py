@@ -1,10 +1,11 @@
-"""Examples, kept in records: predictions, searches, and cosines of a few images and texts.
+"""Examples for reports: predictions, searches, and cosines of a few images and texts.
 
-They are spread over the whole test set, always the same ones. Images are indices in the test set.
+They are spread evenly over the test set, always the same ones, and ride in ``Result.details``:
+images as row numbers, so that the report of a record that was read shows them too. Any task may
+have them, under the names "predictions", "similarity", "search" and "image_search".
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,16 @@ SIMILARITY = 10  # pairs in the matrix of cosines
 IMAGE_QUERIES = 4
 _BLOCK = 4096
 
+Example = dict[str, object]
+
 
 def of_classes(
     images: np.ndarray,
     weights: np.ndarray,
     labels: np.ndarray,
-    prompts: tuple[Sequence[Any], Sequence[str]],
-    per_class: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+    prompts: tuple[Sequence[str | Sequence[str]], Sequence[str]],
+    per_class: Sequence[Mapping[str, float]],
+) -> list[Example]:
     """Classes from best to worst recall, each with the images retrieved for it.
 
     Args:
@@ -35,7 +38,7 @@ def of_classes(
       per_class: rows with "index", "n" and "recall".
 
     Returns:
-      {"text", "recall", "found": indices of images, best first, "right": one bool each}, at most
+      {"text", "recall", "found": rows of images, best first, "right": one bool each}, at most
       ``TEXTS``. The text is the class's first name; where there is one template, in it.
     """
     names, templates = prompts
@@ -44,15 +47,16 @@ def of_classes(
     rows = [ranked[(len(ranked) - 1) * i // max(count - 1, 1)] for i in range(count)]
     chosen = [row["index"] for row in rows]
     template = templates[0] if len(templates) == 1 else "{}"
-    texts = [template.replace("{}", _first(names[k])) for k in chosen]
-    found = _found(images, weights[chosen], texts, lambda q, i: labels[i] == chosen[q])
-    return [entry | {"recall": row["recall"]} for entry, row in zip(found, rows, strict=True)]
+    first = [names[k] if isinstance(names[k], str) else names[k][0] for k in chosen]
+    texts = [template.replace("{}", name) for name in first]
+    answers = _search(images, weights[chosen], texts, lambda q, i: labels[i] == chosen[q])
+    return [entry | {"recall": row["recall"]} for entry, row in zip(answers, rows, strict=True)]
 
 
 def of_captions(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
-) -> list[dict[str, Any]]:
-    """Captions evenly spread over all, each with the images retrieved for it: as ``of_classes``.
+) -> list[Example]:
+    """A few captions, each with the images retrieved for it, as ``of_classes`` has them.
 
     Args:
       images: float[n, E].
@@ -62,10 +66,9 @@ def of_captions(
     """
     count = min(len(captions), TEXTS)
     chosen = [(2 * i + 1) * len(captions) // (2 * count) for i in range(count)]
-    return _found(
-        images, texts[chosen], [captions[m] for m in chosen],
-        lambda q, i: image_of_text[chosen[q]] == i,
-    )  # fmt: skip
+    owners = image_of_text[chosen]
+    texts_of = [captions[m] for m in chosen]
+    return _search(images, texts[chosen], texts_of, lambda q, i: owners[q] == i)
 
 
 def predictions(
@@ -74,7 +77,7 @@ def predictions(
     labels: np.ndarray,
     names: Sequence[str],
     logit_scale: float,
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     """The most probable classes of ``PREDICTIONS`` images.
 
     Args:
@@ -85,7 +88,7 @@ def predictions(
       logit_scale: factor on cosines before the softmax.
 
     Returns:
-      {"image": index, "text": its class, "guesses": (class, probability), best first}.
+      {"image": its row, "text": its class, "guesses": (class, probability), best first}.
     """
     rows = _spread(len(images), PREDICTIONS)
     best, probs = zero_shot.predict(images[rows], weights, k=GUESSES, logit_scale=logit_scale)
@@ -101,7 +104,7 @@ def predictions(
 
 def similarity(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
-) -> dict[str, Any]:
+) -> Example:
     """Cosines between ``SIMILARITY`` captions and their images; arguments as ``of_captions``."""
     rows = _spread(len(captions), SIMILARITY)
     owners = np.asarray(image_of_text)[rows]
@@ -114,14 +117,14 @@ def similarity(
 
 def of_images(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     """The captions retrieved for a few images, best first; arguments as ``of_captions``."""
-    found = []
+    answers = []
     for row in _spread(len(images), IMAGE_QUERIES + 1)[1:]:
         best = np.argsort(-(texts @ images[row]), kind="stable")[:IMAGES]
-        answers = [[captions[m], bool(image_of_text[m] == row)] for m in best]
-        found.append({"image": row, "answers": answers})
-    return found
+        captions_of = [[captions[m], bool(image_of_text[m] == row)] for m in best]
+        answers.append({"image": row, "answers": captions_of})
+    return answers
 
 
 def _spread(n: int, count: int) -> list[int]:
@@ -129,11 +132,13 @@ def _spread(n: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, n - 1, min(count, n)).round()})
 
 
-def _found(
-    images: np.ndarray, queries: np.ndarray, texts: Sequence[str],
-    right: Callable[[int, int], Any],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Of equally similar images the first ones."""
+def _search(
+    images: np.ndarray,
+    queries: np.ndarray,
+    texts: Sequence[str],
+    right: Callable[[int, int], bool],
+) -> list[Example]:
+    """The images of greatest cosine with each query, of equal ones the first."""
     if not texts:
         return []
     columns = quantized_unit_rows(queries, "texts").T
@@ -143,10 +148,6 @@ def _found(
     )
     best = np.argsort(-cosines, axis=0, kind="stable")[:IMAGES].T.tolist()
     return [
-        {"text": text, "found": found, "right": [bool(right(q, i)) for i in found]}
-        for q, (text, found) in enumerate(zip(texts, best, strict=True))
+        {"text": text, "found": rows, "right": [bool(right(q, i)) for i in rows]}
+        for q, (text, rows) in enumerate(zip(texts, best, strict=True))
     ]
-
-
-def _first(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else names[0]

@@ -1,7 +1,5 @@
 """Zero-shot classification, paper section 3.1."""
 
-from typing import Any
-
 import numpy as np
 
 from clip_jax.data.digests import digest
@@ -17,14 +15,14 @@ from clip_jax.evals.tasks.base import Task
 from clip_jax.evals.types import EvalModel, NotApplicable, Result
 
 
-def _main_metric(data: DatasetSplits, found: dict[str, float]) -> str:
-    protocol = data.settings.protocol
-    if "mean_average_precision" in found:
+def _main_metric(data: DatasetSplits, metrics: dict[str, float]) -> str:
+    protocol, entry = data.settings.protocol, data.entry
+    if "mean_average_precision" in metrics:
         return "mean_average_precision" + ("" if protocol == "paper" else "_step")
-    if protocol == "paper" and data.entry is not None and data.entry.metric in found:
-        return data.entry.metric
-    if protocol == "datacomp" and data.entry is not None:
-        return datacomp.MAIN_METRIC.get(data.entry.datacomp, "top1")
+    if protocol == "paper" and entry is not None and entry.metric in metrics:
+        return entry.metric
+    if protocol == "datacomp" and entry is not None:
+        return datacomp.MAIN_METRIC.get(entry.datacomp, "top1")
     return "top1"
 
 
@@ -40,7 +38,7 @@ class ZeroShot(Task[ClassificationDataset]):
     def prepare(self, test: ClassificationDataset, data: DatasetSplits) -> None:
         data.with_prompts(test)
 
-    def cache_key_parts(self, data: DatasetSplits) -> dict[str, Any]:
+    def cache_key_parts(self, data: DatasetSplits) -> dict[str, object]:
         return prompt_key(data)
 
     def run(
@@ -51,16 +49,16 @@ class ZeroShot(Task[ClassificationDataset]):
         images, weights, metrics = classified(model, store, test)
         seed = data.settings.seed
         bounds = classification.confidence_intervals(images, weights, test.labels, seed=seed)
-        details: dict[str, Any] = {}
+        details: dict[str, object] = {}
         if templates != PLAIN and len(test.class_names):
             plain = weights_of(model, test.class_names, PLAIN)
             details["plain"] = classification.measure(images, plain, test.labels)
         if len(test.descriptions) and len(test.class_names):
             by_name = weights_of(model, test.class_names, tuple(test.templates) or PLAIN)
-            found = classification.measure(images, by_name, test.labels)
-            for key in [k for k in ("top1", "top5") if k in found]:
-                metrics[f"names_{key}"] = found[key]
-                bounds[f"names_{key}"] = intervals.wilson(found[key], len(test))
+            of_names = classification.measure(images, by_name, test.labels)
+            for key in [k for k in ("top1", "top5") if k in of_names]:
+                metrics[f"names_{key}"] = of_names[key]
+                bounds[f"names_{key}"] = intervals.wilson(of_names[key], len(test))
         if not test.multilabel:
             details["per_class"] = _per_class(images, weights, test)
             details["search"] = search.of_classes(
@@ -82,7 +80,7 @@ class ZeroShot(Task[ClassificationDataset]):
         )
 
 
-def prompt_key(data: DatasetSplits) -> dict[str, Any]:
+def prompt_key(data: DatasetSplits) -> dict[str, object]:
     """The prompts of a dataset, for the cache key of tasks that use them."""
     try:
         test = data.with_prompts(data.open("test"))
@@ -93,7 +91,7 @@ def prompt_key(data: DatasetSplits) -> dict[str, Any]:
 
 
 def prompts_of(test: ClassificationDataset) -> tuple[Names, tuple[str, ...]]:
-    """The texts of the classes, and the templates that they go into."""
+    """The names or descriptions of the classes, and the templates that they go into."""
     if len(test.descriptions):
         return test.descriptions, ("{}",)
     return test.class_names, tuple(test.templates) or PLAIN
@@ -121,7 +119,7 @@ def _first_names(test: ClassificationDataset, count: int) -> list[str]:
 
 def _per_class(
     images: np.ndarray, weights: np.ndarray, test: ClassificationDataset
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     best, _ = zero_shot.predict(images, weights, k=1)
     counts = classification.confusion_matrix(best[:, 0], test.labels, len(weights))
     names = _first_names(test, len(weights))

@@ -8,8 +8,9 @@ data are taken. ``matching`` brings the names into the order of a dataset's labe
 import difflib
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 PROTOCOLS = ("paper", "clip_benchmark", "datacomp")
 TEMPLATES = ("all", "subset7", "plain", "names")
@@ -40,7 +41,7 @@ class Prompts(NamedTuple):
 
 
 @functools.cache
-def load(name: str) -> dict[str, Any]:
+def load(name: str) -> dict:
     """One of the JSON files of this folder. Read once, when it is needed."""
     return json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
 
@@ -122,5 +123,5 @@ def _of_clip_benchmark(name: str) -> Prompts:
     return Prompts(_frozen(classes), tuple(own["templates"].get(name, paper.templates)))
 
 
-def _frozen(classes: Any) -> tuple[str | tuple[str, ...], ...]:
+def _frozen(classes: Sequence[str | Sequence[str]]) -> tuple[str | tuple[str, ...], ...]:
     return tuple(c if isinstance(c, str) else tuple(c) for c in classes)
