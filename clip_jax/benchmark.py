@@ -1,7 +1,7 @@
-"""Measurements that anyone can repeat: python -m clip_jax.benchmark baselines
+"""Measurements to be repeated: python -m clip_jax.benchmark baselines
 
-baselines: what cheap methods reach on the quickstart's zero-shot tasks.
-probe: the linear probe's sweep against scikit-learn's; needs the extra benchmark, and minutes.
+baselines: cheap methods on the quickstart's zero-shot tasks; needs the extra benchmark.
+probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
 fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hour.
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
@@ -10,13 +10,12 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from clip_jax import aot, cli
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import baselines, linear_probe, tpu_fit
+from clip_jax.benchmarks import baselines, linear_probe, require_scikit_learn, tpu_fit
 from clip_jax.data import paths
 from clip_jax.data.emoji import drawings
 from clip_jax.data.pairs import emoji
@@ -29,12 +28,13 @@ PREPROCESS = Preprocess(72, transparency="white")
 
 
 def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
-    """Prints and returns what nearest neighbour and kernel ridge regression reach, by task."""
+    """Prints and returns the accuracies of both methods, by task and method."""
+    require_scikit_learn()
     cache = paths.cache_dir(cache_dir)
     source = emoji.EmojiSource(cache, "all", "train", "plain")
     plain = [r for r in source.records if not set(r["emoji"]) & drawings.TONES]
     train_images = evaluation_images([r["image"] for r in plain], PREPROCESS)
-    found = {}
+    accuracies = {}
     for split in ("unseen_vendor", "held_out"):
         test = emoji.zero_shot_set(cache, "all", split)
         images = evaluation_images(test.images, PREPROCESS)
@@ -46,7 +46,7 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
                 baselines.pixel_features(train_images), labels,
                 baselines.pixel_features(images), len(number),
             )  # fmt: skip
-            found[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
+            accuracies[f"{split}/pixel nearest neighbour"] = zero_shot.accuracy(scores, test.labels)
         classes = {r["name"]: emoji.document(r) for r in plain} | dict(
             zip(test.class_names, test.documents, strict=True)
         )
@@ -58,28 +58,27 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
             baselines.shape_and_color_features(images),
         )
         scores = zero_shot.scores(predicted, text[[row[n] for n in test.class_names]])
-        found[f"{split}/kernel ridge regression"] = zero_shot.accuracy(scores, test.labels)
+        accuracies[f"{split}/kernel ridge regression"] = zero_shot.accuracy(scores, test.labels)
         print(f"{split}: {len(images)} images, {len(number)} classes", end="")
         print(f" ({time.perf_counter() - started:.0f} s)")
-        for name, values in found.items():
+        for name, values in accuracies.items():
             if name.startswith(split):
                 shown = "  ".join(f"{k} {v:.1%}" for k, v in values.items())
                 print(f"  {name.removeprefix(split + '/')}: {shown}")
-    return found
+    return accuracies
 
 
 def _on_tpus(measure: Callable[[], None]) -> Callable[[str], None]:
-    def run(cache_dir: str) -> None:
-        del cache_dir
+    def run(_: str) -> None:
         aot.prepare_environment()
         measure()
 
     return run
 
 
-BENCHMARKS: dict[str, Callable[[str], Any]] = {
+BENCHMARKS: dict[str, Callable[[str], object]] = {
     "baselines": measure_baselines,
-    "probe": lambda cache_dir: linear_probe.compare(),
+    "probe": lambda _: linear_probe.compare(),
     "fits": _on_tpus(tpu_fit.fits),
     "scaling": _on_tpus(tpu_fit.scaling),
 }

@@ -1,8 +1,7 @@
-"""What cheap methods reach on a zero-shot task: figures that a trained model has to beat.
+"""Cheap methods for zero-shot tasks: figures that a trained model has to beat.
 
-Both see the training images without augmentation, and neither learns features: a nearest
-neighbour on pixels, and kernel ridge regression from hand-made image features to hand-made text
-features.
+Both see the training images without augmentation, and neither learns features: a nearest neighbour
+on pixels, and kernel ridge regression from hand-made image features to hand-made text features.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ def pixel_features(images: np.ndarray, side: int = 24) -> np.ndarray:
 def nearest_neighbour(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Class scores float32[n, K]: the likeness of the likeliest training image of the class.
+    """Class scores float32[n, K]: the cosine with the nearest training image of the class.
 
     Args:
       train, test: unit features of images.
@@ -30,9 +29,9 @@ def nearest_neighbour(
       classes: K.
     """
     scores = np.full((len(test), classes), -1, np.float32)
-    likeness = test @ train.T
+    cosines = test @ train.T
     for label in np.unique(train_labels):
-        scores[:, label] = likeness[:, train_labels == label].max(axis=1)
+        scores[:, label] = cosines[:, train_labels == label].max(axis=1)
     return scores
 
 
@@ -41,10 +40,11 @@ def shape_and_color_features(images: np.ndarray, cell: int = 8, bins: int = 9) -
 
     Args:
       images: uint8[n, S, S, 3], S a multiple of ``cell``.
+      cell: side of a cell, in pixels.
+      bins: of a histogram.
     """
     x = images.astype(np.float32) / 255
-    grey = x.mean(axis=-1)
-    dy, dx = np.gradient(grey, axis=(1, 2))
+    dy, dx = np.gradient(x.mean(axis=-1), axis=(1, 2))
     strength, angle = np.hypot(dx, dy), np.mod(np.arctan2(dy, dx), np.pi)
     n, cells = len(images), images.shape[1] // cell
     shape = (n, cells, cell, cells, cell)
@@ -55,24 +55,21 @@ def shape_and_color_features(images: np.ndarray, cell: int = 8, bins: int = 9) -
     )
     histogram /= np.linalg.norm(histogram, axis=-1, keepdims=True) + 0.1
     color = x.reshape(*shape, 3).mean(axis=(2, 4))
-    flat = [histogram.reshape(n, -1), 3 * color.reshape(n, -1)]
-    return np.concatenate(flat, axis=1)
+    return np.concatenate([histogram.reshape(n, -1), 3 * color.reshape(n, -1)], axis=1)
 
 
 def text_features(names: Sequence[str], dimensions: int = 200) -> np.ndarray:
     """TF-IDF of words and character trigrams, reduced by SVD: unit rows float64[n, dimensions]."""
-    documents = []
-    for name in names:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    def terms(name: str) -> list[str]:
         words = name.lower().replace(":", " ").replace(",", " ").split()
-        grams = [f" {w} "[i : i + 3] for w in words for i in range(len(w))]
-        documents.append([f"word {w}" for w in words] * 2 + grams)
-    vocabulary = {t: i for i, t in enumerate(sorted({t for d in documents for t in d}))}
-    counts = np.zeros((len(names), len(vocabulary)))
-    for row, document in enumerate(documents):
-        for term in document:
-            counts[row, vocabulary[term]] += 1
-    rarity = np.log(len(names) / (counts > 0).sum(axis=0)) + 1
-    u, s, _ = np.linalg.svd(_unit(counts * rarity), full_matrices=False)
+        return [f"word {w}" for w in words] * 2 + [
+            f" {w} "[i : i + 3] for w in words for i in range(len(w))
+        ]
+
+    tfidf = TfidfVectorizer(analyzer=terms, smooth_idf=False).fit_transform(names).toarray()
+    u, s, _ = np.linalg.svd(tfidf, full_matrices=False)
     return _unit(u[:, :dimensions] * s[:dimensions])
 
 
@@ -84,23 +81,18 @@ def kernel_ridge(
     Args:
       x, y: float[m, F] and float[m, D], training pairs; features count as they are scaled.
       test: float[n, F].
+      penalty: added to the diagonal of the kernel.
 
     Returns:
       float64[n, D].
     """
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.metrics.pairwise import euclidean_distances
+
     x, test = x - x.mean(axis=0), test - x.mean(axis=0)
-    sample = x[:: max(1, len(x) // 500)]
-    width = np.median(_squared_distances(sample, sample))
-    kernel = np.exp(-_squared_distances(x, x) / width)
-    kernel[np.diag_indices(len(x))] += penalty
-    mean = y.mean(axis=0)
-    weights = np.linalg.solve(kernel, y - mean)
-    return np.exp(-_squared_distances(test, x) / width) @ weights + mean
-
-
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    cross = a @ b.T
-    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * cross, 0)
+    width = np.median(euclidean_distances(x[:: max(1, len(x) // 500)], squared=True))
+    model = KernelRidge(alpha=penalty, kernel="rbf", gamma=1 / width)
+    return model.fit(x, y - y.mean(axis=0)).predict(test) + y.mean(axis=0)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

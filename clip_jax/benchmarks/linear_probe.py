@@ -1,19 +1,15 @@
 """The linear probe's sweep against scikit-learn's: time, gradient norm and accuracy in one run.
 
-python -m clip_jax.benchmark probe
-
-Needs the extra benchmark. Features are made up, but like CLIP's: of unit length around a common
-mean (cosine of two images about 0.6), with a spectrum that decays, classes that overlap, and
-some wrong labels.
+Features are random, but like CLIP's: of unit length around a common mean (cosine of two images
+about 0.6), with a spectrum that decays, classes that overlap, and some wrong labels.
 """
 
 import dataclasses
-import importlib.util
 import time
-from typing import Any
 
 import numpy as np
 
+from clip_jax.benchmarks import require_scikit_learn
 from clip_jax.evals.probes import linear_probe
 from clip_jax.evals.probes.linear_probe import LAMBDAS, Split
 
@@ -82,12 +78,12 @@ def gradient_norm(split: Split, weights: np.ndarray, intercept: np.ndarray, lam:
 def ours(name: str, splits: tuple[Split, Split, Split], classes: int) -> Sweep:
     """The sweep of ``linear_probe.probe``."""
     started = time.perf_counter()
-    found = linear_probe.probe(*splits, linear_probe.ProbeSettings(classes=classes))
+    result = linear_probe.probe(*splits, linear_probe.ProbeSettings(classes=classes))
     seconds = time.perf_counter() - started
-    norm = gradient_norm(_joined(splits), found.weights, found.intercept, found.lam)
-    missed = len(found.unconverged) + (not found.converged)
-    said = f"{len(found.visited) + 1 - missed} of {len(found.visited) + 1}"
-    return Sweep(name, seconds, found.lam, found.metrics["top1"], norm, said)
+    norm = gradient_norm(_joined(splits), result.weights, result.intercept, result.lam)
+    missed = len(result.unconverged) + (not result.converged)
+    converged = f"{len(result.visited) + 1 - missed} of {len(result.visited) + 1}"
+    return Sweep(name, seconds, result.lam, result.metrics["top1"], norm, converged)
 
 
 def scikit_learn(
@@ -109,7 +105,7 @@ def scikit_learn(
     (train, val, test), limit = splits, linear_probe.logistic.MAX_ITERATIONS
     iterations: list[int] = []
 
-    def fit(split: Split, lam: float) -> Any:
+    def fit(split: Split, lam: float) -> LogisticRegression:
         model = LogisticRegression(C=1 / lam, max_iter=limit, tol=tolerance)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -145,20 +141,14 @@ def compare(
     Raises:
       SystemExit: scikit-learn is not installed.
     """
-    if importlib.util.find_spec("sklearn") is None:
-        raise SystemExit(
-            "the comparison needs scikit-learn: pip install 'clip_jax_training[benchmark]' "
-            "(or pip install scikit-learn)"
-        )
+    require_scikit_learn()
     sizes = (rows, rows // 4, tests)
     splits = tuple(clip_like(n, dimensions, classes, seed) for seed, n in enumerate(sizes))
     print(f"{rows:,} x {dimensions} features of {classes} classes, {len(LAMBDAS)} penalties")
     print("| sweep | seconds | lambda | test top-1 | gradient norm | fits that converged |")
     print("|---|---|---|---|---|---|")
-    found: list[Sweep] = []
 
     def add(sweep: Sweep) -> Sweep:
-        found.append(sweep)
         print(
             f"| {sweep.name} | {sweep.seconds:.1f} | {sweep.lam:.3g} | {sweep.accuracy:.2%} | "
             f"{sweep.gradient_norm:.1e} | {sweep.converged} |", flush=True,
@@ -179,7 +169,7 @@ def compare(
         f"with the same penalty top-1 differs by {100 * abs(first.accuracy - same.accuracy):.2f} "
         "points"
     )
-    return found
+    return [first, again, tight, loose, same]
 
 
 def _joined(splits: tuple[Split, Split, Split]) -> Split:

@@ -1,16 +1,17 @@
-"""What the recipes need on TPU pods, by compiling them ahead of time: the tables of docs/pods.md.
-
-python -m clip_jax.benchmark fits
-python -m clip_jax.benchmark scaling
-"""
+"""What the recipes need on TPU pods, compiled ahead of time: the tables of docs/pods.md."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
 
 from clip_jax import aot
 from clip_jax import config as config_lib
+
+if TYPE_CHECKING:
+    import jax  # at run time it reads the environment that aot prepares
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -33,17 +34,17 @@ WIDTH = 512  # of ViT-B/32's embeddings
 SLICES = ("v5e:2x4", "v5e:4x8", "v5e:8x8", "v5e:16x16")
 
 
-def _config(name: str, **changes: Any) -> Any:
+def _config(name: str, **changes: str | int | bool) -> ConfigDict:
     overrides = [(k.replace("__", "."), str(v)) for k, v in changes.items()]
     return config_lib.load(str(CONFIGS / f"{name}.py"), overrides)
 
 
-def _compiled(name: str, topology: str, **changes: Any) -> aot.Report:
+def _compiled(name: str, topology: str, **changes: str | int | bool) -> aot.Report:
     devices, chip = aot.devices_of(topology)
     return aot.compile_step(_config(name, **changes), topology, devices, chip)
 
 
-def _row(cells: Sequence[Any]) -> None:
+def _row(cells: Sequence[object]) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
@@ -133,7 +134,9 @@ def scaling(slices: Sequence[str] = SLICES) -> None:
                   f"{others / 1e6:,.1f}"))  # fmt: skip
 
 
-def bare_loss(implementation: str, devices: Sequence[Any], batch: int, width: int = WIDTH) -> Any:
+def bare_loss(
+    implementation: str, devices: Sequence["jax.Device"], batch: int, width: int = WIDTH
+) -> "jax.stages.Compiled":
     """The compiled softmax loss alone with its gradients, of bfloat16 embeddings."""
     import jax
     import jax.numpy as jnp
@@ -149,14 +152,14 @@ def bare_loss(implementation: str, devices: Sequence[Any], batch: int, width: in
     return jax.jit(gradients).lower(rows, rows, scale, scale).compile()
 
 
-def loss_temporaries(implementation: str, devices: Sequence[Any], batch: int) -> int:
+def loss_temporaries(implementation: str, devices: Sequence["jax.Device"], batch: int) -> int:
     """Bytes that the bare loss needs on each device beside embeddings and gradients."""
     from clip_jax.analysis import hlo
 
     return hlo.memory(bare_loss(implementation, devices, batch)).temporaries
 
 
-def _is_embeddings(collective: dict[str, Any], batch: int, width: int) -> bool:
+def _is_embeddings(collective: Mapping[str, str | int], batch: int, width: int) -> bool:
     shapes = collective["shape"].split()
     if collective["kind"] == "all-reduce":  # of zeros but for one's own rows: a gather, to XLA
         return all(s.endswith(f"[{batch},{width}]") for s in shapes)

@@ -116,10 +116,10 @@ def _entry(name: str, entry: Entry) -> Entry:
 
 
 def prepare(config: ConfigDict, preprocess: Preprocess, trained_on: str = "") -> list[Evaluator]:
-    """Opens the data of every evaluator of a config.
+    """Opens the data of every evaluator of a whole config.
 
     Args:
-      config: the whole config.
+      config: the config.
       preprocess: image -> the model's input.
       trained_on: fingerprint of the training data, which no evaluator may use.
 
@@ -208,7 +208,8 @@ def _validation(config: ConfigDict, preprocess: Preprocess, trained_on: str) -> 
             ) from error
         images.append(pair.image)
         captions.append(pair.caption)
+    fingerprint = digest(VALIDATION, source.fingerprint, count)
+    rows = np.arange(count)
     return RetrievalDataset(
-        VALIDATION, "test", _Decoded(images, source), captions, np.arange(count),
-        digest(VALIDATION, source.fingerprint, count),
-    )  # fmt: skip
+        VALIDATION, "test", _Decoded(images, source), captions, rows, fingerprint
+    )

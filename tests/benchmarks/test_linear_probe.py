@@ -1,5 +1,7 @@
 """The comparison with scikit-learn, on a small problem."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -8,19 +10,19 @@ from clip_jax.evals.probes.linear_probe import LAMBDAS
 
 
 def test_features_are_like_clips():
-    features, labels = linear_probe.clip_like(2000, 512, 100, 0)
+    features, labels = linear_probe.clip_like(2000, 256, 100, 0)
     assert features.dtype == np.float32 and labels.dtype == np.int32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     cosines = features @ features.T
     same = labels[:, None] == labels
     assert 0.5 < cosines[~same].mean() < cosines[same].mean() < 0.9
     assert set(labels) == set(range(100))
-    again, right = linear_probe.clip_like(2000, 512, 100, 0, wrong=0)
+    again, right = linear_probe.clip_like(2000, 256, 100, 0, wrong=0)
     np.testing.assert_array_equal(features, again)
     assert 0.03 < (right != labels).mean() < 0.07
     features, labels = again, right
     # Another seed: other rows of the same classes.
-    others, theirs = linear_probe.clip_like(2000, 512, 100, 1, wrong=0)
+    others, theirs = linear_probe.clip_like(2000, 256, 100, 1, wrong=0)
     assert not np.array_equal(features, others)
     for k in range(5):
         centres = [(x[y == k].mean(axis=0)) for x, y in ((features, labels), (others, theirs))]
@@ -63,6 +65,6 @@ def test_gradient_norm():
 
 
 def test_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(linear_probe.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="needs scikit-learn: pip install"):
         linear_probe.compare()

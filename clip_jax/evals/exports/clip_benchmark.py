@@ -14,7 +14,7 @@ from clip_jax.evals.metrics import caption_selection, retrieval
 from clip_jax.evals.records import Record
 from clip_jax.runtime.atomic import write_atomically
 
-# Ours -> CLIP_benchmark's. Few-shot curves have no counterpart: its fewshot_k is a single run.
+# Our tasks -> CLIP_benchmark's. A few-shot curve has no counterpart: its fewshot_k is one run.
 TASKS = {
     "zero_shot": "zeroshot_classification",
     "retrieval": "zeroshot_retrieval",
@@ -126,7 +126,7 @@ def write(folder: Path, records: Iterable[Record], **options: Unpack[ConvertOpti
         files[name] = result
     folder.mkdir(parents=True, exist_ok=True)
     for name, result in files.items():
-        # With NaN as a bare word, which is not JSON but what CLIP_benchmark writes and reads.
+        # With a bare NaN, which is not JSON but what CLIP_benchmark writes and reads.
         write_atomically(folder / name, (json.dumps(result) + "\n").encode())
     table = folder / "benchmark.csv"
     write_atomically(table, csv_table(list(files.values())).encode())
@@ -152,7 +152,7 @@ def csv_table(results: Sequence[Result]) -> str:
 
 
 def metrics_of(record: Record) -> dict[str, float]:
-    """Returns a record's metrics by CLIP_benchmark's names; others are left out."""
+    """Returns the metrics that CLIP_benchmark has, by its names."""
     if record.task == "retrieval":
         return retrieval.clip_benchmark_names(record.metrics)
     if record.task == "caption_selection":
