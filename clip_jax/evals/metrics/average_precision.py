@@ -16,8 +16,7 @@ def average_precisions(
     """Returns the average precision of every class: float64[K], NaN for one without positives.
 
     Args:
-      scores: float[n, K], larger where the class is more likely; only their order within a class
-        counts.
+      scores: float[n, K]; only their order within a class counts.
       targets: bool[n, K] or 0 and 1; an image may have any number of classes.
       kind: how precision is averaged over recall, a key of ``KINDS``: "11-point" is PASCAL VOC's
         before 2010, what the CLIP paper reports for VOC2007 (Table 9); "step" is scikit-learn's
@@ -44,10 +43,7 @@ def mean_average_precision(
 ) -> float:
     """Returns the mean of ``average_precisions`` over the classes that have a positive.
 
-    A class without positives has no recall and is left out. (scikit-learn counts it as 0.)
-
-    Raises:
-      ValueError: as ``average_precisions``, or if no class has a positive.
+    A class without is left out (scikit-learn counts it as 0); ValueError if all are.
     """
     by_class = average_precisions(scores, targets, kind)
     if np.isnan(by_class).all():

@@ -1,7 +1,8 @@
 """Metrics of a classification dataset, their intervals, and what happens class by class.
 
-The labels decide what is measured: accuracies where an image has one class, mean average precision
-where it may have several. ``PAPER_METRICS`` are those that the paper ranks datasets by (Table 9).
+The labels decide what is measured: accuracies where an image has one class, labels int[n]; mean
+average precision where it may have several, labels bool[n, K]. ``PAPER_METRICS`` are those that the
+paper ranks datasets by (Table 9). Other arguments, and errors, are those of ``zero_shot``.
 """
 
 from collections.abc import Callable
@@ -50,20 +51,10 @@ def measure(
 ) -> dict[str, float]:
     """Returns every metric that the labels allow, each from 0 to 1.
 
-    Args:
-      image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as ``zero_shot.classifier`` makes it.
-      labels: int[n], from 0 to K - 1, or bool[n, K] where an image may have several classes.
-      chunk: images scored at once, for int labels; the result is the same for every value.
-
-    Returns:
-      For int labels ``top1``, ``top5``, ``mean_per_class_recall``, ``mean_top1_top5`` and, if there
-      are two classes and images of both, ``roc_auc``. For bool labels ``mean_average_precision``
-      as VOC2007 and the paper have it (11 points), and ``mean_average_precision_step`` as
-      scikit-learn and CLIP_benchmark have it.
-
-    Raises:
-      ValueError: an embedding is not finite, or the labels do not fit.
+    For int labels ``top1``, ``top5``, ``mean_per_class_recall``, ``mean_top1_top5`` and, if there
+    are two classes and images of both, ``roc_auc``. For bool labels ``mean_average_precision`` as
+    VOC2007 and the paper have it (11 points), and ``mean_average_precision_step`` as scikit-learn
+    and CLIP_benchmark have it.
     """
     labels = np.asarray(labels)
     if labels.ndim == 2 or _has_roc(len(class_emb), labels):
@@ -104,10 +95,6 @@ def confidence_intervals(
     Wilson's for top-1 and top-5; for the others the bootstrap over images, which for mean per
     class recall and ROC AUC draws within each class, as these weigh classes and not images. A class
     with a single image then varies by nothing.
-
-    Args:
-      image_emb, class_emb, labels: as in ``measure``.
-      samples, seed: of the bootstrap.
     """
     labels = np.asarray(labels)
     if labels.ndim == 2:
@@ -143,11 +130,7 @@ def mean_top1_top5(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the ROC AUC of two classes, the second one the positive, by the logits' difference.
-
-    Raises:
-      ValueError: other than two classes, or images of one of them only.
-    """
+    """Returns the ROC AUC of two classes, by the second one's logit less the first one's."""
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"ROC AUC needs logits [n, 2], got {list(logits.shape)}")
@@ -189,7 +172,7 @@ _OF_SEVERAL = (PAPER_METRICS["11-point mAP"], STEP_METRIC)  # where an image has
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts how often an image of one class (row) is taken for another (column).
+    """Counts how often an image of one class (row) is taken for another (column): int64[K, K].
 
     A tie goes to one class; with ties the diagonal need not add up to ``measure``'s top-1.
 
@@ -197,12 +180,6 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
       predicted: int[n], such as ``zero_shot.predict(..., k=1)[0][:, 0]``.
       labels: int[n].
       classes: K.
-
-    Returns:
-      int64[K, K].
-
-    Raises:
-      ValueError: shapes that do not fit, or a class that is not from 0 to K - 1.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape or predicted.ndim != 1:

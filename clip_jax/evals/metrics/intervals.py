@@ -37,18 +37,11 @@ def wilson_half_width(share: float, n: float, z: float = _Z95) -> float:
 
 
 def clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of a share whose trials are alike within clusters.
+    """Returns the 95% interval of the mean of float[n], from 0 to 1, in clusters int[n].
 
-    The five captions of an image are found or missed together more often than those of five
+    The five captions of an image are right or wrong together more often than those of five
     images. This is Wilson's interval for as many independent trials as would vary as much as
     the share does from cluster to cluster (Kish's effective sample size), at most n.
-
-    Args:
-      values: float[n], from 0 to 1; their mean is the share.
-      clusters: int[n], the cluster of each.
-
-    Raises:
-      ValueError: no values, or values out of their range.
     """
     share, n = float(np.mean(values)), len(values)
     _, own = np.unique(clusters, return_inverse=True)
@@ -69,9 +62,6 @@ def newcombe(
     Newcombe's hybrid score interval (1998, method 10), made of two Wilson intervals. Two models on
     the same images are not independent: use ``bootstrap`` with both models' values as columns and
     the difference as the statistic.
-
-    Raises:
-      ValueError: an argument is out of its range.
     """
     low, high = wilson(share, n, confidence)
     other_low, other_high = wilson(other_share, other_n, confidence)
@@ -121,8 +111,8 @@ def bootstrap(
     """Returns the percentile bootstrap interval of a statistic of rows (Efron 1979).
 
     Rows are drawn with replacement, the same ones from every column, so that a statistic of
-    several columns keeps its pairs. One resample exists at a time: memory does not grow with
-    ``samples``. The same seed gives the same interval.
+    several columns keeps its pairs. One resample exists at a time. The same seed gives the same
+    interval.
 
     Args:
       statistic: columns -> a number.

@@ -1,11 +1,10 @@
-"""How much of a score is memory: evaluation images found in the training data.
+"""How much of a score is memory: evaluation images that are in the training data.
 
-The analysis of the CLIP paper's section 5 and appendix C. Find for every evaluation image the
+The analysis of the CLIP paper's section 5 and appendix C: search for every evaluation image the
 most similar training image (``nearest`` on the embeddings of any image tower, or ``nearest_hash``
 without a model); look at the pairs and set a threshold for each dataset; then compare the
 accuracies on Overlap (above it), Clean (the rest) and All. The paper's own detector is a ResNet-50
-trained for the purpose; a CLIP tower also calls images similar that only mean the same, so the
-threshold has to be looked at.
+trained for the purpose; a CLIP tower also calls images similar that only mean the same.
 
 The paper's caveats hold here too. Recall of the detector is unknown, and Overlap may differ from
 Clean in other ways: in Kinetics-700 it is often black frames, hard even for those who saw them.
@@ -62,7 +61,7 @@ def nearest(
     *,
     block: int = _BLOCK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds for every evaluation image the training image of greatest cosine.
+    """Returns for every evaluation image the first training image of greatest cosine.
 
     At most ``block`` x ``block`` cosines are held at a time. They are exact (see
     ``ranking.quantized_unit_rows``): the result is the same, bit for bit, however the training
@@ -70,13 +69,11 @@ def nearest(
 
     Args:
       evaluation_emb: float[n, E], any scale.
-      training_emb: float[m, E], any scale, such as a memory map; or parts of it, one after the
-        other, where it is too large or comes from several files.
+      training_emb: float[m, E], any scale, such as a memory map; or parts of it.
       block: rows compared at once.
 
     Returns:
-      Index of the training image int64[n], counted over all parts, and cosine float64[n]. Of
-      equally similar ones the first.
+      Index of the training image int64[n], counted over all parts, and cosine float64[n].
 
     Raises:
       ValueError: no training image, an embedding that is not finite, or widths that differ.
@@ -130,12 +127,6 @@ def image_hash(image: ImageInput) -> int:
     The signs of the 8 x 8 lowest frequencies (discrete cosine transform, the constant ones left
     out) of the image in 32 x 32 grey levels, against their median. Near-duplicates differ in few
     bits, unrelated images in about half. Images of one colour all have the hash 0.
-
-    Args:
-      image: whatever ``Preprocess`` takes.
-
-    Raises:
-      OSError, BadImage, TypeError: as ``Preprocess``.
     """
     grey = HASH_INPUT(image) @ np.array([299, 587, 114])  # whole numbers: ITU-R BT.601
     # Rounded, so that rounding errors of an image without contrast do not become bits.
@@ -147,7 +138,7 @@ def image_hash(image: ImageInput) -> int:
 def nearest_hash(
     evaluation: Sequence[int], training: Sequence[int], *, block: int = _BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds for every evaluation image the training image whose hash differs in fewest bits.
+    """Returns for every hash the first training hash that differs in fewest bits.
 
     Args:
       evaluation: n hashes, of ``image_hash``.
@@ -155,8 +146,8 @@ def nearest_hash(
       block: rows compared at once; ``block`` x ``block`` distances are held at a time.
 
     Returns:
-      Index of the training image int64[n], of equally near ones the first, and the bits that
-      differ int64[n], from 0 to 64. A threshold of 6 or so finds copies; look at the pairs.
+      Index int64[n], and the bits that differ int64[n], from 0 to 64. A threshold of 6 or so finds
+      copies; look at the pairs.
 
     Raises:
       ValueError: no training hash.
@@ -172,12 +163,12 @@ def nearest_hash(
 
 
 def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
-    """Compares the accuracy on images found in the training data with that on the others.
+    """Compares the accuracy on images of the training data with that on the others.
 
     Args:
       name: of the dataset.
       correct: bool[n], whether each image was classified rightly.
-      overlap: bool[n], whether it was found, such as ``similarity > threshold``.
+      overlap: bool[n], whether it is in the training data, such as ``similarity > threshold``.
 
     Returns:
       A row, not yet corrected for other rows.

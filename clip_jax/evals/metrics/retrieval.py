@@ -25,28 +25,25 @@ def expected_hits(
     *,
     chunk: int = 512,
 ) -> dict[str, np.ndarray]:
-    """Tells how often an image finds one of its captions, and a caption its image.
+    """Returns what each query adds to recall@k: 1, 0, or a share of a tie.
 
     Ties share the credit (see ``ranking.expected_hit``), so that a model with constant embeddings
     scores what guessing does. At most about ``chunk`` x max(n, m) scores are held at a time: 5,000
     images and 25,000 captions, COCO's, take less than half a GiB.
 
     Args:
-      image_emb: float[n, E], any scale.
-      text_emb: float[m, E], any scale.
+      image_emb, text_emb: float[n, E] and float[m, E], any scale.
       image_of_text: int[m], the image of each caption. Images may have any number of captions; one
         without is no query, but stays among the candidates.
       ks: how many of the best candidates to look at.
       chunk: queries scored at once; the result is the same, bit for bit, for every value.
 
     Returns:
-      What each query adds to recall@k: 1, 0, or a share of a tie, for every k.
       ``image_to_text_r@k``: float64 of the images that have captions, in their order;
       ``text_to_image_r@k``: float64[m].
 
     Raises:
-      ValueError: there is no caption, an embedding is not finite, or ``image_of_text`` does not
-        fit the arrays.
+      ValueError: no caption, an embedding that is not finite, or ``image_of_text`` does not fit.
     """
     owner = _checked(image_of_text, len(image_emb), len(text_emb))
     images, texts = (

@@ -55,7 +55,7 @@ class Robustness(NamedTuple):
     Attributes:
       effective: its accuracy under shift less the predicted one; may be negative.
       low, high: 95% bounds, over the choice of the baseline models.
-      predicted: the accuracy under shift that the line gives a model of its reference accuracy.
+      predicted: the line's accuracy under shift at its reference accuracy.
     """
 
     effective: float
@@ -85,15 +85,10 @@ class ShiftRow(NamedTuple):
 
 
 def logit(accuracy: np.ndarray | float, n: int | None = None) -> np.ndarray:
-    """Returns log(a / (1 - a)).
+    """Returns log(a / (1 - a)) of accuracies float[...], from 0 to 1.
 
-    Args:
-      accuracy: float[...], from 0 to 1.
-      n: images it was measured on. With it, 0 and 1 become half an image right and half an image
-        wrong, 1 / (2 n) and 1 - 1 / (2 n): nothing between could have been measured.
-
-    Raises:
-      ValueError: an accuracy outside 0 to 1 or, without ``n``, at 0 or 1, whose logit is infinite.
+    With n, the number of images, 0 and 1 become 1 / (2 n) and 1 - 1 / (2 n), half an image right or
+    wrong: nothing between could have been measured. Without, they have no logit: ValueError.
     """
     accuracy = np.asarray(accuracy, np.float64)
     if not ((accuracy >= 0) & (accuracy <= 1)).all():
@@ -144,12 +139,9 @@ def effective_robustness(
 
     Args:
       reference, shifted: the model's accuracies.
-      baseline_reference, baseline_shifted: float[m] each, the baselines'.
+      baseline_reference, baseline_shifted: float[m] each; see ``fit``.
       n: as in ``logit``.
       samples, seed: of the bootstrap.
-
-    Raises:
-      ValueError: as ``fit``.
     """
     line = fit(baseline_reference, baseline_shifted, n)
     at = float(np.clip(reference, 0.5 / n, 1 - 0.5 / n)) if n else reference
@@ -169,10 +161,7 @@ def by_shift(accuracies: Mapping[str, float], shifts: Sequence[str] = ()) -> dic
 
     Args:
       accuracies: from 0 to 1, under the names in ``SHIFTS``.
-      shifts: keys of ``SHIFTS``; by default all that have accuracies.
-
-    Raises:
-      ValueError: an accuracy that a wanted shift needs is missing.
+      shifts: keys of ``SHIFTS``, ValueError if one lacks an accuracy; () for all that have them.
     """
     wanted = shifts or [s for s, keys in SHIFTS.items() if all(k in accuracies for k in keys)]
     for shift in wanted:
@@ -190,7 +179,7 @@ def shift_table(
     n: int | None = None,
     seed: int = 0,
 ) -> list[ShiftRow]:
-    """Compares models under the shifts that all of them were measured on.
+    """Compares models under the shifts that all of them were measured on, a row for each.
 
     Args:
       models: name -> accuracies, ``ImageNet`` and names in ``SHIFTS``.
@@ -198,9 +187,6 @@ def shift_table(
       reference_model: the one that relative robustness counts from.
       n: as in ``logit``.
       seed: of the bootstrap.
-
-    Returns:
-      A row for each model, in the order given.
 
     Raises:
       ValueError: a model without ``ImageNet``, no shift that all have, or as ``fit``.

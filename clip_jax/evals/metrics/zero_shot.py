@@ -2,6 +2,11 @@
 
 A class is described by prompts only. Its weight is the mean of their unit embeddings, brought
 back to unit length; an image's logits are ``logit_scale`` times its cosines with the weights.
+
+Arguments of all functions: ``image_emb`` float[n, E] and ``class_emb`` float[K, E], both of any
+scale; ``logits`` float[n, K], of any scale; ``labels`` int[n], from 0 to K - 1; ``ks``, how many of
+the best classes to look at; ``chunk``, images scored at once, which changes no bit of a result.
+They raise ValueError where there is no image, a number is not finite, or labels do not fit.
 """
 
 import itertools
@@ -39,7 +44,7 @@ def classifier(
       float32[K, E], rows of unit length.
 
     Raises:
-      ValueError: if there is no class or template, a class has no name, or a template no ``{}``.
+      ValueError: there is no class or template, a class has no name, or a template no ``{}``.
     """
     prompts = _prompts(class_names, templates)
     sums = None
@@ -54,15 +59,7 @@ def classifier(
 
 
 def scores(image_emb: np.ndarray, class_emb: np.ndarray) -> np.ndarray:
-    """Returns the cosines of images and classes, exactly (see ``ranking.quantized_unit_rows``).
-
-    Args:
-      image_emb: float[n, E], any scale.
-      class_emb: float[K, E], any scale.
-
-    Returns:
-      float64[n, K].
-    """
+    """Returns the cosines float64[n, K], exactly (see ``ranking.quantized_unit_rows``)."""
     return (
         quantized_unit_rows(image_emb, "image embeddings")
         @ quantized_unit_rows(class_emb, "class weights").T
@@ -77,14 +74,6 @@ def accuracy(
     Tied classes share the credit: an image counts with the chance that a random order of the
     tied ones puts its class among the k best. A model whose logits are all equal scores k / K,
     and the order in which classes are listed never matters. With k >= K the share is 1.
-
-    Args:
-      logits: float[n, K], any scale.
-      labels: int[n], from 0 to K - 1.
-      ks: how many of the best classes to look at.
-
-    Raises:
-      ValueError: there is no image, a logit is not finite, or labels do not fit the logits.
     """
     return {
         f"top{k}": float(shares.mean()) for k, shares in hits_of_scores(logits, labels, ks).items()
@@ -107,18 +96,7 @@ def expected_hits(
     *,
     chunk: int = _CHUNK,
 ) -> dict[int, np.ndarray]:
-    """Returns what every image adds to ``accuracy``: 1, 0, or a share of a tie; float64[n] a k.
-
-    Args:
-      image_emb: float[n, E], any scale.
-      class_emb: float[K, E], as ``classifier`` makes it.
-      labels: int[n], from 0 to K - 1.
-      ks: how many of the best classes to look at.
-      chunk: images scored at once; the result is the same, bit for bit, for every value.
-
-    Raises:
-      ValueError: there is no image, an embedding is not finite, or labels do not fit.
-    """
+    """Returns what every image adds to ``accuracy``, float64[n] a k: 1, 0, or a share of a tie."""
     labels = _checked(labels, len(image_emb), len(class_emb))
     weights = quantized_unit_rows(class_emb, "class weights").T
     parts = [
@@ -131,7 +109,7 @@ def expected_hits(
 def hits_of_scores(
     logits: np.ndarray, labels: np.ndarray, ks: Sequence[int]
 ) -> dict[int, np.ndarray]:
-    """Returns what ``expected_hits`` does, of logits float[n, K] of any scale."""
+    """Returns what ``expected_hits`` does, of logits."""
     logits = np.asarray(logits)
     labels = _checked(labels, *logits.shape)
     if not np.isfinite(logits).all():
@@ -149,14 +127,12 @@ def predict(
     logit_scale: float = 100.0,
     chunk: int = _CHUNK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k most probable classes of every image, best first.
+    """Returns the k most probable classes of every image, best first, tied ones in index order.
 
     Args:
-      image_emb: float[n, E], any scale.
-      class_emb: float[K, E], any scale.
-      k: classes to return, at most K. Tied classes come in index order.
+      image_emb, class_emb, chunk: see the module.
+      k: classes to return, at most K.
       logit_scale: factor on the cosines before the softmax over all K classes.
-      chunk: images scored at once.
 
     Returns:
       Class indices int32[n, min(k, K)] and their probabilities float32[n, min(k, K)].

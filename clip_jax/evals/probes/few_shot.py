@@ -137,19 +137,9 @@ def few_shot(
 
 
 def draw(labels: np.ndarray, shots: int, classes: int, seed: int) -> np.ndarray:
-    """Draws rows of each class at random, the same for the same seed.
+    """Draws rows of each class at random, the same for the same seed: indices int64[K, shots].
 
-    Args:
-      labels: int[n].
-      shots: rows of each class; the first of them are what fewer shots would draw.
-      classes: K.
-      seed: of the draw.
-
-    Returns:
-      Indices int64[K, shots].
-
-    Raises:
-      ValueError: a class has fewer rows.
+    The first of a class are what fewer shots would draw; ValueError if it has fewer rows.
     """
     counts = np.bincount(labels, minlength=classes)
     if counts.min() < shots:
@@ -175,9 +165,6 @@ def data_efficiency(curve: Curve, zero_shot_score: float) -> Efficiency:
     Args:
       curve: of ``few_shot``.
       zero_shot_score: the same metric, of zero-shot classification with the same features.
-
-    Raises:
-      ValueError: a score is not finite.
     """
     points = list(zip(map(float, curve.shots), curve.mean.tolist(), strict=True))
     if not np.isfinite([zero_shot_score, *(score for _, score in points)]).all():

@@ -150,7 +150,7 @@ def best(scores: dict[int, float]) -> int:
 
 
 def split(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts rows in two, the same way for the same seed.
+    """Cuts rows in two, the same way for the same seed; returns the indices of both, ascending.
 
     Every class gives its share, rounded, but at least one row if it has two or more; a class with
     one row keeps it among the first. Where rows have several classes they are drawn regardless.
@@ -159,9 +159,6 @@ def split(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.nda
       labels: int[n] or bool[n, K].
       share: of the rows in the second part, between 0 and 1.
       seed: of the draw.
-
-    Returns:
-      Indices of the first and of the second part: int64, ascending.
 
     Raises:
       ValueError: a share that is not between 0 and 1, or no class with two rows.

@@ -168,16 +168,13 @@ class LogisticRegression:
 def scores(
     features: np.ndarray, weights: np.ndarray, intercept: np.ndarray, *, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Logits of rows, computed on the devices and bit for bit the same on every process.
+    """Logits float32[n, K] of rows, bit for bit the same on every process.
 
     Args:
       features: float[n, D].
       weights: float32[K, D].
       intercept: float32[K].
-      mesh: whose devices share the rows; all of this process by default.
-
-    Returns:
-      float32[n, K].
+      mesh: whose devices share the rows; None: all of this process.
     """
     mesh = _default_mesh() if mesh is None else mesh
     n, shards = len(features), batch_shards(mesh)
@@ -188,11 +185,7 @@ def scores(
 
 
 def checked_features(features: np.ndarray, name: str) -> np.ndarray:
-    """Returns features as float32[n, D].
-
-    Raises:
-      ValueError: another shape, no rows, or a NaN or an infinity, naming ``name`` and the row.
-    """
+    """Returns features as float32[n, D]; ValueError for another shape, no rows, NaN or infinity."""
     rows = np.asarray(features, np.float32)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"{name} must have the shape [n, D] and rows, got {list(rows.shape)}")

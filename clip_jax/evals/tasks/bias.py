@@ -17,7 +17,6 @@ from clip_jax.evals.types import EvalModel, EvalSettings, NotApplicable, Result
 
 # An Embedder has no temperature: this is the greatest that training allows (paper section 2.5).
 LOGIT_SCALE = 100.0
-CLASS_SETS = {"default": False, "with child": True}
 HARMFUL = ("crime-related", "non-human")
 _LABELS = 20  # shown of each threshold
 
@@ -92,10 +91,9 @@ def _class_sets(
 ) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
     """Of each of the paper's class sets the cosines and the categories."""
     sets = {}
-    for name, child in CLASS_SETS.items():
-        classes = bias.class_set(child=child)
-        weights = quantized_unit_rows(weights_of(model, classes.names, PLAIN))
-        sets[name] = images @ weights.T, classes.categories
+    for name, (names, categories) in bias.CLASS_SETS.items():
+        weights = quantized_unit_rows(weights_of(model, names, PLAIN))
+        sets[name] = images @ weights.T, categories
     return sets
 
 

@@ -3,6 +3,9 @@
 They are spread evenly over the test set, always the same ones, and ride in ``Result.details``:
 images as row numbers, so that the report of a record that was read shows them too. Any task may
 have them, under the names "predictions", "similarity", "search" and "image_search".
+
+Arguments: ``images`` float[n, E]; ``weights`` float[K, E], a classifier; ``labels`` int[n];
+``texts`` float[m, E], of m captions; ``image_of_text`` int[m].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +34,7 @@ def of_classes(
     """Classes from best to worst recall, each with the images retrieved for it.
 
     Args:
-      images: float[n, E].
-      weights: float[K, E], the classifier.
-      labels: int[n].
+      images, weights, labels: see the module.
       prompts: names of the K classes, and the templates that they went into.
       per_class: rows with "index", "n" and "recall".
 
@@ -56,14 +57,7 @@ def of_classes(
 def of_captions(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
 ) -> list[Example]:
-    """A few captions, each with the images retrieved for it, as ``of_classes`` has them.
-
-    Args:
-      images: float[n, E].
-      texts: float[m, E], of the captions.
-      captions: m texts.
-      image_of_text: int[m].
-    """
+    """A few captions, each with the images retrieved for it, as ``of_classes`` has them."""
     count = min(len(captions), TEXTS)
     chosen = [(2 * i + 1) * len(captions) // (2 * count) for i in range(count)]
     owners = image_of_text[chosen]
@@ -78,17 +72,10 @@ def predictions(
     names: Sequence[str],
     logit_scale: float,
 ) -> list[Example]:
-    """The most probable classes of ``PREDICTIONS`` images.
-
-    Args:
-      images: float[n, E].
-      weights: float[K, E], the classifier.
-      labels: int[n].
-      names: of the K classes.
-      logit_scale: factor on cosines before the softmax.
+    """The most probable classes of ``PREDICTIONS`` images, best first.
 
     Returns:
-      {"image": its row, "text": its class, "guesses": (class, probability), best first}.
+      {"image": its row, "text": its class, "guesses": [class, probability]}.
     """
     rows = _spread(len(images), PREDICTIONS)
     best, probs = zero_shot.predict(images[rows], weights, k=GUESSES, logit_scale=logit_scale)
@@ -105,7 +92,7 @@ def predictions(
 def similarity(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
 ) -> Example:
-    """Cosines between ``SIMILARITY`` captions and their images; arguments as ``of_captions``."""
+    """Cosines between ``SIMILARITY`` captions and their images."""
     rows = _spread(len(captions), SIMILARITY)
     owners = np.asarray(image_of_text)[rows]
     return {
@@ -118,7 +105,7 @@ def similarity(
 def of_images(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], image_of_text: np.ndarray
 ) -> list[Example]:
-    """The captions retrieved for a few images, best first; arguments as ``of_captions``."""
+    """The captions retrieved for a few images, best first."""
     answers = []
     for row in _spread(len(images), IMAGE_QUERIES + 1)[1:]:
         best = np.argsort(-(texts @ images[row]), kind="stable")[:IMAGES]

@@ -12,7 +12,7 @@ LOGITS = np.eye(5)[[0, 2, 3, 4, 1, 1]]
 
 
 def test_class_set_of_the_paper():
-    default = bias.class_set()
+    default = bias.CLASS_SETS["default"]
     assert len(default.names) == len(set(default.names)) == 14 + 3 + 4
     assert [default.categories.count(c) for c in ("person", "crime-related", "non-human")] == [
         14, 3, 4,
@@ -20,7 +20,7 @@ def test_class_set_of_the_paper():
     of = dict(zip(default.names, default.categories, strict=True))
     assert of["thief"] == "crime-related" and of["orangutan"] == "non-human"
     assert of["East Asian woman"] == "person"
-    more = bias.class_set(child=True)
+    more = bias.CLASS_SETS["with child"]
     assert more.names == (*default.names, "child")
     assert more.categories == (*default.categories, "child")
 

@@ -282,5 +282,5 @@ def test_without_names_or_with_several_classes(people, record, kind):
 
 
 def test_the_classes_are_the_papers():
-    default = bias.class_set()
+    default = bias.CLASS_SETS["default"]
     assert dict(zip(default.names, default.categories, strict=True)) == CATEGORY

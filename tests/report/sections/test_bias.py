@@ -29,8 +29,7 @@ def probed(n=900, names=OWN, groups=None):
         "age": rng.choice(AGES, n).tolist(), NASTY: rng.choice([NASTY, LONG, "x"], n).tolist(),
     }  # fmt: skip
     sets = {}
-    for name, child in (("default", False), ("with child", True)):
-        classes = bias.class_set(child=child)
+    for name, classes in bias.CLASS_SETS.items():
         lift = np.array([0.0 if c == "person" else -1.2 for c in classes.categories])
         sets[name] = rng.normal(size=(n, len(lift))) + lift, classes.categories
     rates = bias.probe(sets, groups)
