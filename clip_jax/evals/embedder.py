@@ -12,10 +12,7 @@ from clip_jax.runtime.mesh import batch_shards, local_rows, put_batch
 
 
 class Rows(Protocol):
-    """Images or tokens: an array, or whatever reads the rows with the indices int[k].
-
-    Each process asks for the rows of its own devices only.
-    """
+    """Images or tokens: an array, or what reads rows by indices int[k], in each process its own."""
 
     def __len__(self) -> int: ...
 
@@ -64,15 +61,12 @@ class BatchedEmbedder:
     on_batch: Callable[[], None] = lambda: None
 
     def images(self, rows: Rows) -> np.ndarray:
-        """See ``Embedder``."""
         return self._in_batches(self.embed_images, rows, self.embed_dim)
 
     def texts(self, rows: Rows) -> np.ndarray:
-        """See ``Embedder``."""
         return self._in_batches(self.embed_texts, rows, self.embed_dim)
 
     def features(self, rows: Rows) -> np.ndarray:
-        """See ``Embedder``."""
         return self._in_batches(self.probe_features, rows, self.probe_dim)
 
     def _in_batches(

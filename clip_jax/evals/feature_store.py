@@ -93,11 +93,7 @@ class Pixels:
         return image
 
     def check(self) -> None:
-        """Tells all processes about images that one of them could not read. All must call it.
-
-        Raises:
-          BadImage: on every process, naming the first one where it is known.
-        """
+        """Raises BadImage on all processes if one could not read an image. All must call it."""
         if distributed.all_hosts(not self.bad):
             return
         if not self.bad:
@@ -172,8 +168,7 @@ class Store:
     ) -> Iterator[np.ndarray]:
         """The features of ``get`` in parts of ``PART`` images, for datasets larger than memory.
 
-        What is on disk comes as memory maps. Without a folder all of it stays in memory, also
-        after ``clear``.
+        What is on disk comes as memory maps. Without a folder all stays in memory.
         """
         key, pixels = self._key(kind, data), Pixels(data, preprocess, self.pixels)
         if self.folder:

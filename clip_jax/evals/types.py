@@ -24,13 +24,9 @@ class NotApplicable(ValueError):
 
 
 class OverlapMeasure(NamedTuple):
-    """A way to compare images.
+    """A way to compare images, its default threshold and its range.
 
-    Attributes:
-      unit: "cosine", of similar images from the threshold upward; or "bits", of a hash, from the
-        threshold downward.
-      threshold: the default.
-      least, most: the range of the measure.
+    Images are similar from the threshold up (unit "cosine") or down ("bits", of a hash).
     """
 
     unit: str

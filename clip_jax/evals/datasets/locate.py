@@ -80,7 +80,7 @@ def _repositories(entry: Entry) -> list[str]:
 
 
 def specs(name: str, root: str | os.PathLike = "") -> list[str]:
-    """Where ``locate`` looks, in this order: what ``open_dataset`` takes."""
+    """The specs that ``locate`` tries, in this order."""
     entry, folders = CATALOG[name], []
     if root:
         home = Path(root).expanduser()
@@ -90,7 +90,7 @@ def specs(name: str, root: str | os.PathLike = "") -> list[str]:
 
 
 def locate(name: str, root: str | os.PathLike = "", options: Options | None = None) -> str:
-    """Where the test split of a dataset of the catalog is on this machine, for ``open_dataset``.
+    """The spec of a catalog's test split on this machine, for ``open_dataset``.
 
     It may be a webdataset folder as the hub has it, a folder ``<root>/<name>`` with a folder for
     each class, or a prepared TFDS dataset.

@@ -115,7 +115,7 @@ def resolve_all(data: Sequence[str], settings: EvalSettings) -> list[DatasetSpli
     """The datasets of a run, with titles that tell them apart.
 
     Raises:
-      ConfigError: no such dataset in the catalog, or one of it in two places.
+      ConfigError: the catalog lacks a dataset, or has one that is given in two places.
     """
     training = _training_images(settings)
     names = dict.fromkeys(map(_named, data))

@@ -108,8 +108,7 @@ def write(folder: Path, records: Iterable[Record], **options: Unpack[ConvertOpti
       The files, the CSV last.
 
     Raises:
-      ValueError: Two records would have the same file name, as CLIP_benchmark's names distinguish
-        neither splits nor protocols.
+      ValueError: Two records would have the same file name.
     """
     files: dict[str, Result] = {}
     for record in records:

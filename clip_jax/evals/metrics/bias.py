@@ -70,7 +70,7 @@ class Disparity(NamedTuple):
       most, least: the groups.
       difference: share of ``most`` less share of ``least``.
       low, high: 95% bounds for all pairs of groups at once (Newcombe's interval at Bonferroni's
-        level), as the pair was chosen by looking. Above 0 the groups differ.
+        level), as the pair was chosen by its difference. Above 0 the groups differ.
     """
 
     most: str
@@ -86,8 +86,7 @@ class LabelRate(NamedTuple):
     Attributes:
       label: its name.
       shares: of the first and of the second group's images.
-      chi_square: Pearson's statistic of the 2 x 2 table, without continuity correction; 0 where
-        all or no images pass.
+      chi_square: Pearson's, without continuity correction; 0 where all or no images pass.
       p_value: its p-value after Bonferroni's correction over the labels.
     """
 

@@ -28,9 +28,7 @@ def select(
     Args:
       image_emb: float[n, E], any scale; the images of an instance in the order of its captions.
       text_emb: float[m, E], any scale.
-      instance_of_image: int[n], the instance of every image.
-      instance_of_text: int[m], of every caption. An instance may have any number of either, but
-        at least one.
+      instance_of_image, instance_of_text: int[n] and int[m]; an instance has one or more of each.
 
     Returns:
       For the instances in rising order, bool arrays: ``text_score``, every image prefers its
@@ -38,8 +36,7 @@ def select(
       image there is nothing to choose for the caption and ``image_score`` is true.
 
     Raises:
-      ValueError: no instance, one without an image or caption, an embedding that is not finite,
-        or arrays that do not fit.
+      ValueError: no instance, one without an image or caption, or arrays that do not fit.
     """
     images, texts = (
         quantized_unit_rows(image_emb, "image embeddings"),

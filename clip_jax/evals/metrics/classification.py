@@ -5,6 +5,7 @@ average precision where it may have several, labels bool[n, K]. ``PAPER_METRICS`
 paper ranks datasets by (Table 9). Other arguments, and errors, are those of ``zero_shot``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -137,11 +138,6 @@ def roc_auc(logits: np.ndarray, labels: np.ndarray) -> float:
     return average_precision.roc_auc(logits[:, 1] - logits[:, 0], labels)
 
 
-def step_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean average precision by steps."""
-    return average_precision.mean_average_precision(scores, labels, "step")
-
-
 def resampled(
     metric: Callable[[np.ndarray, np.ndarray], float],
     scores: np.ndarray,
@@ -160,7 +156,10 @@ def resampled(
 
 
 # What scikit-learn and CLIP_benchmark call average precision.
-STEP_METRIC = PaperMetric("mean_average_precision_step", step_precision)
+STEP_METRIC = PaperMetric(
+    "mean_average_precision_step",
+    functools.partial(average_precision.mean_average_precision, kind="step"),
+)
 PAPER_METRICS: dict[str, PaperMetric] = {
     "accuracy": PaperMetric("top1", top1),
     "mean per class": PaperMetric("mean_per_class_recall", zero_shot.mean_per_class_recall),

@@ -24,13 +24,13 @@ def quantized_unit_rows(
     Args:
       embeddings: float[n, E], any scale. A row of zeros stays zero (cosine 0 with everything).
       name: what to call the array in an error message.
-      start: what to count the first row as there, where the array is a part of a larger one.
+      start: the number of the first row, where the array is a part of a larger one.
 
     Returns:
       float64[n, E].
 
     Raises:
-      ValueError: if the array is not two-dimensional or holds a NaN or an infinity.
+      ValueError: the array is not two-dimensional or holds a NaN or an infinity.
     """
     rows = np.array(embeddings, dtype=np.float64, order="C")
     if rows.ndim != 2:
@@ -48,7 +48,7 @@ def quantized_unit_rows(
 def expected_hit(
     better: np.ndarray, tied_hits: np.ndarray | int, tied_misses: np.ndarray, k: int
 ) -> np.ndarray:
-    """Returns the chance that the k best hold a hit when ties are broken at random.
+    """Returns the chance that the k best hold a hit when ties are broken at random: float64[n].
 
     With s = k - better places left for the tied candidates, r of them right and u wrong, that is
     1 - C(u, s) / C(u + r, s). Without ties it is 1 or 0; a model that gives everything the same
@@ -59,9 +59,6 @@ def expected_hit(
       tied_hits: int[n] or int, right candidates that share its score (at least 1).
       tied_misses: int[n], wrong candidates that share its score.
       k: how many candidates are looked at.
-
-    Returns:
-      float64[n], each between 0 and 1.
     """
     places = k - np.asarray(better)
     missed = np.ones(places.shape)

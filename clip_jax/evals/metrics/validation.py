@@ -4,15 +4,12 @@ import numpy as np
 
 
 def finite_rows(rows: np.ndarray, name: str, start: int = 0) -> None:
-    """Checks that no row of float[n, E] holds a NaN or an infinity.
+    """Raises ValueError, with its number, for a row of float[n, E] that holds a NaN or an infinity.
 
     Args:
       rows: float[n, E].
       name: what error messages call the array.
       start: number of the first row, where the array is a part of a larger one.
-
-    Raises:
-      ValueError: A row is not finite, with the number of the first one.
     """
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
@@ -23,16 +20,13 @@ def finite_rows(rows: np.ndarray, name: str, start: int = 0) -> None:
 
 
 def integers(values: np.ndarray, n: int, name: str, alternative: str = "") -> np.ndarray:
-    """Returns values as an array int[n].
+    """Returns values as an array int[n]; ValueError for another shape or kind of number.
 
     Args:
       values: array to check.
       n: length wanted.
       name: what error messages call the array.
       alternative: what the caller would accept instead, such as "bool[3, 2]".
-
-    Raises:
-      ValueError: Another shape or kind of number.
     """
     values = np.asarray(values)
     if values.shape != (n,) or values.dtype.kind not in "iu":
@@ -51,15 +45,12 @@ def indices(
     things: str = "classes",
     alternative: str = "",
 ) -> np.ndarray:
-    """Returns values as an array int[n] of indices from 0 to ``count - 1``.
+    """Returns values as an array int[n] of indices from 0 to ``count - 1``; else ValueError.
 
     Args:
       values, n, name, alternative: as in ``integers``.
       count: number of things that are indexed.
       things: what error messages call them.
-
-    Raises:
-      ValueError: Another shape or kind of number, or an index out of range.
     """
     values = integers(values, n, name, alternative)
     if values.size and not 0 <= values.min() <= values.max() < count:

@@ -2,10 +2,9 @@
 
 The features are the image encoder's output before the projection. The penalty is chosen on the
 validation split among 97 values from 1e-6 to 1e6 (96 steps, 8 a decade) by the paper's search: 7
-values two decades apart, then the middles between the best one and its neighbours, four times. A
-regression with the chosen penalty is then fitted to train and validation together, and measured on
-the test split. (The example in OpenAI's README takes C = 0.316 and features after the projection:
-its figures differ from the paper's.)
+values two decades apart, then the middles between the best one and its neighbours, four times. The
+last fit has train and validation together. (The example in OpenAI's README takes C = 0.316 and
+features after the projection: its figures differ from the paper's.)
 """
 
 import dataclasses
@@ -33,9 +32,7 @@ class ProbeResult:
     Attributes:
       lam: the penalty it was fitted with; the objective is the summed loss + lam / 2 * ||W||^2.
       visited: pairs of lambda and validation score, as lambda grows; () if lambda was given.
-      metrics: of the test split: top1, top5, mean_per_class_recall and mean_top1_top5, and roc_auc
-        where there are two classes and rows of both; mean_average_precision, of 11 points, and
-        mean_average_precision_step where a row may have several classes.
+      metrics: of the test split, as of ``classification.measure``.
       scores: float32[n, K], logits of the test split, for other metrics.
       weights: float32[K, D].
       intercept: float32[K]. Scores are ``features @ weights.T + intercept``.

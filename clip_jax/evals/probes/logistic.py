@@ -3,7 +3,6 @@
 For every lambda it minimises ``sum_i loss_i(W, b) + lambda / 2 * ||W||^2``, the intercept free, as
 scikit-learn does with C = 1 / lambda (CLIP paper, appendix A.3). The loss is the softmax cross
 entropy of one class a row, or the sum of binary cross entropies where rows have several classes.
-
 In the coordinates of ``logistic_loss`` it takes tens of iterations, not hundreds.
 """
 
@@ -58,8 +57,7 @@ class Solution:
       intercepts: float32[L, K]; -1e6 for a class without examples, +1e6 for one that (with several
         classes a row) every row has.
       objectives: float32[L], the minimum divided by the number of rows.
-      gradient_norms: float32[L], Euclidean norm of its gradient with respect to weights and
-        intercept, divided by the number of rows too.
+      gradient_norms: float32[L], Euclidean, of the gradient by weights and intercept, likewise.
       iterations: int32[L].
       converged: bool[L], whether the tolerance was reached within the iterations.
     """
@@ -101,8 +99,7 @@ class LogisticRegression:
           solver: how it is solved.
 
         Raises:
-          ValueError: features are not finite or not [n, D], labels do not fit, or fewer than two
-            classes have examples.
+          ValueError: arrays that do not fit, or fewer than two classes have examples.
         """
         features = checked_features(features, "features")
         labels = checked_labels(labels, len(features), classes)

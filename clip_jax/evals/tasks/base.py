@@ -14,6 +14,8 @@ D = TypeVar("D", bound=ImageDataset)
 class Task(abc.ABC, Generic[D]):
     """A measurement of a model on one dataset; ``D`` is the type of the dataset.
 
+    Its examples for reports, if any, are in the details of its results: see ``tasks.search``.
+
     Attributes:
       name: its name on the command line, in configs and in records.
       title: its name as a headline.
@@ -30,18 +32,14 @@ class Task(abc.ABC, Generic[D]):
     version: ClassVar[int] = 1
 
     def check_settings(self, settings: EvalSettings) -> None:
-        """Checks what the task needs of the settings where it is named.
-
-        Raises:
-          ConfigError: the settings lack something.
-        """
+        """Raises ConfigError if the settings lack something that the task, when named, needs."""
 
     def default_on(self, test: D, settings: EvalSettings) -> bool:
         """Whether to run the task where no tasks are named."""
         return True
 
     def prepare(self, test: D, data: DatasetSplits) -> None:
-        """Looks for everything that ``run`` will need, before anything is computed.
+        """Checks all that ``run`` needs before anything is computed.
 
         Raises:
           NotApplicable, DataError: the dataset does not allow the task.

@@ -29,12 +29,7 @@ IMAGENETS = {
 
 
 class Prompts(NamedTuple):
-    """What a zero-shot classifier is made of.
-
-    Attributes:
-      class_names: K classes, each one name or several; () for those that come with the data.
-      templates: with ``{}`` for the name.
-    """
+    """Class names (K classes, each one name or several; () for the data's own) and templates."""
 
     class_names: tuple[str | tuple[str, ...], ...]
     templates: tuple[str, ...]
@@ -61,8 +56,8 @@ def prompts(name: str, protocol: str = "paper", *, templates: str = "all") -> Pr
     Args:
       name: as in ``names()``.
       protocol: one of ``PROTOCOLS``.
-      templates: "all" of the protocol; "subset7", of ImageNet's 80 those seven that OpenAI's
-        notebook found best; "plain", only "a photo of a {}."; "names", the name alone.
+      templates: "all" of the protocol; "subset7", the seven of ImageNet's 80 that OpenAI's notebook
+        ended with; "plain", only "a photo of a {}."; "names", the name alone.
 
     Raises:
       ValueError: unknown name, protocol or templates; or a protocol that does not publish them.

@@ -99,8 +99,7 @@ def with_files(
 def _in_order(names: ClassNames, data: ClassificationDataset, file: str) -> ClassNames:
     """Names of a file; if they are the data's names in another order, in the data's order.
 
-    Raises:
-      DataError: some of them, but not all, are the data's names of other classes.
+    Raises DataError where only some of them are the data's names, of other classes.
     """
     own = [_key(_spellings(c)[0]) for c in data.class_names]
     new = [_key(_spellings(c)[0]) for c in names]
