@@ -61,28 +61,28 @@ def evaluate(
     """
     model = clip.as_evaluated(name)
     folder = Path(out) if out else None
-    found = runner.run(
+    evaluated = runner.run(
         model, data, tasks, settings, folder=folder and folder / "records",
         cache=Path(cache) if cache else None, say=say,
     )  # fmt: skip
-    if folder and distributed.is_lead() and any(not r.skipped for r in found):
+    if folder and distributed.is_lead() and any(not r.skipped for r in evaluated):
         named = (data,) if isinstance(data, str) else data
-        _write(folder, found, named, settings or EvalSettings(), say)
+        _write(folder, evaluated, named, settings or EvalSettings(), say)
     if folder:
         distributed.barrier("results written")
-    return found
+    return evaluated
 
 
 def _write(
     folder: Path,
-    found: list[Record],
+    evaluated: list[Record],
     data: Sequence[str],
     settings: EvalSettings,
     say: Callable[[str], None],
 ) -> None:
     """The report and the results in other formats, with the model's earlier results there."""
-    whole = _with_earlier(folder / "records", found, settings)
-    gallery, pairs = examples.load(found, data, settings)
+    whole = _with_earlier(folder / "records", evaluated, settings)
+    gallery, pairs = examples.load(evaluated, data, settings)
     view = View(whole, registry.TASKS, gallery, pairs)
     say(f"wrote {eval_page.write(folder / 'report.html', view)}")
     same = [r for r in whole if r.protocol == settings.protocol]
@@ -94,18 +94,18 @@ def _write(
         say(f"not written for other programs: {error}")
 
 
-def _with_earlier(folder: Path, found: list[Record], settings: EvalSettings) -> list[Record]:
+def _with_earlier(folder: Path, evaluated: list[Record], settings: EvalSettings) -> list[Record]:
     """The records of a run, and those of earlier ones that were made in the same way."""
 
     def key(record: Record) -> tuple[str, ...]:
         return record.dataset, record.split, record.task, record.protocol
 
-    made_in = found[0].model_fingerprint, settings.prompts()
+    made_in = evaluated[0].model_fingerprint, settings.prompts()
     earlier = {
         key(r): r for r in records.of_folder(folder) if (r.model_fingerprint, r.settings) == made_in
     }
-    replaced = {key(r) for r in found if not r.skipped}
-    return found + [r for k, r in earlier.items() if k not in replaced]
+    replaced = {key(r) for r in evaluated if not r.skipped}
+    return evaluated + [r for k, r in earlier.items() if k not in replaced]
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -224,10 +224,11 @@ def _command(arguments: list[str]) -> int:
     flags = parse(arguments)
     with cli.user_values():  # of the environment that names other processes
         distributed.initialize()
-    found = run(flags)
-    made = [r for r in found if not r.skipped]
+    evaluated = run(flags)
+    made = [r for r in evaluated if not r.skipped]
     if distributed.is_lead():
-        print(f"{len(made)} results, {len(found) - len(made)} skipped, {time.time() - began:.0f} s")
+        skipped = len(evaluated) - len(made)
+        print(f"{len(made)} results, {skipped} skipped, {time.time() - began:.0f} s")
     return distributed.OK if made else distributed.BAD_DATA
 
 

@@ -1,1 +1,1 @@
-"""The evaluation datasets of the paper: catalog, prompts and where they lie."""
+"""The evaluation datasets of the paper: catalog, prompts and location."""

@@ -47,11 +47,11 @@ def select(
     if lonely := sorted(image_rows.keys() ^ text_rows.keys()):
         side = "caption" if lonely[0] in image_rows else "image"
         raise ValueError(f"instance {lonely[0]} has no {side}: leave it out, or add one")
-    found = np.empty((len(image_rows), 2), bool)
+    right = np.empty((len(image_rows), 2), bool)
     for i, instance in enumerate(sorted(image_rows)):
         scores = images[image_rows[instance]] @ texts[text_rows[instance]].T
-        found[i] = _all_prefer_their_own(scores), _all_prefer_their_own(scores.T)
-    text, image = found.T
+        right[i] = _all_prefer_their_own(scores), _all_prefer_their_own(scores.T)
+    text, image = right.T
     return {"text_score": text, "image_score": image, "group_score": text & image}
 
 

@@ -67,10 +67,10 @@ def measure_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Returns what ``measure`` does, of scores float[n, K] of any scale."""
     if labels.ndim == 2:
         return {metric.key: metric.of(scores, labels) for metric in _OF_SEVERAL}
-    found = _accuracies(zero_shot.hits_of_scores(scores, labels, (1, 5)), labels)
+    metrics = _accuracies(zero_shot.hits_of_scores(scores, labels, (1, 5)), labels)
     if _has_roc(scores.shape[1], labels):
-        found["roc_auc"] = roc_auc(scores, labels)
-    return found
+        metrics["roc_auc"] = roc_auc(scores, labels)
+    return metrics
 
 
 def _accuracies(hits: dict[int, np.ndarray], labels: np.ndarray) -> dict[str, float]:
@@ -106,7 +106,7 @@ def confidence_intervals(
     hits = zero_shot.expected_hits(image_emb, class_emb, labels)
     top1, top5 = hits[1], hits[5]
     draws = {"samples": samples, "seed": seed}
-    found = {
+    bounds = {
         "top1": intervals.wilson(float(top1.mean()), len(labels)),
         "top5": intervals.wilson(float(top5.mean()), len(labels)),
         "mean_top1_top5": intervals.bootstrap(np.mean, (top1 + top5) / 2, **draws),
@@ -116,8 +116,8 @@ def confidence_intervals(
     }
     if _has_roc(len(class_emb), labels):
         scores = zero_shot.scores(image_emb, class_emb)
-        found["roc_auc"] = intervals.bootstrap(roc_auc, scores, labels, strata=labels, **draws)
-    return found
+        bounds["roc_auc"] = intervals.bootstrap(roc_auc, scores, labels, strata=labels, **draws)
+    return bounds
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -144,7 +144,7 @@ def _resamples(n: int, samples: int, seed: int, strata: np.ndarray | None) -> It
     strata = np.zeros(n, int) if strata is None else np.asarray(strata)
     if strata.shape != (n,):
         raise ValueError(f"strata must have the shape [{n}], one a row, got {list(strata.shape)}")
-    # With the rows in order of their strata, every place draws from the stretch it lies in.
+    # With the rows in order of their strata, every position draws from its stretch.
     order = np.argsort(strata, kind="stable")
     _, starts, group, sizes = np.unique(
         strata[order], return_index=True, return_inverse=True, return_counts=True

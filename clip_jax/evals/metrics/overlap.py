@@ -32,9 +32,9 @@ class OverlapRow(NamedTuple):
     Attributes:
       name: the dataset.
       n: its images, All.
-      n_overlap: those found in the training data, Overlap.
+      n_overlap: those in the training data, Overlap.
       contamination: their share.
-      all, clean, overlap: accuracies on All, on the images not found, and on those found.
+      all, clean, overlap: accuracies on All, Clean (the images not in it) and Overlap.
       difference: All less Clean: what contamination adds to the reported accuracy.
       p_value: how probable Overlap's hits or more are at Clean's accuracy (one-sided binomial).
       low, high: 99.5% Clopper-Pearson interval of the accuracy on Overlap.
@@ -183,17 +183,17 @@ def compare(name: str, correct: np.ndarray, overlap: np.ndarray) -> OverlapRow:
                 f"{name}: {what} must be bool[n], one an image, got "
                 f"{values.dtype}{list(values.shape)}"
             )
-    n, found = len(correct), int(overlap.sum())
+    n, n_overlap = len(correct), int(overlap.sum())
     hits, clean_hits = int(correct[overlap].sum()), int(correct[~overlap].sum())
     whole = (hits + clean_hits) / n
-    clean = clean_hits / (n - found) if found < n else np.nan
+    clean = clean_hits / (n - n_overlap) if n_overlap < n else np.nan
     p_value, low, high = np.nan, np.nan, np.nan
-    if found:
-        low, high = clopper_pearson(hits, found, CONFIDENCE)
-        if found < n:
-            p_value = float(scipy.stats.binomtest(hits, found, clean, "greater").pvalue)
+    if n_overlap:
+        low, high = clopper_pearson(hits, n_overlap, CONFIDENCE)
+        if n_overlap < n:
+            p_value = float(scipy.stats.binomtest(hits, n_overlap, clean, "greater").pvalue)
     return OverlapRow(
-        name, n, found, found / n, whole, clean, hits / found if found else np.nan,
+        name, n, n_overlap, n_overlap / n, whole, clean, hits / n_overlap if n_overlap else np.nan,
         whole - clean, p_value, low, high,
     )  # fmt: skip
 

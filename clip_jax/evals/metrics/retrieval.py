@@ -62,14 +62,14 @@ def expected_hits(
     }
 
 
-def clip_benchmark_names(found: Mapping[str, float]) -> dict[str, float]:
+def clip_benchmark_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """Renames metrics to CLIP_benchmark's; leaves out all others.
 
     There "text retrieval" finds texts, so the image asks: ``image_to_text_r@5`` is
     ``text_retrieval_recall@5``, ``text_to_image_r@5`` is ``image_retrieval_recall@5``.
     """
     renamed = {}
-    for key, value in found.items():
+    for key, value in metrics.items():
         name, at, k = key.rpartition("@")
         if at and name in CLIP_BENCHMARK:
             renamed[f"{CLIP_BENCHMARK[name]}@{k}"] = value

@@ -12,7 +12,7 @@ from clip_jax.evals.probes import linear_probe, logistic
 from clip_jax.evals.probes.linear_probe import Metric, Split
 
 SHOTS = (1, 2, 4, 8, 16)
-# Where there is no validation split: C = 0.316, found by a sweep of OpenAI's (README of CLIP).
+# Where there is no validation split: C = 0.316, from a sweep of OpenAI's (README of CLIP).
 LAMBDA = 1 / 0.316
 
 

@@ -3,7 +3,7 @@
 Directions are optax's. The line search is our own: an objective that is convex along a line needs
 no more than the sign of its slope to bracket a minimum, slopes stay exact where values drown in
 rounding, and every turn of the loop makes one evaluation for each objective, whether that one
-searches along its line or has just found its step. (optax's zoom search under ``vmap`` evaluates
+searches along its line or has just taken its step. (optax's zoom search under ``vmap`` evaluates
 both sides of every branch, and makes all wait for the longest search.)
 """
 
@@ -28,7 +28,7 @@ Evaluate = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 T = TypeVar("T", jax.Array, "_State")
 
 
-class Found(NamedTuple):
+class Minimum(NamedTuple):
     """Where each lane ended: points, values and gradients as ``Evaluate`` has them.
 
     iterations int32[L] and converged bool[L] say how.
@@ -66,11 +66,11 @@ def minimize(
     active: jax.Array,
     tolerance: jax.Array,
     max_iterations: jax.Array,
-) -> Found:
+) -> Minimum:
     """Minimises L positive convex functions; to be called under ``jit``.
 
     A lane ends when the norm of its gradient is at most ``tolerance`` times its value, after
-    ``max_iterations``, or when no step along its line is good. What it has found then stays as it
+    ``max_iterations``, or when no step along its line is good. Its result then stays as it
     is, and evaluations leave it out: they shrink to half the lanes as soon as half are done.
 
     Args:
@@ -112,7 +112,7 @@ def minimize(
     )  # fmt: skip
     memory = jax.vmap(optimizer.init)(start)
     state, _ = jax.lax.while_loop(lambda carry: carry[0].active.any(), turn, (state, memory))
-    return Found(state.point, state.value, state.gradient, state.iterations, state.converged)
+    return Minimum(state.point, state.value, state.gradient, state.iterations, state.converged)
 
 
 def _at_first_trial(
@@ -136,13 +136,13 @@ def _evaluate_active(
     while widths[-1] > 1:
         widths.append(widths[-1] - 1 if widths[-1] < 5 else -(-widths[-1] // 2))
     order = jnp.argsort(~active, stable=True)
-    place = jnp.argsort(order)
+    rank = jnp.argsort(order)
 
     def of_width(width: int):
         def branch(points: jax.Array):
             values, gradients = evaluate(points[order[:width]], order[:width])
             # Lanes that were left out get what is another's; nobody looks at it.
-            inside = jnp.minimum(place, width - 1)
+            inside = jnp.minimum(rank, width - 1)
             return values[inside], gradients[inside]
 
         return branch

@@ -138,12 +138,12 @@ class LogisticRegression:
         penalties = np.zeros(max(lanes, len(wanted)), np.float32)
         penalties[: len(wanted)] = self._doubled * wanted / self._n
         weights, intercept = self._start(start)
-        found = _solve(
+        solved = _solve(
             self._problem, penalties, weights, intercept,
             np.float32(self.solver.tolerance), np.int32(self.solver.max_iterations), mesh=self.mesh,
         )  # fmt: skip
-        found = [np.asarray(x)[: len(wanted)] for x in found]
-        return Solution(wanted, *found)
+        solved = [np.asarray(x)[: len(wanted)] for x in solved]
+        return Solution(wanted, *solved)
 
     def _start(self, start: Solution | None) -> tuple[np.ndarray, np.ndarray]:
         dimensions = self._problem.axes.shape[0]
@@ -241,10 +241,10 @@ def _solve(
         values, gradients = logistic_loss.objective(problem, parameters, penalties[lanes], mesh)
         return values, scale[lanes] * gradients
 
-    found = lbfgs.minimize(
+    minimum = lbfgs.minimize(
         evaluate, (start - origin) / scale, penalties > 0, tolerance, max_iterations
     )
-    parameters, gradients = scale * found.points + origin, found.gradients / scale
+    parameters, gradients = scale * minimum.points + origin, minimum.gradients / scale
     weights = dot("de,lek->lkd", problem.axes, parameters[:, :-1])
     intercepts = parameters[:, -1] - dot("lkd,d->lk", weights, problem.mean)
     # With respect to the weights of features that are not centred.
@@ -252,7 +252,7 @@ def _solve(
     by_weight += problem.mean[:, None] * gradients[:, -1:]
     norms = jnp.sqrt((by_weight**2).sum((1, 2)) + (gradients[:, -1] ** 2).sum(1))
     return jax.lax.with_sharding_constraint(
-        (weights, intercepts, found.values, norms, found.iterations, found.converged),
+        (weights, intercepts, minimum.values, norms, minimum.iterations, minimum.converged),
         replicated(mesh),
     )
 

@@ -82,11 +82,11 @@ class Overlap(Task[ClassificationDataset]):
             parts = store.parts("images", model.embedder.images, training, model.preprocess)
             index, value = overlap.nearest(images, parts)
         threshold = _threshold(settings)
-        found = value <= threshold if by.unit == "bits" else value >= threshold
-        row = overlap.compare(data.title, correct, found)
+        similar = value <= threshold if by.unit == "bits" else value >= threshold
+        row = overlap.compare(data.title, correct, similar)
         order = np.argsort(value if by.unit == "bits" else -value, kind="stable")
-        pairs = _Pairs(test, training, index, value, found, correct, by.unit)
-        edge = int(found.sum())
+        pairs = _Pairs(test, training, index, value, similar, correct, by.unit)
+        edge = int(similar.sum())
         return Result(
             n=row.n,
             main_metric="contamination",
@@ -131,7 +131,7 @@ class _Pairs(NamedTuple):
     training: ImageDataset
     index: np.ndarray
     value: np.ndarray
-    found: np.ndarray
+    similar: np.ndarray
     correct: np.ndarray
     unit: str
 
@@ -143,7 +143,7 @@ class _Pairs(NamedTuple):
                 "test_index": int(i),
                 "training_index": int(self.index[i]),
                 self.unit: self.value[i].item(),
-                "found": bool(self.found[i]),
+                "found": bool(self.similar[i]),
                 "correct": bool(self.correct[i]),
             }
             for i in rows
