@@ -16,7 +16,9 @@ from clip_jax.training import checkpoint, metric_writer, optim, state
 
 FLAGS = (
     "train.examples=640", "log.every_steps=1", "eval.limit=30", "eval.every_examples=0",
-    "log.tensorboard=False", "checkpoint.every_examples=320", "mesh.data=2", "mesh.fsdp=2",
+    "log.tensorboard=False", "log.report=False", "checkpoint.every_examples=320",
+    "model.vision.num_layers=1", "model.text.num_layers=1",  # compiling takes most of the time
+    "mesh.data=2", "mesh.fsdp=2",
     "optim.eps=1e-3",  # see test_step.py: small ones make steps of rounding noise
 )  # fmt: skip
 
@@ -32,6 +34,7 @@ def one_process(trainer, tmp_path_factory):
 def parameters(root, workdir):
     """The final parameters of a run of configs/tiny.py."""
     c = config_lib.load(str(root / "configs" / "tiny.py"))
+    c.model.vision.num_layers = c.model.text.num_layers = 1  # as in FLAGS
     mesh = create_mesh({"data": 8})
 
     class Tokenizer:
@@ -41,9 +44,9 @@ def parameters(root, workdir):
     tx, _ = optim.build(c.optim, 0, 10)
     shapes, _ = state.abstract(model, tx, False, mesh)
     ck = checkpoint.Checkpoints(workdir / "checkpoints", keep=3)
-    restored, facts = ck.restore(shapes)
+    restored, metadata = ck.restore(shapes)
     ck.close()
-    assert facts["step"] == 20
+    assert metadata["step"] == 20
     return jax.tree.map(np.asarray, restored.params)
 
 
@@ -64,14 +67,14 @@ def test_processes_train_what_one_process_trains(trainer, root, one_process, tmp
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=jax.tree_util.keystr(path))
     results = [json.loads((w / "result.json").read_text()) for w in (tmp_path, one_process)]
     assert results[0]["data_fingerprint"] == results[1]["data_fingerprint"]
-    found, expected = (r["metrics"]["retrieval"] for r in results)
+    got, expected = (r["metrics"]["retrieval"] for r in results)
     (final,) = [
         r for r in metric_writer.read(tmp_path / "metrics.jsonl") if "eval/retrieval/n" in r
     ]
     assert final["step"] == 20
-    assert {f"eval/retrieval/{k}": v for k, v in found.items()}.items() <= final.items()
+    assert {f"eval/retrieval/{k}": v for k, v in got.items()}.items() <= final.items()
     # Thirty texts: a cosine in the last bit may swap two neighbours in a ranking.
-    assert found == pytest.approx(expected, abs=0.07)
+    assert got == pytest.approx(expected, abs=0.07)
     curves = [[r["loss"] for r in metric_writer.read(w / "metrics.jsonl") if "loss" in r]
               for w in (tmp_path, one_process)]  # fmt: skip
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
