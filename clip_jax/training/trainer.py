@@ -45,6 +45,7 @@ class Preempted(Exception):
 
 
 Made = TypeVar("Made")
+Writer = metric_writer.Writer | None  # on the lead process alone
 
 
 def say(*lines: str) -> None:
@@ -188,7 +189,7 @@ class Run:
         batch = batch._replace(preempted=preempted)
         return mesh.put_batch(self.mesh, batch, self.config.train.batch_size)
 
-    def _loop(self, batches: loader.Prefetcher, writer: metric_writer.Writer | None) -> None:
+    def _loop(self, batches: loader.Prefetcher, writer: Writer) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
@@ -231,9 +232,8 @@ class Run:
             raise Preempted from None
 
     def _due(self, every_examples: int) -> bool:
-        return bool(every_examples) and (
-            self.step % config_lib.steps(self.config, every_examples) == 0
-        )
+        period = config_lib.steps(self.config, every_examples)
+        return every_examples > 0 and self.step % period == 0
 
     def _check(self, pending: collections.deque[step.Metrics], lag: int) -> bool:
         """Counts what all steps but the last ``lag`` report; True if a stop was asked for."""
@@ -258,12 +258,7 @@ class Run:
             )
         return bool(scalars["preempted"])
 
-    def _log(
-        self,
-        scalars: step.Metrics,
-        batches: loader.Prefetcher,
-        writer: metric_writer.Writer | None,
-    ) -> None:
+    def _log(self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer) -> None:
         values = {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
@@ -280,7 +275,7 @@ class Run:
             writer.write(record)
             say(metric_writer.progress_line(record, self.total_steps))
 
-    def record(self, writer: metric_writer.Writer | None, records: dict[str, Record]) -> None:
+    def record(self, writer: Writer, records: dict[str, Record]) -> None:
         """Writes the values of an evaluation at the present step."""
         flat = {
             f"eval/{name}/{metric}": value
