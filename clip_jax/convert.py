@@ -37,7 +37,7 @@ def parser() -> cli.Parser:
 
 
 def describe(weights: Weights) -> str:
-    """What was found, as lines for people."""
+    """The model of a file, as lines to print."""
     c, t = weights.config, weights.tokenizer
     v, text = c.vision, c.text
     rows = [

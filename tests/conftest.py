@@ -99,11 +99,12 @@ def large_goldens() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def emoji_cache(tmp_path_factory) -> pathlib.Path:
-    """A cache folder with the emoji data set prepared in it."""
+    """A cache folder with the emoji dataset prepared in it, once for all workers of a session."""
     from clip_jax.data.emoji import builder
 
-    cache = tmp_path_factory.mktemp("cache")
-    builder.prepare(cache)
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emoji_cache"
+    builder.prepare(cache)  # under a lock of its own
     return cache
 
 

@@ -23,7 +23,7 @@ def test_goldens_through_all_layouts(goldens, tmp_path, capsys):
     assert code == 0
     a = weights.read(folder / "openai_jit_fp16.pt")
     b = weights.read(tmp_path / "back.pt", layout="openai")
-    assert a.config == b.config and a.facts() == b.facts()
+    assert a.config == b.config and a.description() == b.description()
 
 
 def test_another_resolution(goldens, tmp_path, capsys):
@@ -38,10 +38,10 @@ def test_another_resolution(goldens, tmp_path, capsys):
 
 def test_heads_of_a_lone_file(goldens, tmp_path, capsys):
     source = goldens / "A_model" / "import_vit" / "openclip_train_ckpt.pt"
-    told = ("--to=open_clip", "--activation=quick_gelu")
-    code, _, err = run(capsys, source, tmp_path / "oc", *told)
+    flags = ("--to=open_clip", "--activation=quick_gelu")
+    code, _, err = run(capsys, source, tmp_path / "oc", *flags)
     assert code == 78 and "--heads IMAGE TEXT" in err and err.count("\n") == 1
-    code, _, err = run(capsys, source, tmp_path / "oc", *told, "--heads", 2, 1)
+    code, _, err = run(capsys, source, tmp_path / "oc", *flags, "--heads", 2, 1)
     assert (code, err) == (0, "")
     config = weights.read(tmp_path / "oc").config
     assert (config.vision.num_heads, config.text.num_heads) == (2, 1)

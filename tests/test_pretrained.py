@@ -49,7 +49,7 @@ def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def pictures(clip):
+def random_images(clip):
     size = clip.config.vision.image_size
     return np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
 
@@ -73,7 +73,7 @@ def test_loading_touches_nothing_and_conversion_keeps_the_numbers(workdir, tmp_p
     again = clip_jax.load(tmp_path / "out")
     assert again.fingerprint == clip.fingerprint
     np.testing.assert_array_equal(again.encode_text(TEXTS), clip.encode_text(TEXTS))
-    images = pictures(clip)
+    images = random_images(clip)
     np.testing.assert_array_equal(again.encode_image(images), clip.encode_image(images))
     assert again.logit_scale == clip.logit_scale
     assert write.losses(clip.weights, "open_clip") == ["its tokenizer (sentencepiece)"]

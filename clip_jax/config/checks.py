@@ -10,12 +10,12 @@ from typing import Any
 from clip_jax.runtime.errors import ConfigError
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> bool:
     """Whether a value is a whole number, which True is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value is a finite number."""
     return is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
@@ -27,7 +27,7 @@ class Check:
     holds: Callable[[Any], bool]
     words: str
 
-    def problem(self, value: Any) -> str | None:
+    def problem(self, value: object) -> str | None:
         """What the value must be, if it is not; None for a legal one."""
         return None if self.holds(value) else self.words
 
@@ -111,7 +111,7 @@ class Key:
     kind: type | None = None
     free_on_resume: bool = False
 
-    def problem(self, value: Any) -> str | None:
+    def problem(self, value: object) -> str | None:
         """What the value must be, if it is not; None for a legal one."""
         if value is None and self.default is None:
             return None

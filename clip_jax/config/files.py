@@ -28,8 +28,7 @@ def load(path: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
         anything that is not one is taken as a string.
 
     Raises:
-      ConfigError: no such file, an error in it, unknown key, value of the wrong type or out of
-        range.
+      ConfigError: no such file, an error in it, an unknown key, or a value that is not legal.
     """
     if not Path(path).is_file():
         near = difflib.get_close_matches(Path(path).name, _siblings(path), 1)
@@ -49,15 +48,15 @@ def overrides(arguments: Iterable[str]) -> list[tuple[str, str]]:
     Raises:
       ConfigError: an argument that is none.
     """
-    found = []
+    pairs = []
     for argument in arguments:
         key, equals, value = argument.removeprefix("--config.").partition("=")
         if not argument.startswith("--config.") or not equals:
             raise ConfigError(
                 f"{argument!r}: overrides are written --config.key=value (see docs/config.md)"
             )
-        found.append((key, value))
-    return found
+        pairs.append((key, value))
+    return pairs
 
 
 def _get_config(path: str) -> ConfigDict:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -38,7 +37,7 @@ KEYS: dict[str, Key] = {
     "model.vision.num_heads": _Size("attention heads"),
     "model.vision.num_layers": Key(None, "blocks; ResNet: of each stage, such as (3, 4, 6, 3)", DEPTH, kind=object),
     "model.vision.mlp_ratio": Key(None, "ViT: hidden width of an MLP relative to the width", kind=float),
-    "model.vision.pool": Key(None, "ViT: class token, or multi-head attention pooling (SigLIP)", OneOf("cls", "map"), kind=str),
+    "model.vision.pool": Key(None, "ViT: class token, or multi-head attention pooling (SigLIP)", OneOf("clip_jax.models.vit:POOLS"), kind=str),
     "model.vision.position_init": Key(None, "ViT: initial position embeddings", OneOf("clip_jax.models.vit:POSITIONS"), kind=str),
     "model.vision.stem": Key(None, "ViT: channels of stride-2 convolutions before the patches", CHANNELS, kind=tuple),
     "model.text.width": _Size("width of the text tower"),
@@ -155,7 +154,7 @@ def defaults() -> ConfigDict:
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested config to {"a.b": value}, with lists for tuples."""
     flat = {}
     for name, value in config.items():

@@ -1,52 +1,32 @@
 """Configs of stored runs: keys of earlier versions, and what may differ when a run resumes."""
 
 import functools
+import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from clip_jax.config.keys import KEYS, defaults, flatten
 
 # Keys of earlier versions and what they are called now. They are read from stored runs only.
-RENAMED = {
-    "model.weights": "model.init_from",
-    "model.scan": "model.scan_layers",
-    "model.remat": "model.remat_policy",
-    "model.vision.heads": "model.vision.num_heads",
-    "model.vision.layers": "model.vision.num_layers",
-    "model.text.heads": "model.text.num_heads",
-    "model.text.layers": "model.text.num_layers",
-    "loss.chunk": "loss.chunk_size",
-    "optim.moments": "optim.moment_dtype",
-    "optim.text_weights": "model.text.param_dtype",
-    "optim.text_rate": "optim.text_lr_multiplier",
-    "optim.clip_norm": "optim.grad_clip_norm",
-    "optim.muon_beta": "optim.muon_momentum",
-    "optim.muon_steps": "optim.muon_ns_steps",
-    "train.pieces": "train.num_microbatches",
-    "train.max_skipped": "train.max_consecutive_nonfinite",
-    "data.emoji_preset": "data.emoji.preset",
-    "data.captions": "data.emoji.captions",
-    "eval.data_dir": "data.tfds_data_dir",
-    "eval.tasks": "eval.evaluators",
-    "watchdog_seconds": "runtime.watchdog_seconds",
-}
+RENAMED: dict[str, str] = json.loads(
+    Path(__file__).with_name("renamed_keys.json").read_text("utf-8")
+)
 _RENAMED_VALUES = {("model.vision.pool", "class"): "cls"}
 
 
-def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(stored: Mapping[str, object]) -> dict[str, object]:
     """A stored config in today's words, with the keys that did not exist when its run began."""
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     for key, value in (flatten(defaults()) | _upgraded(stored)).items():
         *groups, last = key.split(".")
-        functools.reduce(lambda group, name: group.setdefault(name, {}), groups, config)[last] = (
-            value
-        )
+        group = functools.reduce(lambda inner, name: inner.setdefault(name, {}), groups, config)
+        group[last] = value
     return config
 
 
-def _upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _upgraded(stored: Mapping[str, object]) -> dict[str, object]:
     """A stored config, flat, with today's names for keys and values of earlier versions."""
     flat = {RENAMED.get(key, key): value for key, value in flatten(stored).items()}
     return {
@@ -62,7 +42,7 @@ def _free_on_resume(name: str) -> bool:
     return bool(rows) and all(key.free_on_resume for key in rows)
 
 
-def differences(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+def differences(old: Mapping[str, object], new: ConfigDict) -> list[str]:
     """Keys in which a run's stored config and the present one differ and may not.
 
     A key that did not exist when the run began had the effect of what is now its default: new

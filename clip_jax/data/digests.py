@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """sha256 (hex) over JSON-like values, numpy arrays and bytes, with type and length of each."""
     whole = hashlib.sha256()
     for part in parts:

@@ -40,10 +40,7 @@ def errors_named(name: str) -> Iterator[None]:
 
 
 def open_image(source: bytes | str | os.PathLike) -> Image.Image:
-    """Reads an image completely, in the file's own mode. An EXIF orientation is not applied.
-
-    Args:
-      source: encoded bytes, or the path of a file.
+    """Reads an image (encoded bytes, or the path of a file) in its own mode, without EXIF rotation.
 
     Raises:
       OSError: there is no such file, or it may not be read.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any
+from typing import Generic, TypeVar
 
 import grain
 import numpy as np
@@ -129,10 +129,10 @@ class RowReader:
     def _decode(self, index: int, image: bytes | np.ndarray) -> Image.Image:
         if self.cache is not None and index in self.cache:
             return self.cache[index]
-        picture = decode(image)
+        decoded = decode(image)
         if self.cache is not None:
-            self.cache[index] = picture
-        return picture
+            self.cache[index] = decoded
+        return decoded
 
     def _warn(self, index: int, error: Exception) -> None:
         if self.warnings > 0:
@@ -144,7 +144,7 @@ class _Batches:
     """Step -> this process's rows of its batch, as a random-access source for Grain.
 
     Threads read the rows of one batch side by side: if they each made a batch, as many batches as
-    threads would be in memory, of 4.9 GB each at the paper's 32,768 pictures.
+    threads would be in memory, of 4.9 GB each at the paper's 32,768 images.
     """
 
     def __init__(self, reader: RowReader, batch: int, rows: np.ndarray, steps: int, threads: int):
@@ -198,7 +198,7 @@ def host_batches(
     workers: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """This process's rows of the batches of steps first_step .. steps - 1.
+    """This process's rows of the batches of steps first_step .. steps - 1, as NumPy arrays.
 
     Args:
       reader: makes a row of a position.
@@ -208,9 +208,6 @@ def host_batches(
       threads: reading threads.
       workers: reading processes (spawned, each with ``threads`` threads); 0: none.
       prefetch: batches being made or ready; each worker has one of each and one on its way.
-
-    Yields:
-      Batches of NumPy arrays; none is ``preempted``, which is for the trainer to say.
     """
     batches = _Batches(reader, batch, rows, steps, threads)
     # Grain's buffer counts batches, begun or ready. Two of its threads, which only wait for ours,
@@ -243,7 +240,11 @@ def _end_with_parent(worker: int, workers: int) -> None:
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
-class Prefetcher:
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Prefetcher(Generic[Made]):
     """Runs ``make(batch)`` for upcoming items in a thread and hands the results out in order.
 
     Attributes:
@@ -252,7 +253,7 @@ class Prefetcher:
 
     _END = object()
 
-    def __init__(self, items: Iterator[Any], make: Callable[[Any], Any], depth: int):
+    def __init__(self, items: Iterator[Item], make: Callable[[Item], Made], depth: int):
         self.waited = 0.0
         self._queue: queue.Queue = queue.Queue(maxsize=depth)
         self._closed = threading.Event()
@@ -261,7 +262,7 @@ class Prefetcher:
         )
         self._thread.start()
 
-    def _run(self, items: Iterator[Any], make: Callable[[Any], Any]) -> None:
+    def _run(self, items: Iterator[Item], make: Callable[[Item], Made]) -> None:
         # Grain starts its workers from here, and they inherit what this thread blocks. A terminal
         # sends Ctrl-C, and a scheduler its stop, to them too, but the run needs them until it has
         # taken its last step and saved. Signals to this process go to its main thread.
@@ -274,7 +275,7 @@ class Prefetcher:
         except BaseException as error:  # handed over to the consumer, whatever it is
             self._put(error)
 
-    def _put(self, item: Any) -> bool:
+    def _put(self, item: object) -> bool:
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.2)
@@ -283,10 +284,10 @@ class Prefetcher:
                 continue
         return False
 
-    def __iter__(self) -> "Prefetcher":
+    def __iter__(self) -> "Prefetcher[Made]":
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Made:
         start = time.perf_counter()
         item = self._queue.get()
         self.waited += time.perf_counter() - start

@@ -10,13 +10,12 @@ import math
 import numbers
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from clip_jax.data.image_file import MAX_PIXELS, BadImage, errors_named, on_white, open_image
-from clip_jax.runtime.digests import json_digest
+from clip_jax.runtime.digests import Json, json_digest
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,11 +30,11 @@ ImageInput = Image.Image | str | os.PathLike | bytes | np.ndarray
 class Preprocess:
     """The way from an image to the input of an image tower.
 
-    The image is resized and cropped in its own mode and only then converted to RGB, as
-    openai/CLIP and open_clip do it. So palette and bilevel images are resized without smoothing,
-    transparent ones with colours weighted by their opacity, which is then dropped, and CMYK ones
-    in CMYK; 16-bit grey saturates to white. An EXIF orientation is ignored. This is what released
-    weights expect; our own models show transparency on white and keep the range of 16-bit grey.
+    The image is resized and cropped in its own mode and only then converted to RGB, as openai/CLIP
+    and open_clip do it and released weights expect it: palette and bilevel images are resized
+    without smoothing, transparent ones with colours weighted by their opacity, which is then
+    dropped, CMYK ones in CMYK; 16-bit grey saturates to white. EXIF orientation is ignored. (Our
+    own models show transparency on white and keep the range of 16-bit grey.)
 
     Attributes:
       image_size: side n of the square that comes out.
@@ -45,8 +44,7 @@ class Preprocess:
       interpolation: "bicubic" or "bilinear", both antialiased.
       mean, std: of pixels in 0 to 1, by channel.
       transparency: "drop", as released weights expect, or "white".
-      fill: value of what "longest" adds, 0 to 255, in each channel of the image's own mode
-        (0 is black in RGB but white in CMYK, and the first colour of a palette).
+      fill: value of what "longest" adds, 0 to 255, in each channel of the image's own mode.
 
     Raises:
       ValueError: a value is not one of these.
@@ -79,14 +77,12 @@ class Preprocess:
         """Resizes and crops one image: uint8[n, n, 3].
 
         Args:
-          image: a Pillow image, the path of an image file, its encoded bytes, or pixels
-            uint8[H, W], uint8[H, W, 3] or uint8[H, W, 4]. Pixels of another dtype are refused:
-            nothing tells floats in 0 to 1 from floats in 0 to 255 or normalised ones.
+          image: a Pillow image, path, encoded bytes, or pixels uint8[H, W] or uint8[H, W, 3 or 4].
+            (Of floats nothing tells whether they are in 0 to 1, in 0 to 255 or normalised.)
 
         Raises:
           OSError: the file cannot be opened.
-          BadImage: not a usable image, or so long that its resized form would not fit into
-            memory; the message names the file.
+          BadImage: not a usable image, or too long to be resized in memory; names the file.
           TypeError: ``image`` is none of these.
         """
         image, name = _opened(image)
@@ -129,13 +125,10 @@ class Preprocess:
         return image.crop((left, top, left + n, top + n))
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        """Normalises pixels as the reference does: float32, ``(images / 255 - mean) / std``.
-
-        Args:
-          images: uint8[..., 3].
+        """Normalises as the reference does: float32, ``(images / 255 - mean) / std``.
 
         Raises:
-          ValueError: another dtype or another number of channels.
+          ValueError: ``images`` are not uint8[..., 3].
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[-1:] != (3,):
@@ -151,12 +144,12 @@ class Preprocess:
         """sha256 (hex) over everything that decides the pixels."""
         return json_digest(self.to_dict())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All fields, as JSON can hold them."""
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocess":
+    def from_dict(cls, fields: Mapping[str, Json]) -> "Preprocess":
         """The inverse of ``to_dict``.
 
         Raises:
@@ -202,14 +195,14 @@ def _of_pixels(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
+def _integer(name: str, value: object, low: int, high: int) -> int:
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or not low <= value <= high:
         raise ValueError(f"{name}={value!r} is not an integer of {low} to {high}")
     return int(value)
 
 
-def _three_floats(name: str, values: Any) -> tuple[float, float, float]:
+def _three_floats(name: str, values: object) -> tuple[float, float, float]:
     try:
         floats = tuple(float(value) for value in values)
     except (TypeError, ValueError, OverflowError):

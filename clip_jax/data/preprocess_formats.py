@@ -5,14 +5,14 @@ What a file asks for and ``Preprocess`` cannot do exactly is refused, by the nam
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from clip_jax.data.preprocess import FILTERS, OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_jax.runtime.digests import Json
 
 # What Hugging Face's classes fill in for keys that are missing or null.
 _COMMON = {"do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255,
            "do_normalize": True, "do_convert_rgb": True}  # fmt: skip
-_HUGGING_FACE: dict[str, dict[str, Any]] = {
+_HUGGING_FACE: dict[str, dict[str, Json]] = {
     "CLIPImageProcessor": _COMMON
     | {
         "size": {"shortest_edge": 224},
@@ -33,16 +33,14 @@ _HUGGING_FACE: dict[str, dict[str, Any]] = {
 _RESAMPLE = {int(code): name for name, code in FILTERS.items()}
 
 
-def from_hugging_face(preprocessor_config: Mapping[str, Any]) -> Preprocess:
+def from_hugging_face(preprocessor_config: Mapping[str, Json]) -> Preprocess:
     """Reads a ``preprocessor_config.json`` of a CLIPImageProcessor or SiglipImageProcessor.
 
     Their older and newer names (CLIPFeatureExtractor, ...Fast, ...Pil) count too, and a
-    ``processor_config.json`` that holds one.
-
-    Not everything that Hugging Face does is imitated. It converts to RGB first and resizes then,
-    which changes images with a palette or transparency; it crops one pixel further left or up
-    where 3 pixels, 7 pixels... are cut off; and its torchvision classes round otherwise. We keep to
-    openai/CLIP, which is what the weights were trained with.
+    ``processor_config.json`` that holds one. Three things that Hugging Face does differently from
+    openai/CLIP, with which the weights were trained, are not imitated: it converts to RGB before
+    it resizes, crops one pixel further left or up where 3, 7, ... pixels are cut off, and rounds
+    otherwise in its torchvision classes.
 
     Source: transformers ``CLIPImageProcessor``, ``SiglipImageProcessor``, ``image_transforms``.
 
@@ -66,7 +64,7 @@ def from_hugging_face(preprocessor_config: Mapping[str, Any]) -> Preprocess:
     )
 
 
-def _completed(preprocessor_config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _completed(preprocessor_config: Mapping[str, Json]) -> tuple[str, dict[str, Json]]:
     """The processor's name, and its keys with its defaults; refuses steps we do not have."""
     given = preprocessor_config.get("image_processor", preprocessor_config)
     if not isinstance(given, Mapping):
@@ -81,7 +79,7 @@ def _completed(preprocessor_config: Mapping[str, Any]) -> tuple[str, dict[str, A
         )
     config = defaults | {key: value for key, value in given.items() if value is not None}
     for key, value in config.items():
-        # Any other switch, such as do_pad, changes the image in a way that is unknown here.
+        # Json other switch, such as do_pad, changes the image in a way that is unknown here.
         if value is True and key not in defaults:
             raise ValueError(f"{key}=true is not supported for {kind}: set it to false")
         if not value and key in ("do_resize", "do_rescale"):
@@ -92,7 +90,7 @@ def _completed(preprocessor_config: Mapping[str, Any]) -> tuple[str, dict[str, A
     return kind, config
 
 
-def _geometry(config: Mapping[str, Any]) -> tuple[str, int]:
+def _geometry(config: Mapping[str, Json]) -> tuple[str, int]:
     """How a Hugging Face processor makes a square, and its side."""
     size, crop = config["size"], None
     size = {"shortest_edge": size} if isinstance(size, int) else _sides(size)
@@ -110,7 +108,7 @@ def _geometry(config: Mapping[str, Any]) -> tuple[str, int]:
     )
 
 
-def _sides(size: Any) -> dict[str, int]:
+def _sides(size: Json) -> dict[str, int]:
     """A size as a dict; the older files have lists and single numbers."""
     if isinstance(size, Mapping):
         return {side: value for side, value in size.items() if value is not None}
@@ -118,12 +116,12 @@ def _sides(size: Any) -> dict[str, int]:
     return dict(zip(("height", "width"), sides, strict=False))
 
 
-def _channels(values: Any) -> Any:
+def _channels(values: Json) -> Json:
     """A single number stands for three."""
     return (values,) * 3 if isinstance(values, int | float) else values
 
 
-def to_hugging_face(preprocess: Preprocess) -> dict[str, Any]:
+def to_hugging_face(preprocess: Preprocess) -> dict[str, Json]:
     """A ``preprocessor_config.json``: CLIPImageProcessor, or SiglipImageProcessor for "squash".
 
     Raises:
@@ -151,18 +149,17 @@ def to_hugging_face(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def from_open_clip(preprocess_cfg: Mapping[str, Any], image_size: Any = None) -> Preprocess:
+def from_open_clip(preprocess_cfg: Mapping[str, Json], image_size: Json = None) -> Preprocess:
     """Reads the ``preprocess_cfg`` of an ``open_clip_config.json``: the evaluation transform.
 
-    As open_clip does it, other keys are ignored, missing and null ones have its defaults, and
-    "random" interpolation, of training, means "bicubic".
+    As in open_clip, other keys are ignored, missing and null ones have its defaults, and "random"
+    interpolation, of training, means "bicubic".
 
     Source: open_clip ``transform.py`` (``PreprocessCfg``, ``image_transform_v2``), ``factory.py``.
 
     Args:
       preprocess_cfg: mean, std, interpolation, resize_mode, fill_color and size.
-      image_size: ``image_size`` of the file's ``vision_cfg``; it goes before ``size``, which most
-        files leave out.
+      image_size: of the file's ``vision_cfg``; goes before ``size``, which most files leave out.
 
     Raises:
       ValueError: no size, one that is not square, or a value that is not legal.
@@ -187,7 +184,7 @@ def from_open_clip(preprocess_cfg: Mapping[str, Any], image_size: Any = None) ->
     )
 
 
-def to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
+def to_open_clip(preprocess: Preprocess) -> dict[str, Json]:
     """The ``preprocess_cfg`` of an ``open_clip_config.json``."""
     return {
         "size": preprocess.image_size,

@@ -5,19 +5,18 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clip_jax.data.errors import DataError
+from clip_jax.runtime.digests import Json
 
+Row = dict[str, Json]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def read_rows(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table, each with its location, "FILE:LINE" of the line that it ends on.
+def read_rows(path: Path, data: bytes | None = None) -> Iterator[tuple[str, Row]]:
+    """The rows of a .csv, .tsv or .jsonl file, each with its location, "FILE:LINE".
 
-    Args:
-      path: a .csv, .tsv or .jsonl file.
-      data: its content, where that is read already.
+    The line is that on which the row ends. ``data`` is the content, where that is read already.
 
     Raises:
       DataError: another kind of file, not such a file, or a row that does not fit the columns.
@@ -57,7 +56,7 @@ def decode_text(path: Path, data: bytes) -> str:
         ) from None
 
 
-def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Json]]:
     # Not splitlines: JSON strings may hold what Unicode takes for the end of a line.
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():

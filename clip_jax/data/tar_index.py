@@ -7,18 +7,18 @@ loses the rest of the shard without a word.
 """
 
 import hashlib
-import io
 import os
 import tarfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clip_jax.data.errors import DataError
+from clip_jax.data.paths import cached_arrays
 from clip_jax.runtime import distributed
-from clip_jax.runtime.atomic import write_atomically
+
+_ARRAYS = ("keys", "spans", "incomplete")  # of a ``TarIndex``
 
 
 class ShardError(DataError):
@@ -47,9 +47,7 @@ class TarIndex:
 
 
 class TarShards(Sequence):
-    """The samples of several indexed shards under consecutive numbers: ``shards[i]`` is the encoded
-    image of sample i.
-    """
+    """The samples of indexed shards by number: ``shards[i]`` is the encoded image of sample i."""
 
     def __init__(self, indices: Sequence[TarIndex]):
         self.indices = indices
@@ -118,24 +116,16 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
     path = index_path(shard, image_key, caption_key, cache_dir)
     stat = shard.stat()
     stamp = np.array([stat.st_size, stat.st_mtime_ns])
-    if path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                if np.array_equal(saved["stamp"], stamp):
-                    return TarIndex(shard, saved["keys"], saved["spans"], saved["incomplete"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # an unreadable index is made again
-    keys, spans, incomplete = _scan(shard, image_key, caption_key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.savez(content, stamp=stamp, keys=keys, spans=spans, incomplete=incomplete)
-    write_atomically(path, content.getvalue())
-    return TarIndex(shard, keys, spans, incomplete)
+    arrays = cached_arrays(
+        path,
+        lambda: {"stamp": stamp, **_scan(shard, image_key, caption_key)},
+        lambda saved: np.array_equal(saved["stamp"], stamp) and {*_ARRAYS} <= saved.keys(),
+    )
+    return TarIndex(shard, *(arrays[key] for key in _ARRAYS))
 
 
-def _scan(
-    shard: Path, image_key: str, caption_key: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan(shard: Path, image_key: str, caption_key: str) -> dict[str, np.ndarray]:
+    """The arrays of a ``TarIndex``."""
     column = {e: c for c, kinds in enumerate((image_key, caption_key)) for e in kinds.split(";")}
     parts: dict[str, dict[int, tuple[int, int]]] = {}
     end = 0
@@ -160,7 +150,8 @@ def _scan(
             "set data.image_key and data.caption_key to the endings in the shard"
         )
     spans = np.array([[*parts[k][0], *parts[k][1]] for k in keys], np.int64)
-    return np.array(keys), spans, np.array(sorted(parts.keys() - keys), str)
+    incomplete = np.array(sorted(parts.keys() - keys), str)
+    return dict(zip(_ARRAYS, (np.array(keys), spans, incomplete), strict=True))
 
 
 def _check_end(shard: Path, end: int) -> None:

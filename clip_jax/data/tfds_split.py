@@ -2,17 +2,25 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_jax.runtime.digests import Json
+
+if TYPE_CHECKING:  # it takes half a second
+    from tensorflow_datasets.core import DatasetBuilder
+
+Record = Mapping[str, "bytes | str | list | np.ndarray | Record"]  # features by name
 
 
 def open_split(
     name: str, split: str, image_key: str, data_dir: str
-) -> tuple[Any, Sequence[Mapping[str, Any]]]:
-    """A TFDS builder and a split of it as records by number, images left encoded.
+) -> tuple["DatasetBuilder", Sequence[Record]]:
+    """A TFDS builder, and a split of it as records by number, images left encoded.
 
-    Neither needs TensorFlow, where the dataset is prepared in ArrayRecord (or another
-    random-access) format. ``name`` may also be the folder of a prepared version, for which the
-    builder's code is not needed.
+    Neither needs TensorFlow where the dataset is prepared in ArrayRecord (or another random-access
+    format). ``name`` may also be the folder of a prepared version, which needs no builder code.
 
     Raises:
       Exception: whatever TFDS raises.
@@ -26,7 +34,7 @@ def open_split(
     return builder, builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
 
 
-def identity(builder: Any, split: str, data: Sequence[Any]) -> list[Any]:
+def identity(builder: "DatasetBuilder", split: str, data: Sequence[Record]) -> list[Json]:
     """What identifies a split of a prepared TFDS dataset: its version and all files' sizes."""
     files = {k: [v.num_bytes, list(v.shard_lengths)] for k, v in builder.info.splits.items()}
     return [builder.info.full_name, split, len(data), files]

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,6 +17,7 @@ from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import JsonObject, json_file, short_repr
 from clip_jax.interop.torch import weight_file
 from clip_jax.runtime.atomic import whole_file
+from clip_jax.runtime.digests import Json
 
 # What a folder of each layout holds: the file of its settings; those of its tensors, of which the
 # first counts that is there and has the layout's names; and how those names begin. An index names
@@ -42,33 +42,33 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 PREPROCESSOR = "preprocessor_config.json"
-_FACTS = "clip_jax"  # key in the metadata of a safetensors file
+_METADATA_KEY = "clip_jax"  # key in the metadata of a safetensors file
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFiles:
-    """The tensors and the settings found at a path.
+    """The tensors and the settings at a path.
 
     Attributes:
       tensors: all tensors, as stored.
       layout: of a folder, by its settings; None for a lone file.
       settings: contents of the settings file, or None.
       preprocessor: contents of preprocessor_config.json, or None.
-      facts: what we wrote into the tensors' file about them, or None.
+      metadata: what we wrote into the tensors' file about them, or None.
       folder: where the files lie.
     """
 
     tensors: Mapping[str, np.ndarray]
     layout: str | None
-    settings: Mapping[str, Any] | None
-    preprocessor: Mapping[str, Any] | None
-    facts: Mapping[str, Any] | None
+    settings: Mapping[str, Json] | None
+    preprocessor: Mapping[str, Json] | None
+    metadata: Mapping[str, Json] | None
     folder: Path
 
 
 def find(path: str | os.PathLike, layout: str | None = None) -> WeightFiles:
-    """Reads the tensors at a path, and the settings beside them.
+    """Reads the tensors at a path (a file or a folder), and the settings beside them.
 
     Args:
       path: a file or a folder.
@@ -76,22 +76,21 @@ def find(path: str | os.PathLike, layout: str | None = None) -> WeightFiles:
 
     Raises:
       FileNotFoundError: nothing is there, or a part is missing.
-      LayoutError: a folder without weights, a kind of file that is none of these, or a damaged
-        one; names the file.
+      LayoutError: no weights, another kind of file, or a damaged one; names the file.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     folder = path if path.is_dir() else path.parent
     layout, settings, file = _chosen(path, layout) if path.is_dir() else (None, None, path)
-    found = None if settings is None else json_file(settings)
+    values = None if settings is None else json_file(settings)
     preprocessor, tensors = folder / PREPROCESSOR, _load(file)
     return WeightFiles(
         tensors,
         layout,
-        found,
+        values,
         json_file(preprocessor) if path.is_dir() and preprocessor.is_file() else None,
-        _facts(file, tensors),
+        _metadata(file, tensors),
         folder,
     )
 
@@ -161,24 +160,24 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
     raise LayoutError(f"{path}: not one of {', '.join(SUFFIXES)}")
 
 
-def _facts(path: Path, tensors: Mapping[str, np.ndarray]) -> Mapping[str, Any] | None:
+def _metadata(path: Path, tensors: Mapping[str, np.ndarray]) -> Mapping[str, Json] | None:
     if path.suffix != ".safetensors":
         return None
     with safetensors.safe_open(path, "np") as file:
-        text = (file.metadata() or {}).get(_FACTS)
+        text = (file.metadata() or {}).get(_METADATA_KEY)
     if text is None:
         return None
     try:
-        facts = dict(json.loads(text))
-        digest = facts.pop("sha256")
+        metadata = dict(json.loads(text))
+        digest = metadata.pop("sha256")
     except (ValueError, TypeError, KeyError) as error:
-        raise LayoutError(f"{path}: its facts under {_FACTS!r} are damaged: {error!r}") from None
+        raise LayoutError(f"{path}: its metadata {_METADATA_KEY!r} is damaged: {error!r}") from None
     if digest != tensors_digest(tensors):
         raise LayoutError(
             f"{path} is damaged: its tensors are not those that were written (sha256 differs); "
             "copy or convert it again"
         )
-    return facts
+    return metadata
 
 
 def _places(index: Path) -> dict[str, str]:
@@ -223,21 +222,15 @@ def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def save_safetensors(
-    path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Json]
 ) -> None:
-    """Writes a safetensors file at once or not at all.
-
-    Args:
-      path: the file.
-      tensors: what it will hold.
-      facts: for ``WeightFiles.facts``, as JSON can hold them.
-    """
+    """Writes a safetensors file, whole or not at all, with ``WeightFiles.metadata``."""
     contiguous = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
     # transformers refuses files that do not say that their arrangement is PyTorch's.
-    facts = {**facts, "sha256": tensors_digest(contiguous)}
-    metadata = {"format": "pt", _FACTS: json.dumps(facts, sort_keys=True)}
+    metadata = {**metadata, "sha256": tensors_digest(contiguous)}
+    header = {"format": "pt", _METADATA_KEY: json.dumps(metadata, sort_keys=True)}
     with whole_file(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # save_file lets only the owner read
-        save_file(contiguous, partial, metadata=metadata)
+        save_file(contiguous, partial, metadata=header)
         partial.chmod(mode)

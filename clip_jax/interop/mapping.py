@@ -8,7 +8,7 @@ undone exactly, so that a round trip gives the same bytes.
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -39,102 +39,83 @@ class Entry:
     kind: str
 
 
-def torch_norm(ours: str, theirs: str) -> list[Entry]:
-    """The two vectors of a normalisation, as PyTorch names them."""
+Table = Mapping[str, Sequence[Entry]]  # section -> entries, whose names may have fields ("{i}")
+
+
+def read_table(path: Path) -> Table:
+    """The sections of a layout's ``.txt`` file: "[section]", then one entry a line."""
+    sections: dict[str, list[Entry]] = {}
+    for line in path.read_text("utf-8").splitlines():
+        if line.startswith("["):
+            section = sections[line.strip("[]")] = []
+        elif line and not line.startswith("#"):
+            ours, theirs, kind = line.split()
+            section.append(Entry(ours, tuple(theirs.split(",")), kind))
+    return sections
+
+
+def filled(entries: Iterable[Entry], **fields: object) -> list[Entry]:
+    """Entries with the fields of their names filled in."""
     return [
-        Entry(f"{ours}/scale", (f"{theirs}.weight",), "same"),
-        Entry(f"{ours}/bias", (f"{theirs}.bias",), "same"),
+        Entry(e.ours.format(**fields), tuple(t.format(**fields) for t in e.theirs), e.kind)
+        for e in entries
     ]
 
 
-def torch_dense(ours: str, theirs: str, kind: str = "linear") -> list[Entry]:
-    """A linear layer's matrix and bias, as PyTorch names them."""
-    return [
-        Entry(f"{ours}/kernel", (f"{theirs}.weight",), kind),
-        Entry(f"{ours}/bias", (f"{theirs}.bias",), "vector"),
-    ]
+def blocks(entries: Sequence[Entry], count: int, **fields: object) -> list[Entry]:
+    """The entries of blocks 0 to ``count`` - 1, the field ``i``."""
+    return [entry for i in range(count) for entry in filled(entries, i=i, **fields)]
 
 
 Shape = tuple[int, ...]
 
 
-def _from_linear(parts: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+Parts = Sequence[np.ndarray]
+Join = Callable[[Parts, Shape], np.ndarray]  # foreign parts and our shape -> our leaf
+Split = Callable[[np.ndarray, int], Parts]  # our leaf and the number of parts -> foreign parts
+
+
+def _join_linear(parts: Parts, shape: Shape) -> np.ndarray:
     return np.concatenate(parts).T.reshape(shape)
 
 
-def _to_linear(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return np.split(np.ascontiguousarray(array.reshape(array.shape[0], -1).T), count)
-
-
-def _to_merging(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)]
-
-
-def _from_convolution(parts: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    return parts[0].transpose(2, 3, 1, 0)
-
-
-def _to_convolution(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [np.ascontiguousarray(array.transpose(3, 2, 0, 1))]
-
-
-def _from_same(parts: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+def _join_same(parts: Parts, shape: Shape) -> np.ndarray:
     return parts[0].reshape(shape)
 
 
-def _to_same(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [array]
-
-
-def _from_vector(parts: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    return np.concatenate(parts).reshape(shape)
-
-
-def _to_vector(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return np.split(array.reshape(-1), count)
-
-
-def _to_batched(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [array[None]]
-
-
-def _to_batched_twice(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [array[None, None]]
-
-
-def _from_split(parts: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    return np.stack(parts, axis=len(shape) - 3)
-
-
-def _to_split(array: np.ndarray, count: int) -> list[np.ndarray]:
-    return [np.ascontiguousarray(p) for p in np.moveaxis(array, array.ndim - 3, 0)]
-
-
-# How a foreign tensor is arranged, and the functions (parts, our shape) -> ours and (ours, number
-# of parts) -> parts.
-KINDS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., list[np.ndarray]]]] = {
+# How a foreign tensor is arranged. The functions return views where that is possible.
+KINDS: dict[str, tuple[Join, Split]] = {
     # PyTorch's [outputs, inputs], parts one after the other in the outputs; ours [inputs, ...].
-    "linear": (_from_linear, _to_linear),
+    "linear": (_join_linear, lambda x, count: np.split(x.reshape(len(x), -1).T, count)),
     # The same where our inputs are [heads, width of a head].
-    "merging": (_from_linear, _to_merging),
+    "merging": (_join_linear, lambda x, _: [x.reshape(-1, x.shape[-1]).T]),
     # PyTorch's [outputs, inputs, height, width]; ours [height, width, inputs, outputs].
-    "convolution": (_from_convolution, _to_convolution),
+    "convolution": (
+        lambda parts, _: parts[0].transpose(2, 3, 1, 0),
+        lambda x, _: [x.transpose(3, 2, 0, 1)],
+    ),
     # One axis, the numbers in our order; parts one after the other.
-    "vector": (_from_vector, _to_vector),
+    "vector": (
+        lambda parts, shape: np.concatenate(parts).reshape(shape),
+        lambda x, count: np.split(x.reshape(-1), count),
+    ),
     # As ours; as ours behind one axis of size 1, or two.
-    "same": (_from_same, _to_same),
-    "batched": (_from_same, _to_batched),
-    "batched_twice": (_from_same, _to_batched_twice),
+    "same": (_join_same, lambda x, _: [x]),
+    "batched": (_join_same, lambda x, _: [x[None]]),
+    "batched_twice": (_join_same, lambda x, _: [x[None, None]]),
     # Flax's query, key and value, [..., heads, width of a head] each.
-    "split": (_from_split, _to_split),
+    "split": (
+        lambda parts, shape: np.stack(parts, axis=len(shape) - 3),
+        lambda x, _: list(np.moveaxis(x, x.ndim - 3, 0)),
+    ),
 }
 
 Tensors = Mapping[str, np.ndarray]
 
 
 def import_tensors(
-    tensors: Tensors, entries: Sequence[Entry], template: Mapping[str, Any], source: str
-) -> dict[str, Any]:
+    tensors: Tensors, entries: Sequence[Entry], template: tree.Variables, source: str
+) -> tree.Variables:
     """Foreign tensors to our variables, float32.
 
     Args:
@@ -144,19 +125,17 @@ def import_tensors(
       source: names the file in errors.
 
     Raises:
-      LayoutError: tensors are missing, left over, misshapen or not finite; lists all of them.
+      LayoutError: tensors are missing, left over, misshapen or not finite; lists them.
     """
     wanted = tree.flatten(template)
     by_name = {e.ours: e for e in entries}
     problems = _problems(tensors, entries, wanted)
     if problems:
         shown = problems[:_SHOWN]
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise LayoutError(
-            f"{source}: {len(problems)} tensor(s) do not fit the model:\n  "
-            + "\n  ".join(shown)
-            + more
-        )
+        if len(problems) > _SHOWN:
+            shown.append(f"and {len(problems) - _SHOWN} more")
+        lines = "\n  ".join([f"{len(problems)} tensor(s) do not fit the model:", *shown])
+        raise LayoutError(f"{source}: {lines}")
 
     def take(name: str) -> np.ndarray:
         entry = by_name[name]
@@ -170,47 +149,32 @@ def import_tensors(
     return tree.unflatten(take, template)
 
 
-def export_tensors(variables: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, np.ndarray]:
+def export_tensors(variables: tree.Variables, entries: Iterable[Entry]) -> dict[str, np.ndarray]:
     """Our variables to the tensors of a layout, in the order of its table."""
     flat = tree.flatten(variables)
     tensors: dict[str, np.ndarray] = {}
     for entry in entries:
-        array = np.asarray(flat[entry.ours])
-        parts = KINDS[entry.kind][1](array, len(entry.theirs))
-        tensors.update(zip(entry.theirs, parts, strict=True))
+        parts = KINDS[entry.kind][1](np.asarray(flat[entry.ours]), len(entry.theirs))
+        contiguous = [np.asarray(part, order="C") for part in parts]
+        tensors.update(zip(entry.theirs, contiguous, strict=True))
     return tensors
 
 
-def foreign_shapes(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> dict[str, Shape]:
+def foreign_shapes(entries: Iterable[Entry], wanted: tree.Flat) -> dict[str, Shape]:
     """Foreign name -> shape, for a table and the flat shapes of our variables."""
-    return {
-        name: shape
-        for entry in entries
-        for name, shape in zip(
-            entry.theirs, _part_shapes(entry, wanted[entry.ours].shape), strict=True
-        )
-    }
+    shapes: dict[str, Shape] = {}
+    for e in entries:
+        shapes.update(zip(e.theirs, _part_shapes(e, wanted[e.ours].shape), strict=True))
+    return shapes
 
 
 def _part_shapes(entry: Entry, shape: Shape) -> list[Shape]:
-    count = len(entry.theirs)
-    if entry.kind == "linear":
-        outputs = int(np.prod(shape[1:]))
-        return [(outputs // count, shape[0])] * count
-    if entry.kind == "merging":
-        return [(shape[-1], int(np.prod(shape[:-1])))]
-    if entry.kind == "convolution":
-        return [(shape[3], shape[2], shape[0], shape[1])]
-    if entry.kind in ("batched", "batched_twice"):
-        return [(1,) * (1 + (entry.kind == "batched_twice")) + shape]
-    if entry.kind == "split":
-        return [shape[: len(shape) - 3] + shape[len(shape) - 2 :]] * count
-    if entry.kind == "vector":
-        return [(int(np.prod(shape)) // count,)] * count
-    return [shape]
+    """The shapes of the foreign tensors that hold a leaf of ours of this shape."""
+    stand_in = np.broadcast_to(np.float32(0), shape)  # without memory
+    return [part.shape for part in KINDS[entry.kind][1](stand_in, len(entry.theirs))]
 
 
-def _problems(tensors: Tensors, entries: Sequence[Entry], wanted: Mapping[str, Any]) -> list[str]:
+def _problems(tensors: Tensors, entries: Sequence[Entry], wanted: tree.Flat) -> list[str]:
     expected = foreign_shapes(entries, wanted)
     problems: list[str] = []
     extra = sorted(tensors.keys() - expected.keys())
@@ -230,6 +194,6 @@ def _problems(tensors: Tensors, entries: Sequence[Entry], wanted: Mapping[str, A
     return problems + [f"left over: {n} {list(tensors[n].shape)}" for n in extra]
 
 
-def _fits(found: Shape, expected: Shape) -> bool:
+def _fits(given: Shape, expected: Shape) -> bool:
     """Equal but for axes of size 1: a scale may be [] or [1], a table [N, D] or [1, N, D]."""
-    return [s for s in found if s != 1] == [s for s in expected if s != 1]
+    return [s for s in given if s != 1] == [s for s in expected if s != 1]

@@ -5,12 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.weights import Weights
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.variants import check
 from clip_jax.tokenizers import ClipTokenizer
+
+_TEXT_POSITIONS = "params/text_tower/position_embedding"
 
 
 def resize_grid(positions: np.ndarray, side: int) -> np.ndarray:
@@ -56,17 +59,13 @@ def for_image_size(weights: Weights, image_size: int) -> Weights:
         weights.config, vision=dataclasses.replace(vision, image_size=image_size)
     )
     check(config)
-    params = dict(weights.variables["params"])
-    tower = dict(params["image_tower"])
-    holder = dict(tower["attention_pool"]) if resnet else tower
-    holder["position_embedding"] = resize_grid(holder["position_embedding"], image_size // cell)
-    if resnet:
-        tower["attention_pool"] = holder
-    params["image_tower"] = tower
+    flat = flatten_dict(weights.variables, keep_empty_nodes=True, sep="/")
+    key = f"params/image_tower/{'attention_pool/' if resnet else ''}position_embedding"
+    flat[key] = resize_grid(flat[key], image_size // cell)
     return dataclasses.replace(
         weights,
         config=config,
-        variables={**weights.variables, "params": params},
+        variables=unflatten_dict(flat, sep="/"),
         preprocess=dataclasses.replace(weights.preprocess, image_size=image_size),
     )
 
@@ -83,16 +82,14 @@ def for_context_length(weights: Weights, context_length: int) -> Weights:
     if context_length < 2:
         raise LayoutError(f"context_length={context_length} leaves no room for start and end")
     text = dataclasses.replace(weights.config.text, context_length=context_length)
-    params = dict(weights.variables["params"])
-    tower = dict(params["text_tower"])
-    old = np.asarray(tower["position_embedding"])
+    flat, key = flatten_dict(weights.variables, keep_empty_nodes=True, sep="/"), _TEXT_POSITIONS
+    old = np.asarray(flat[key])
     # Not antialiased: neighbouring positions are distinguished by details that smoothing removes.
     place = (np.arange(context_length) + 0.5) * len(old) / context_length - 0.5
     left = np.clip(np.floor(place).astype(int), 0, len(old) - 2)
     share = np.clip(place - left, 0, 1)[:, None]
     moved = (1 - share) * old[left] + share * old[left + 1]
-    tower["position_embedding"] = moved.astype(old.dtype)
-    params["text_tower"] = tower
+    flat[key] = moved.astype(old.dtype)
     tokenizer = weights.tokenizer
     if isinstance(tokenizer, ClipTokenizer):
         tokenizer = ClipTokenizer(context_length)
@@ -101,6 +98,6 @@ def for_context_length(weights: Weights, context_length: int) -> Weights:
     return dataclasses.replace(
         weights,
         config=dataclasses.replace(weights.config, text=text),
-        variables={**weights.variables, "params": params},
+        variables=unflatten_dict(flat, sep="/"),
         tokenizer=tokenizer,
     )

@@ -5,16 +5,16 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from clip_jax.interop.mapping import LayoutError
+from clip_jax.runtime.digests import Json
 
 _DEEPEST = 50  # groups in groups; deeper ones could not even be printed
 _LARGEST = 2**31 - 1  # integers; larger ones overflow where they meet floats and arrays
 _NO_DEFAULT = object()
 
 
-def json_file(path: Path) -> dict[str, Any]:
+def json_file(path: Path) -> dict[str, Json]:
     """The object in a JSON file.
 
     Raises:
@@ -26,7 +26,7 @@ def json_file(path: Path) -> dict[str, Any]:
         raise LayoutError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise LayoutError(f"{path} holds {short_repr(value)}, not an object")
-    level: list[Any] = [value]
+    level: list[Json] = [value]
     for _ in range(_DEEPEST):
         level = [x for v in level for x in (v.values() if isinstance(v, dict) else v)
                  if isinstance(x, dict | list)]  # fmt: skip
@@ -45,11 +45,7 @@ def short_repr(value: object) -> str:
 
 @contextlib.contextmanager
 def error_context(source: str) -> Iterator[None]:
-    """Adds the file's name to errors about the values that it holds.
-
-    Raises:
-      LayoutError: in place of a ValueError from within.
-    """
+    """Makes a ValueError from within a LayoutError that begins with the file's name."""
     try:
         yield
     except LayoutError:
@@ -61,8 +57,8 @@ def error_context(source: str) -> Iterator[None]:
 class JsonObject:
     """An object in a JSON file, whose values are read by key and type.
 
-    All methods raise LayoutError, with the file and the key, for a value of another kind, and for
-    a missing one that has no default. (A null is a value of another kind.)
+    All methods raise LayoutError, with the file and the key, for a value of another kind (a null is
+    one), and for a missing one that has no default.
 
     Attributes:
       values: what it holds, as it is.
@@ -70,13 +66,7 @@ class JsonObject:
     """
 
     def __init__(self, values: object, source: str, path: str = ""):
-        """Takes an object.
-
-        Args:
-          values: what the file has in this place.
-          source: the file.
-          path: key of the place, "" for the whole file.
-        """
+        """Takes what ``source`` has at the key ``path``; "" for the whole file."""
         self.source, self._path = source, path
         if not isinstance(values, Mapping):
             what = f" {path}" if path else ""

@@ -23,15 +23,10 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def majority_size(tensors: Tensors, places: Iterable[tuple[str, int]], default: int) -> int:
-    """A size that several tensors have in common: the most frequent one.
+    """The most frequent size at several places (name of a tensor, axis), or ``default``.
 
     So a tensor that is missing or misshapen does not change the model that all the others make,
     and is named when they are compared with it.
-
-    Args:
-      tensors: name -> array.
-      places: names and axes that have this size.
-      default: what to take if none of them is there, so that they can be listed as missing.
     """
     shapes = ((tensors[name].shape, axis) for name, axis in places if name in tensors)
     votes = Counter(s[a] for s, a in shapes if -len(s) <= a < len(s) and s[a] > 0)
@@ -56,14 +51,6 @@ def checked(config: ClipConfig, tensors: Tensors, source: str) -> ClipConfig:
     """A config whose sizes go together, and are no more than its tensors could fill.
 
     Whether each tensor fits it is for ``mapping.import_tensors`` to say.
-
-    Args:
-      config: sizes that a file claims.
-      tensors: the weights that came with it.
-      source: the file, for messages.
-
-    Returns:
-      The config.
 
     Raises:
       LayoutError: a value is of another kind than its field, sizes do not go together, or they

@@ -5,8 +5,8 @@ numbered: ``params/text_tower/encoder/blocks/fc/kernel`` [11, 512, 2048] and its
 become ``params/text_tower/encoder/0/fc/kernel`` [512, 2048] to ``.../11/fc/kernel``.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,14 @@ from clip_jax.models.clip import ClipModel
 from clip_jax.models.layers import Execution
 from clip_jax.models.variants import ClipConfig
 
-Flat = dict[str, Any]
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+Variables = Mapping[str, "Variables | Leaf"]  # as flax nests them
+Flat = dict[str, Leaf]
+_BLOCKS = ("blocks", "first_block", "last_block")
 
 
-def shapes(config: ClipConfig) -> dict[str, Any]:
+@functools.lru_cache(maxsize=8)  # reading a folder of our own asks twice, and tracing takes long
+def shapes(config: ClipConfig) -> Variables:
     """The variables of a model as a tree of ShapeDtypeStruct; nothing is allocated."""
     side = config.vision.image_size
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
@@ -29,43 +33,35 @@ def shapes(config: ClipConfig) -> dict[str, Any]:
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
 
 
-def _numbered(path: tuple[Any, ...], count: int, depth: Mapping[str, int]) -> list[str]:
-    """The flat names of a leaf; several for a stack of ``count`` blocks."""
+def _names(path: jax.tree_util.KeyPath) -> tuple[str, str, list[str]]:
+    """What lies above a kind of block, the kind ("" outside of all), and what lies below."""
     names = [k.key for k in path]
-    for kind in ("blocks", "first_block", "last_block"):
-        if kind in names:
-            at = names.index(kind)
-            stack = "/".join(names[:at])
-            numbers = {
-                "first_block": [0],
-                "last_block": [depth.get(stack, 0)],
-                # A ResNet's stack comes after its first block, a Transformer's before its last.
-                "blocks": [i + (f"{stack}/first" in depth) for i in range(count)],
-            }[kind]
-            return ["/".join([stack, str(i), *names[at + 1 :]]) for i in numbers]
-    return ["/".join(names)]
+    at = next((i for i, n in enumerate(names) if n in _BLOCKS), len(names))
+    return "/".join(names[:at]), "".join(names[at : at + 1]), names[at + 1 :]
 
 
-def _depths(leaves: list[tuple[tuple[Any, ...], Any]]) -> dict[str, int]:
-    """Stack -> number of its like blocks; and a mark for stacks that have a first block."""
-    found: dict[str, int] = {}
-    for path, leaf in leaves:
-        names = [k.key for k in path]
-        if "blocks" in names:
-            found["/".join(names[: names.index("blocks")])] = leaf.shape[0]
-        if "first_block" in names:
-            found["/".join(names[: names.index("first_block")]) + "/first"] = 1
-    return found
+def _leaves(variables: Variables) -> Iterator[tuple[list[str], bool, Leaf]]:
+    """Flat names, whether the leaf is a stack of as many layers, and the leaf."""
+    leaves = [
+        (*_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
+    ]
+    count = {stack: leaf.shape[0] for stack, kind, _, leaf in leaves if kind == "blocks"}
+    # A ResNet's stack comes after its first block, a Transformer's before its last.
+    first = {stack for stack, kind, _, _ in leaves if kind == "first_block"}
+    for stack, kind, below, leaf in leaves:
+        if not kind:
+            yield [stack], False, leaf
+            continue
+        begins = {"last_block": count.get(stack, 0), "blocks": int(stack in first)}
+        begin = begins.get(kind, 0)
+        numbers = range(begin, begin + (leaf.shape[0] if kind == "blocks" else 1))
+        yield ["/".join([stack, str(i), *below]) for i in numbers], kind == "blocks", leaf
 
 
-def flatten(variables: Mapping[str, Any]) -> Flat:
+def flatten(variables: Variables) -> Flat:
     """Variables (arrays or shapes) to the flat table."""
-    leaves = jax.tree_util.tree_flatten_with_path(dict(variables))[0]
-    depth = _depths(leaves)
     flat: Flat = {}
-    for path, leaf in leaves:
-        stacked = any(k.key == "blocks" for k in path)
-        names = _numbered(path, leaf.shape[0] if stacked else 1, depth)
+    for names, stacked, leaf in _leaves(variables):
         for i, name in enumerate(names):
             if not stacked:
                 flat[name] = leaf
@@ -76,19 +72,15 @@ def flatten(variables: Mapping[str, Any]) -> Flat:
     return flat
 
 
-def unflatten(take: Callable[[str], np.ndarray], template: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(take: Callable[[str], np.ndarray], template: Variables) -> Variables:
     """The flat table back to variables.
 
     Args:
       take: gives the array of a flat name; asked once for each, so that it may let go of it.
       template: the tree to fill, as from ``shapes``.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(dict(template))
-    depth = _depths(leaves)
     filled = []
-    for path, leaf in leaves:
-        stacked = any(k.key == "blocks" for k in path)
-        names = _numbered(path, leaf.shape[0] if stacked else 1, depth)
+    for names, stacked, leaf in _leaves(template):
         if not stacked:
             filled.append(take(names[0]))
             continue
@@ -97,4 +89,4 @@ def unflatten(take: Callable[[str], np.ndarray], template: Mapping[str, Any]) ->
         for i, name in enumerate(names):
             stack[i] = take(name)
         filled.append(stack)
-    return jax.tree.unflatten(structure, filled)
+    return jax.tree.unflatten(jax.tree.structure(dict(template)), filled)

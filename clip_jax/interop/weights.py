@@ -18,7 +18,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
-from clip_jax.runtime.digests import json_digest
+from clip_jax.runtime.digests import Json, json_digest
 from clip_jax.tokenizers import KINDS, Tokenizer
 
 FORMAT = 1  # of clip_jax.json
@@ -57,48 +56,37 @@ class Weights:
     """
 
     config: ClipConfig
-    variables: Mapping[str, Any]
+    variables: tree.Variables
     preprocess: Preprocess
     tokenizer: Tokenizer | None
     layout: str
     source: str
 
-    def facts(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Json]:
         """Architecture, activation, preprocessing and tokenizer, as JSON can hold them."""
-        t = self.tokenizer
+        t, keys = self.tokenizer, ("name", "context_length", "vocab_size", "fingerprint")
         return {
             "model": model_to_dict(self.config),
             "preprocess": self.preprocess.to_dict(),
-            "tokenizer": None
-            if t is None
-            else {
-                "name": t.name,
-                "context_length": t.context_length,
-                "vocab_size": t.vocab_size,
-                "fingerprint": t.fingerprint,
-            },
+            "tokenizer": None if t is None else {key: getattr(t, key) for key in keys},
         }
 
-    def travelling_facts(self, layout: str) -> dict[str, Any]:
-        """Those that the settings beside a weight file might contradict; see ``_agreed``.
-
-        Args:
-          layout: the layout of the file that they travel in.
-        """
-        facts = self.facts()
+    def file_metadata(self, layout: str) -> dict[str, Json]:
+        """Those that the settings beside a file of a layout might contradict; see ``_agreed``."""
+        metadata, c = self.description(), self.config
         return {
             "layout": layout,
-            "heads": [self.config.vision.num_heads, self.config.text.num_heads],
-            "activation": self.config.activation,
-            "context_length": self.config.text.context_length,
-            "preprocess": facts["preprocess"],
-            "tokenizer": facts["tokenizer"],
+            "heads": [c.vision.num_heads, c.text.num_heads],
+            "activation": c.activation,
+            "context_length": c.text.context_length,
+            "preprocess": metadata["preprocess"],
+            "tokenizer": metadata["tokenizer"],
         }
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of ``facts``: what has to agree for the numbers to be used."""
-        return json_digest(self.facts())
+        """sha256 (hex) of ``description``: what has to agree for the numbers to be used."""
+        return json_digest(self.description())
 
 
 # Names and a value of the towers' fields in format 1, of which fingerprints are made.
@@ -106,7 +94,7 @@ _STORED = {"num_heads": "heads", "num_layers": "layers"}
 _FIELDS = {stored: field for field, stored in _STORED.items()}
 
 
-def model_to_dict(config: ClipConfig) -> dict[str, Any]:
+def model_to_dict(config: ClipConfig) -> dict[str, Json]:
     """A model's sizes as JSON can hold them, in the names of clip_jax.json."""
     tower = "resnet" if isinstance(config.vision, ResNetConfig) else "vit"
     fields = dataclasses.asdict(config) | {"image_tower": tower}
@@ -117,15 +105,14 @@ def model_to_dict(config: ClipConfig) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def model_from_dict(stored: Mapping[str, Any], source: str) -> ClipConfig:
-    """The inverse of ``model_to_dict``.
+def model_from_dict(stored: Mapping[str, Json], source: str) -> ClipConfig:
+    """The inverse of ``model_to_dict``; for the values see ``sizes.checked``.
 
     Raises:
-      LayoutError: a key is unknown or missing, or a group is none. (For the values see
-        ``sizes.checked``.)
+      LayoutError: a key is unknown or missing, or a group is none.
     """
 
-    def fields(group: JsonObject) -> dict[str, Any]:
+    def fields(group: JsonObject) -> dict[str, Json]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in group.values.items()}
 
     group = JsonObject(stored, source)
@@ -165,18 +152,18 @@ def _read_clip_jax(files: WeightFiles, tensors: Tensors, hints: LayoutHints, sou
         tokenizer = _own_tokenizer(top.child("tokenizer"), files.folder)
     weights = Weights(config, {}, preprocess, tokenizer, "clip_jax", source)
     if settings.get("fingerprint") != weights.fingerprint:
+        difference = _difference(settings, weights.description())
         raise LayoutError(
-            f"{source}: {_difference(settings, weights.facts())}; the folder was changed since it "
-            "was written, or a file of another model lies in it"
+            f"{source}: {difference}; the folder was changed since it was written, or a file of "
+            "another model lies in it"
         )
     return config, preprocess, tokenizer
 
 
-def _agreed(parts: Parts, facts: Mapping[str, Any], layout: str, alone: bool, source: str) -> Parts:
+def _agreed(
+    parts: Parts, metadata: Mapping[str, Json], layout: str, alone: bool, source: str
+) -> Parts:
     """What the settings beside tensors that we wrote say, where the tensors' file agrees.
-
-    Args:
-      alone: there are no settings beside the file.
 
     Raises:
       LayoutError: it does not; names the difference.
@@ -184,35 +171,35 @@ def _agreed(parts: Parts, facts: Mapping[str, Any], layout: str, alone: bool, so
     config, preprocess, tokenizer = parts
     # No other layout can say what becomes of transparent pixels.
     try:
-        stored = Preprocess.from_dict(facts["preprocess"])
+        stored = Preprocess.from_dict(metadata["preprocess"])
     except (KeyError, TypeError, ValueError) as error:
-        raise LayoutError(f"{source}: the facts in its metadata are damaged: {error!r}") from None
+        raise LayoutError(f"{source}: its metadata is damaged: {error!r}") from None
     if alone:  # then nothing else says it
         preprocess = stored
     preprocess = dataclasses.replace(preprocess, transparency=stored.transparency)
-    now = Weights(config, {}, preprocess, tokenizer, "", source).travelling_facts(layout)
-    if tokenizer is None or facts["tokenizer"] is None:  # not known on both sides
-        now["tokenizer"] = facts["tokenizer"]
-    if now != facts:
+    now = Weights(config, {}, preprocess, tokenizer, "", source).file_metadata(layout)
+    if tokenizer is None or metadata["tokenizer"] is None:  # not known on both sides
+        now["tokenizer"] = metadata["tokenizer"]
+    if now != metadata:
         raise LayoutError(
-            f"{source}: {_difference(facts, now)}; a file of the folder was changed or exchanged"
+            f"{source}: {_difference(metadata, now)}; a file of the folder was changed or exchanged"
         )
     return config, preprocess, tokenizer
 
 
-def _own_tokenizer(facts: JsonObject, folder: Path) -> Tokenizer:
-    length, name = facts.integer("context_length", least=2), facts.choice("name", KINDS)
+def _own_tokenizer(metadata: JsonObject, folder: Path) -> Tokenizer:
+    length, name = metadata.integer("context_length", least=2), metadata.choice("name", KINDS)
     if not KINDS[name].reads_model:
         return KINDS[name](length)
     file = folder / TOKENIZER_FILE
     if not file.is_file():
-        raise FileNotFoundError(f"{facts.source} wants {TOKENIZER_FILE}, which is not beside it")
+        raise FileNotFoundError(f"{metadata.source} wants {TOKENIZER_FILE}, which is not beside it")
     with error_context(str(file)):
         return KINDS[name](file, length)
 
 
-def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first fact in which two descriptions differ, in words."""
+def _difference(stored: Mapping[str, Json], now: Mapping[str, Json]) -> str:
+    """The first value in which two descriptions differ, in words."""
     for group, values in now.items():
         old = stored.get(group)
         if old == values:
@@ -230,7 +217,7 @@ def _own_entries(config: ClipConfig) -> list[Entry]:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What there is to know of a layout: its facts, which tensors count, and where they go."""
+    """How a layout tells its model, which of its tensors are weights, and where these go."""
 
     parts: Callable[[WeightFiles, Tensors, LayoutHints, str], Parts]
     weights: Callable[[Tensors], Tensors]
@@ -260,8 +247,8 @@ def read(
       layout: for a lone file whose layout its tensors do not tell: "openai" (its activation is
         QuickGELU) or "open_clip" (GELU).
       activation: "quick_gelu" for a lone file of an open_clip model ``-quickgelu``.
-      heads: attention heads of the image and the text tower, for a lone file of an open_clip model
-        whose sizes are not those of a named variant.
+      heads: attention heads of the image and the text tower, for a lone open_clip file whose sizes
+        are not those of a named variant.
 
     Raises:
       FileNotFoundError: nothing is there.
@@ -270,22 +257,20 @@ def read(
     """
     if layout is not None and layout not in LAYOUTS:
         raise LayoutError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}")
-    found, source = files.find(path, layout), str(path)
-    facts = found.facts or {}
-    if facts and facts.get("layout") not in LAYOUTS:
-        raise LayoutError(
-            f"{source}: the facts in its metadata are damaged: layout={facts.get('layout')!r}"
-        )
-    name = layout or found.layout or facts.get("layout")
-    name = name or _recognized(found.tensors, activation, source)
-    if name == "open_clip" and found.layout is None:
-        activation = activation or facts.get("activation")
-        heads = heads or tuple(facts.get("heads", ())) or None
+    stored, source = files.find(path, layout), str(path)
+    metadata = stored.metadata or {}
+    if metadata and metadata.get("layout") not in LAYOUTS:
+        raise LayoutError(f"{source}: its metadata is damaged: layout={metadata.get('layout')!r}")
+    name = layout or stored.layout or metadata.get("layout")
+    name = name or _recognized(stored.tensors, activation, source)
+    if name == "open_clip" and stored.layout is None:
+        activation = activation or metadata.get("activation")
+        heads = heads or tuple(metadata.get("heads", ())) or None
     kind = LAYOUTS[name]
-    tensors = kind.weights(found.tensors)
-    parts = kind.parts(found, tensors, LayoutHints(activation, heads), source)
-    if facts:
-        parts = _agreed(parts, facts, name, found.settings is None, source)
+    tensors = kind.weights(stored.tensors)
+    parts = kind.parts(stored, tensors, LayoutHints(activation, heads), source)
+    if metadata:
+        parts = _agreed(parts, metadata, name, stored.settings is None, source)
     config, preprocess, tokenizer = parts
     # The model normalises uint8 images itself, by the numbers that its preprocessing has.
     config = dataclasses.replace(config, image_mean=preprocess.mean, image_std=preprocess.std)

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,19 +26,15 @@ Tensors = dict[str, np.ndarray]
 
 
 def write(path: str | os.PathLike, weights: Weights, layout: str, dtype: str = "float32") -> Path:
-    """Writes weights.
+    """Writes weights, and returns the path.
 
     Args:
-      path: "openai" and "big_vision": the file, ``.pt`` and ``.npz``; else a folder, which is
-        made.
+      path: "openai" and "big_vision": a new file, ``.pt`` and ``.npz``; else a new folder.
       weights: what to write.
       layout: a name in ``LAYOUTS``.
       dtype: a name in ``DTYPES``. In half precision, "hugging_face" and "big_vision" narrow all
         tensors; the others matrices and their biases only, as OpenAI's files do: norms,
         embeddings and the logit scale stay float32.
-
-    Returns:
-      The path.
 
     Raises:
       LayoutError: the layout cannot hold this model, or something is at ``path`` already.
@@ -69,8 +64,8 @@ def _is_matrix(ours: str) -> bool:
     return leaf == "kernel" or (leaf == "bias" and "norm" not in module)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+def _json(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def _suffix(path: Path, suffix: str) -> None:
@@ -95,12 +90,9 @@ def _openai(path: Path, weights: Weights, tensors: Tensors) -> None:
     _standard(weights, Preprocess(vision.image_size))
     path.parent.mkdir(parents=True, exist_ok=True)
     # As in the published archives, by which readers know them.
-    sizes = {
-        "input_resolution": vision.image_size,
-        "context_length": text.context_length,
-        "vocab_size": text.vocab_size,
-    }
-    scalars = {name: np.array(value, np.int64) for name, value in sizes.items()}
+    sizes = (vision.image_size, text.context_length, text.vocab_size)
+    names = ("input_resolution", "context_length", "vocab_size")
+    scalars = {n: np.array(size, np.int64) for n, size in zip(names, sizes, strict=True)}
     weight_file.write(path, tensors | _counters(tensors) | scalars)
 
 
@@ -121,17 +113,13 @@ def losses(weights: Weights, layout: str) -> list[str]:
     """What belongs to a model and has no place in a layout, in words."""
     if layout == "clip_jax":
         return []
-    found, t = [], weights.tokenizer
-    # CLIP's is known to all loaders.
-    if not (
-        t is None
-        or isinstance(t, ClipTokenizer)
-        or (layout == "hugging_face" and isinstance(t, SigLipTokenizer))
-    ):
-        found.append(f"its tokenizer ({t.name})")
+    lost, t = [], weights.tokenizer
+    known = (ClipTokenizer, SigLipTokenizer) if layout == "hugging_face" else ClipTokenizer
+    if t is not None and not isinstance(t, known):  # CLIP's is known to all loaders
+        lost.append(f"its tokenizer ({t.name})")
     if weights.preprocess.transparency != "drop" and layout in ("openai", "big_vision"):
-        found.append("that transparent images are shown on white")
-    return found
+        lost.append("that transparent images are shown on white")
+    return lost
 
 
 def _counters(tensors: Tensors) -> Tensors:
@@ -148,48 +136,51 @@ def _open_clip(path: Path, weights: Weights, tensors: Tensors) -> None:
         "model_cfg": open_clip.to_json(weights.config),
         "preprocess_cfg": to_open_clip(weights.preprocess),
     }
-    path.mkdir(parents=True, exist_ok=True)
-    tensors |= _counters(tensors)
-    facts = weights.travelling_facts("open_clip")
-    files.save_safetensors(path / "open_clip_model.safetensors", tensors, facts)
-    _write_json(path / "open_clip_config.json", settings)
+    _folder(path, weights, "open_clip", tensors | _counters(tensors), settings)
 
 
 def _hugging_face(path: Path, weights: Weights, tensors: Tensors) -> None:
     settings = hugging_face.to_json(weights.config)
-    preprocessor = to_hugging_face(weights.preprocess)
-    path.mkdir(parents=True, exist_ok=True)
+    others = {files.PREPROCESSOR: _json(to_hugging_face(weights.preprocess))}
     if isinstance(weights.tokenizer, SigLipTokenizer):
-        write_atomically(path / "spiece.model", weights.tokenizer.model)
+        others["spiece.model"] = weights.tokenizer.model
     elif isinstance(weights.tokenizer, ClipTokenizer):
-        for name, text in hugging_face_files(weights.tokenizer.context_length).items():
-            write_atomically(path / name, text.encode())
-    facts = weights.travelling_facts("hugging_face")
-    files.save_safetensors(path / "model.safetensors", tensors, facts)
-    _write_json(path / files.PREPROCESSOR, preprocessor)
-    _write_json(path / "config.json", settings)
+        texts = hugging_face_files(weights.tokenizer.context_length)
+        others |= {name: text.encode() for name, text in texts.items()}
+    _folder(path, weights, "hugging_face", tensors, settings, others)
+
+
+def _clip_jax(path: Path, weights: Weights, tensors: Tensors) -> None:
+    model = getattr(weights.tokenizer, "model", None)
+    others = {} if model is None else {TOKENIZER_FILE: model}
+    settings = weights.description() | {"format": FORMAT, "fingerprint": weights.fingerprint}
+    _folder(path, weights, "clip_jax", tensors, settings, others)
+
+
+def _folder(
+    path: Path,
+    weights: Weights,
+    layout: str,
+    tensors: Tensors,
+    settings: Mapping[str, object],
+    others: Mapping[str, bytes] | None = None,
+) -> None:
+    """Writes a folder, the settings last: without them it is not a model."""
+    settings_name, (tensors_name, *_), _ = files.FOLDERS[layout]
+    path.mkdir(parents=True, exist_ok=True)
+    files.save_safetensors(path / tensors_name, tensors, weights.file_metadata(layout))
+    for name, data in (others or {}).items():
+        write_atomically(path / name, data)
+    write_atomically(path / settings_name, _json(settings))
 
 
 def _big_vision(path: Path, weights: Weights, tensors: Tensors) -> None:
     _suffix(path, ".npz")
     half = (0.5, 0.5, 0.5)
-    size = weights.config.vision.image_size
-    _standard(weights, Preprocess(size, "squash", mean=half, std=half))
+    _standard(weights, Preprocess(weights.config.vision.image_size, "squash", mean=half, std=half))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         np.savez(partial, **tensors)
-
-
-def _clip_jax(path: Path, weights: Weights, tensors: Tensors) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    facts = weights.travelling_facts("clip_jax")
-    files.save_safetensors(path / "model.safetensors", tensors, facts)
-    model = getattr(weights.tokenizer, "model", None)
-    if model is not None:
-        write_atomically(path / TOKENIZER_FILE, model)
-    # Last: a folder without it is not a model.
-    facts = weights.facts() | {"format": FORMAT, "fingerprint": weights.fingerprint}
-    _write_json(path / "clip_jax.json", facts)
 
 
 _WRITERS: dict[str, Callable[[Path, Weights, Tensors], None]] = {

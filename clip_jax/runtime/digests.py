@@ -3,6 +3,9 @@
 import hashlib
 import json
 
+# What a JSON file may hold.
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
 
 def json_digest(value: object) -> str:
     """sha256 (hex) over a JSON-like value; what JSON does not know counts by its ``str``."""

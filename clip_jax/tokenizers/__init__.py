@@ -32,8 +32,7 @@ def build(name: str, context_length: int, model_path: str | os.PathLike | None =
     Args:
       name: config key ``tokenizer.name``, a key of ``KINDS``.
       context_length: ids in a row, start and end included.
-      model_path: config key ``tokenizer.model``: the model file of a tokenizer that reads one;
-        None or "" for one that brings its own vocabulary, as "clip".
+      model_path: config key ``tokenizer.model``; None or "" where no model file is read.
 
     Raises:
       ValueError: an unknown name; a model path that is missing, leads to no file, or is not for

@@ -36,11 +36,7 @@ class Tokenizer(abc.ABC):
     cleaning: str = CLEANING
 
     def __init__(self, context_length: int, content: str):
-        """Sets the length of a row and the fingerprint.
-
-        Args:
-          context_length: ids in a row, at least 2.
-          content: identifies the vocabulary and the way it is applied.
+        """Sets the length of a row, and the fingerprint from what identifies the vocabulary.
 
         Raises:
           ValueError: ``context_length`` is not an integer of at least 2.
@@ -51,8 +47,8 @@ class Tokenizer(abc.ABC):
                 "a row needs room for the start and the end of the text"
             )
         self.context_length = context_length
-        facts = [self.name, content, self.cleaning, context_length]
-        self.fingerprint = json_digest(facts)
+        identity = [self.name, content, self.cleaning, context_length]
+        self.fingerprint = json_digest(identity)
 
     @abc.abstractmethod
     def encode(self, text: str) -> Sequence[int]:
@@ -63,14 +59,11 @@ class Tokenizer(abc.ABC):
         """The (cleaned) text that ``ids`` stand for."""
 
     def __call__(self, texts: str | Sequence[str], *, truncate: bool = True) -> np.ndarray:
-        """Tokenizes ``texts`` into an array of fixed width.
+        """Tokenizes one text or B texts: int32[B, context_length].
 
         Args:
-          texts: one string, which makes a batch of one, or B strings.
+          texts: a string makes a batch of one.
           truncate: cut a text that is too long and end its row with ``eot_id``; otherwise refuse.
-
-        Returns:
-          int32[B, context_length].
 
         Raises:
           TypeError: an entry of ``texts`` is not a string.

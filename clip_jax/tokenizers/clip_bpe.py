@@ -53,10 +53,7 @@ class ClipTokenizer(Tokenizer):
     eot_id = 49_407
 
     def __init__(self, context_length: int = 77):
-        """Loads the merges.
-
-        Args:
-          context_length: ids in a row; 77 in every published CLIP.
+        """Loads the merges; every published CLIP has a context length of 77.
 
         Raises:
           ValueError: ``context_length`` is below 2, or the merges file is damaged.

@@ -1,5 +1,6 @@
 """SentencePiece tokenizer over a model trained on the user's own captions."""
 
+import abc
 import hashlib
 import io
 import os
@@ -26,42 +27,45 @@ _TOO_MANY = re.compile(r"Vocabulary size too high.*?<=\s*(\d+)", re.DOTALL)
 _TOO_FEW = re.compile(r"smaller than required_chars\.\s*\d+ vs (\d+)")
 
 
-class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model applied to cleaned text: pad 0, start 1, end 2, unknown 3."""
+class ModelTokenizer(Tokenizer):
+    """Applies a SentencePiece model to cleaned texts."""
 
-    name = "sentencepiece"
     reads_model = True
-    cleaning = f"{CLEANING}, punctuation apart"
-    pad_id = _SPECIAL_IDS["pad_id"]
-    sot_id = _SPECIAL_IDS["bos_id"]
-    eot_id = _SPECIAL_IDS["eos_id"]
-    unk_id = _SPECIAL_IDS["unk_id"]
 
     def __init__(self, model: str | os.PathLike | bytes, context_length: int):
-        """Loads a model.
-
-        Args:
-          model: path of a model file, or the bytes of one.
-          context_length: ids in a row, at least 2.
+        """Loads a model from the path of its file, or from its bytes.
 
         Raises:
           FileNotFoundError: there is no file at that path.
-          ValueError: not a SentencePiece model, or one with other special ids, or a
-            ``context_length`` below 2.
+          ValueError: not a SentencePiece model, one with other special ids than this kind needs, or
+            a ``context_length`` below 2.
         """
         source = "the model given as bytes" if isinstance(model, bytes) else os.fspath(model)
         self.model = model if isinstance(model, bytes) else Path(model).read_bytes()
         super().__init__(context_length, hashlib.sha256(self.model).hexdigest())
-        self._processor = _load(self.model, source)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.load_from_serialized_proto(self.model)
+        except RuntimeError:
+            raise ValueError(f"{source} is not a SentencePiece model") from None
         self.vocab_size = self._processor.get_piece_size()
+        self._take_ids(source)
 
     def __reduce__(self):
         """Pickles the model itself, so that a worker needs no file."""
         return type(self), (self.model, self.context_length)
 
+    @abc.abstractmethod
+    def _take_ids(self, source: str) -> None:
+        """Checks the model's special ids, or takes them from it."""
+
+    @abc.abstractmethod
+    def _cleaned(self, text: str) -> str:
+        """What the model is applied to."""
+
     def encode(self, text: str) -> list[int]:
         """All ids of the cleaned ``text``, without start, end and padding."""
-        return self._processor.encode(_apart(text), out_type=int)
+        return self._processor.encode(self._cleaned(text), out_type=int)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; start, end and padding add nothing to it.
@@ -72,25 +76,32 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode(self._checked(ids))
 
 
+class SentencePieceTokenizer(ModelTokenizer):
+    """A model of our own training: pad 0, start 1, end 2, unknown 3."""
+
+    name = "sentencepiece"
+    cleaning = f"{CLEANING}, punctuation apart"
+    pad_id = _SPECIAL_IDS["pad_id"]
+    sot_id = _SPECIAL_IDS["bos_id"]
+    eot_id = _SPECIAL_IDS["eos_id"]
+    unk_id = _SPECIAL_IDS["unk_id"]
+
+    def _take_ids(self, source: str) -> None:
+        ids = {name: getattr(self._processor, name)() for name in _SPECIAL_IDS}
+        if ids != _SPECIAL_IDS:
+            flags = " ".join(f"--{name}={value}" for name, value in _SPECIAL_IDS.items())
+            raise ValueError(
+                f"{source} has the special ids {ids}: train it with {flags}, "
+                "which is what `python -m clip_jax.tokenizers.train` does"
+            )
+
+    def _cleaned(self, text: str) -> str:
+        return _apart(text)
+
+
 def _apart(text: str) -> str:
     """Cleaned text whose punctuation stands between spaces: "fire," holds the word "fire"."""
     return " ".join(_PUNCTUATION.sub(r" \1 ", clean(text)).split())
-
-
-def _load(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.load_from_serialized_proto(model)
-    except RuntimeError:
-        raise ValueError(f"{source} is not a SentencePiece model") from None
-    found = {name: getattr(processor, name)() for name in _SPECIAL_IDS}
-    if found != _SPECIAL_IDS:
-        flags = " ".join(f"--{name}={value}" for name, value in _SPECIAL_IDS.items())
-        raise ValueError(
-            f"{source} has the special ids {found}: train it with {flags}, "
-            "which is what `python -m clip_jax.tokenizers.train` does"
-        )
-    return processor
 
 
 def train_sentencepiece(
@@ -102,18 +113,16 @@ def train_sentencepiece(
     max_captions: int = 1_000_000,
     seed: int = 0,
 ) -> int:
-    """Trains a SentencePiece model on ``captions`` and writes it to ``path``.
+    """Trains a SentencePiece model on ``captions`` and writes it to ``path``, whole or not at all.
 
-    The same captions and arguments give the same bytes. The file appears at once or not at all.
+    The same captions and arguments give the same bytes.
 
     Args:
-      captions: texts; they are cleaned here, and the empty ones are left out.
-      vocab_size: number of ids, the four special ones included; met exactly, but for "word", of
-        which it is the most.
+      captions: texts; they are cleaned here, and empty ones are left out.
+      vocab_size: number of ids, the four special ones included; for "word" the most.
       path: where the model goes; an existing file is replaced, folders are made.
       model_type: one of ``MODEL_TYPES``.
-      max_captions: learn from a random sample of this many captions when there are more; memory
-        and time grow with it.
+      max_captions: of more, learn from a random sample; memory and time grow with it.
       seed: chooses that sample.
 
     Returns:

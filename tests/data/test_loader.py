@@ -1,4 +1,4 @@
-"""The input stream: the same rows at every step, whoever reads them."""
+"""The input stream: the same rows at every step, whichever process reads them."""
 
 import signal
 import subprocess
@@ -240,7 +240,7 @@ def test_an_empty_source_is_an_error():
         reader(Broken([], size=0))
 
 
-def test_cached_pictures_are_the_same(whole):
+def test_cached_images_are_the_same(whole):
     r = reader(cache_decoded=True)
     assert_same(batches(r), whole)
     assert len(r.cache) > 50

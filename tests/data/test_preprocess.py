@@ -21,7 +21,7 @@ def noise(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
-def picture(mode, height, width, seed=0):
+def random_image(mode, height, width, seed=0):
     """A noise image. Above 8 bits, values stay low, or all would become white."""
     pixels = noise(height, width, 4, seed)
     if mode in ("I", "I;16", "F"):
@@ -84,7 +84,7 @@ def test_normalized_equals_openai_bit_for_bit(goldens):
     st.sampled_from(sorted(FILTERS)),
 )
 def test_shortest_equals_plain_pillow(mode, height, width, n, interpolation):
-    image = picture(mode, height, width, seed=height * width)
+    image = random_image(mode, height, width, seed=height * width)
     got = Preprocess(n, interpolation=interpolation)(image)
     np.testing.assert_array_equal(got, plain(image, n, interpolation))
 
@@ -130,7 +130,7 @@ def test_rgb_comes_last(resize):
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(MODES), st.integers(1, 50), st.integers(1, 50), st.integers(1, 40))
 def test_squash_resizes_both_sides(mode, height, width, n):
-    image = picture(mode, height, width)
+    image = random_image(mode, height, width)
     want = image.resize((n, n), Image.Resampling.BICUBIC).convert("RGB")
     np.testing.assert_array_equal(Preprocess(n, resize="squash")(image), np.asarray(want))
 
@@ -144,7 +144,7 @@ def test_squash_resizes_both_sides(mode, height, width, n):
     st.integers(0, 255),
 )
 def test_longest_is_filled_up_at_both_ends(mode, height, width, n, fill):
-    image = picture(mode, height, width)
+    image = random_image(mode, height, width)
     got = Preprocess(n, resize="longest", fill=fill)(image)
     ratio = max(height, width) / n
     inside = max(1, round(width / ratio)), max(1, round(height / ratio))
@@ -162,7 +162,7 @@ def test_longest_puts_the_odd_line_last():
     assert (got[23:] == 9).all()
 
 
-def test_longest_fills_in_the_pictures_own_mode():
+def test_longest_fills_in_the_images_own_mode():
     """As torchvision's pad: 0 is no ink in CMYK, and the first colour of a palette."""
     wide = Image.new("CMYK", (40, 20), (255, 255, 255, 255))
     assert (Preprocess(20, resize="longest")(wide)[0] == 255).all()
@@ -185,7 +185,7 @@ def test_longest_keeps_a_pixel_of_a_strip():
 )  # fmt: skip
 def test_path_bytes_and_image_agree(kind, mode, tmp_path):
     path = tmp_path / f"image.{kind}"
-    data = encoded(picture(mode, 31, 44), kind)
+    data = encoded(random_image(mode, 31, 44), kind)
     path.write_bytes(data)
     transform = Preprocess(16)
     with Image.open(path) as image:
@@ -206,12 +206,12 @@ def test_animation_gives_its_first_frame(kind, tmp_path):
 def test_exif_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = picture("RGB", 30, 20)
+    image = random_image("RGB", 30, 20)
     got = Preprocess(16)(encoded(image, exif=exif))
     np.testing.assert_array_equal(got, plain(image, 16))
 
 
-def test_arrays_are_pictures():
+def test_arrays_are_images():
     pixels = noise(20, 33, 4)
     transform = Preprocess(16)
     for array in (pixels, pixels[..., :3], pixels[..., 0]):
@@ -282,7 +282,7 @@ def test_a_missing_file_is_named(tmp_path):
         Preprocess(8)(tmp_path)
 
 
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path):
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path):
     """A line of 60,000 pixels is a file of 100 bytes, and 3 gigapixels when 224 high."""
     path = tmp_path / "line.png"
     Image.new("L", (60_000, 1)).save(path)

@@ -122,22 +122,19 @@ def test_gradients_and_ten_adamw_steps(made, tmp_path, name):
             value, grads, params, opt_state = ours(params, opt_state)
             assert float(value) == pytest.approx(want.item(), rel=2e-5)
             if step == 0:
-                found = export_tensors({"params": jax.device_get(grads)}, entries)
-                for key, p in theirs.named_parameters():
-                    if key.endswith("k_proj.bias"):  # a softmax does not see it: only rounding
-                        continue
-                    g = p.grad.numpy()
-                    np.testing.assert_allclose(
-                        found[key], g, atol=1e-4 * np.abs(g).max(), rtol=0, err_msg=key
-                    )
+                named = {n: p.grad.numpy() for n, p in theirs.named_parameters()}
+                _assert_close(export_tensors({"params": jax.device_get(grads)}, entries), named)
             adamw.step()
-    found = export_tensors({"params": jax.device_get(params)}, entries)
-    for key, p in theirs.named_parameters():
-        if not key.endswith("k_proj.bias"):
-            p = p.detach().numpy()
-            np.testing.assert_allclose(
-                found[key], p, atol=1e-4 * np.abs(p).max(), rtol=0, err_msg=key
-            )
+    named = {n: p.detach().numpy() for n, p in theirs.named_parameters()}
+    _assert_close(export_tensors({"params": jax.device_get(params)}, entries), named)
+
+
+def _assert_close(tensors, want):
+    """Within 1e-4 of the largest number of each."""
+    for key, value in want.items():
+        if not key.endswith("k_proj.bias"):  # a softmax does not see it: only rounding
+            atol = 1e-4 * np.abs(value).max()
+            np.testing.assert_allclose(tensors[key], value, atol=atol, rtol=0, err_msg=key)
 
 
 def _undecayed(name):

@@ -22,12 +22,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from clip_jax.data.emoji import drawings
+
+# Key and features of each record.
+Examples = Iterator[tuple[str, dict[str, str | list[str] | io.BytesIO]]]
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
@@ -58,7 +61,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: object) -> dict[str, Examples]:
         del dl_manager  # nothing is downloaded
         by_split = collections.defaultdict(list)
         for drawing in drawings.clean_drawings():
@@ -68,9 +71,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             for split in ("train", "unseen_vendor", "held_out")
         }
 
-    def _generate_examples(
-        self, split: str, of_split: list[drawings.Drawing]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, split: str, of_split: list[drawings.Drawing]) -> Examples:
         table = drawings.keyword_table()
         for p in tqdm(of_split, desc=f"emoji: writing {split}", unit=" pairs"):
             key = drawings.concept(p.emoji)
@@ -112,15 +113,9 @@ def folder(cache_dir: Path, preset: str) -> Path:
         raise drawings.EmojiError(
             "data.source='emoji' needs the package emoji: pip install 'clip_jax_training[emoji]'"
         ) from None
-    facts = [
-        drawings.PACKAGE,
-        drawings.PACKAGE_VERSION,
-        drawings.PACKAGE_SHA256,
-        names_version,
-        drawings.LANGUAGES,
-        drawings.PRESETS[preset],
-    ]
-    digest = hashlib.sha256(json.dumps([*facts, str(Emoji.VERSION)]).encode())
+    package = [drawings.PACKAGE, drawings.PACKAGE_VERSION, drawings.PACKAGE_SHA256]
+    names = [names_version, drawings.LANGUAGES, drawings.PRESETS[preset]]
+    digest = hashlib.sha256(json.dumps([*package, *names, str(Emoji.VERSION)]).encode())
     digest.update(drawings.KEYWORDS.read_bytes())
     return cache_dir / "emoji" / f"{preset}-{digest.hexdigest()[:12]}"
 
@@ -157,7 +152,7 @@ def _prepare_into(final: Path, preset: str) -> None:
     os.replace(partial, final)
 
 
-def records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
+def records(cache_dir: Path, preset: str, split: str) -> list[drawings.Record]:
     """All records of a split as plain Python values, images left encoded."""
     data = prepare(cache_dir, preset).as_data_source(
         split, decoders={"image": tfds.decode.SkipDecoding()}
@@ -168,6 +163,6 @@ def records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def _text(value: Any) -> str | list[str]:
+def _text(value: bytes | np.ndarray) -> str | list[str]:
     """TFDS gives bytes for texts and arrays of bytes for lists of them."""
     return value.decode() if isinstance(value, bytes) else [v.decode() for v in value]

@@ -31,6 +31,8 @@ PRESETS = {
     "free": (("Goog",), "Twtr"),
 }
 
+Record = dict[str, str | bytes | list[str]]  # of the prepared dataset, by feature
+
 
 class EmojiError(DataError):
     """The drawings are missing or are not the ones this dataset is made of."""

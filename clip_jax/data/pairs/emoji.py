@@ -6,11 +6,12 @@ are not drawn.)
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -29,7 +30,10 @@ TEMPLATES = (
 )
 
 
-def _records(cache_dir: Path, preset: str, split: str) -> list[dict[str, Any]]:
+@functools.lru_cache(
+    maxsize=3
+)  # a run asks for each split several times, and reading takes seconds
+def _records(cache_dir: Path, preset: str, split: str) -> list[drawings.Record]:
     from clip_jax.data.emoji import builder  # it imports TFDS, which takes half a second
 
     return builder.records(cache_dir, preset, split)
@@ -42,9 +46,9 @@ class ZeroShotSet:
     Attributes:
       images: encoded PNG files.
       labels: int[n].
-      class_names: the English names; class number = position.
-      descriptions: several texts a class, of its name, keywords and groups.
-      documents: one text a class, of all of them.
+      class_names: K English names; class number = position.
+      descriptions: of each class several texts, of its name, keywords and groups.
+      documents: of each class one text of all of these.
       groups: Unicode's group of each class, such as "food & drink".
       vendors: who drew each image.
     """
@@ -66,7 +70,7 @@ def zero_shot_set(folder: Path, preset: str, split: str) -> ZeroShotSet:
     ``unseen_vendor``, and drawings in skin tones are of the class without.
     """
     records = _records(folder, preset, split)
-    classes: dict[str, dict[str, Any]] = {}
+    classes: dict[str, drawings.Record] = {}
     for other in ("held_out",) if split == "held_out" else ("unseen_vendor", "train", "held_out"):
         for r in records if other == split else _records(folder, preset, other):
             if not set(r["emoji"]) & drawings.TONES:
@@ -134,13 +138,13 @@ class EmojiSource(Source):
         return f"emoji {record['emoji']} by {record['vendor']}"
 
 
-def plain_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
+def plain_caption(record: drawings.Record, rng: np.random.Generator) -> str:
     """The English name."""
     del rng
     return record["name"]
 
 
-def rich_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
+def rich_caption(record: drawings.Record, rng: np.random.Generator) -> str:
     """Mostly words of the name, the keywords and the groups, in any order; sometimes sentences.
 
     A name that no drawing in the training split has is understood by its words alone: so words
@@ -161,16 +165,16 @@ def rich_caption(record: dict[str, Any], rng: np.random.Generator) -> str:
     return " ".join(rng.permutation(words)[: int(rng.integers(2, len(words) + 1))])
 
 
-def document(record: dict[str, Any]) -> str:
+def document(record: drawings.Record) -> str:
     """All words about a concept in one text: its name, keywords and groups."""
     return " ".join([record["name"], *record["keywords"], record["subgroup"], record["group"]])
 
 
-def _words(record: dict[str, Any]) -> list[str]:
+def _words(record: drawings.Record) -> list[str]:
     return document(record).replace(":", "").replace(",", "").split()
 
 
-def descriptions(record: dict[str, Any]) -> list[str]:
+def descriptions(record: drawings.Record) -> list[str]:
     """Texts that describe a concept: all its words, beginning at eight places (training captions
     have them in any order), and its name with each of its groups.
     """
@@ -180,7 +184,7 @@ def descriptions(record: dict[str, Any]) -> list[str]:
     return [*turned, f"{record['subgroup']} {name}", f"{record['group']} {name}"]
 
 
-CAPTIONS: dict[str, Callable[[dict[str, Any], np.random.Generator], str]] = {
+CAPTIONS: dict[str, Callable[[drawings.Record, np.random.Generator], str]] = {
     "plain": plain_caption,
     "rich": rich_caption,
 }

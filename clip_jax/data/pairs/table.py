@@ -1,9 +1,8 @@
 """Pairs listed in tables: CSV, TSV and JSONL files."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from clip_jax.config import ConfigDict
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
 from clip_jax.data.paths import matching_files
-from clip_jax.data.table_rows import read_rows
+from clip_jax.data.table_rows import Row, read_rows
 
 
 class TableSource(Source):
@@ -57,9 +56,7 @@ class TableSource(Source):
         return self.rows[index][0]
 
 
-def _pair(
-    location: str, row: Mapping[str, Any], image_key: str, caption_key: str
-) -> tuple[str, str | list[str]]:
+def _pair(location: str, row: Row, image_key: str, caption_key: str) -> tuple[str, str | list[str]]:
     """The image path and the caption or captions of a table's row."""
     missing = [k for k in (image_key, caption_key) if row.get(k) in (None, "", [])]
     if missing:

@@ -1,7 +1,6 @@
 """Pairs in a prepared TFDS dataset."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -51,7 +50,7 @@ class TfdsSource(Source):
     def caption(self, index: int, rng: np.random.Generator) -> str:
         return self._caption(self.data[index], rng)
 
-    def _caption(self, record: Mapping[str, Any], rng: np.random.Generator) -> str:
+    def _caption(self, record: tfds_split.Record, rng: np.random.Generator) -> str:
         text = record[self.caption_key]
         if isinstance(text, list | np.ndarray):
             text = text[int(rng.integers(len(text)))]

@@ -1,9 +1,7 @@
-"""What test sets in plain files share: image files, and the names of splits."""
+"""What datasets in plain files share: image files, and the names of splits."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 UNCOMPRESSED = {".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -21,23 +19,7 @@ def spellings(split: str) -> tuple[str, ...]:
     return (split, *(name for name in others if name != split))
 
 
-class FileImages(Sequence):
-    """Images in files of their own: ``images[i]`` is a path."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Path:
-        return self.paths[index]
-
-    def describe(self, index: int) -> str:
-        return str(self.paths[index])
-
-
-def content(file: Path) -> list[Any]:
+def content(file: Path) -> list[int | str]:
     """Tells versions of an image apart without reading it whole: by the size, and where that is
     the same for all images of so many pixels, by some of them.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.test_sets import prompt_files
-from clip_jax.data.test_sets.files import ENDINGS, SPLITS, FileImages, content, spellings
+from clip_jax.data.test_sets.files import ENDINGS, SPLITS, content, spellings
 from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options
 
@@ -25,9 +25,9 @@ def open_folder(path: str, split: str, options: Options) -> ClassificationDatase
 
     Classes are the folders' names in the order of their characters (or of the numbers, where all
     names are numbers), over all splits, so that their numbers are the same in each (torchvision's
-    ImageFolder counts within one). Class names are the folders' unless ``options.class_names``,
-    ``classnames.txt`` or ``classnames.json`` in ``path`` (a list in that order, or an object
-    {folder: name or names}) says otherwise. A class without images keeps its number.
+    ImageFolder counts within one). A class without images keeps its number. Class names are the
+    folders' unless ``options.class_names``, ``classnames.txt`` or ``classnames.json`` in ``path``
+    (a list in that order, or an object {folder: name or names}) says otherwise.
 
     Raises:
       MissingData: the folder or the split is not there.
@@ -54,10 +54,10 @@ def open_folder(path: str, split: str, options: Options) -> ClassificationDatase
         )
     names = _folder_names(root, classes, options)
     labels = np.array([k for k, _ in files], np.int32)
-    facts = [[str(f.relative_to(home)), *content(f)] for _, f in files]
+    identity = [[str(f.relative_to(home)), *content(f)] for _, f in files]
     return ClassificationDataset(
-        root.name, split, FileImages([f for _, f in files]), labels, names, _templates(root),
-        fingerprint=digest("folder", facts, classes, names),
+        root.name, split, [f for _, f in files], labels, names, _templates(root),
+        fingerprint=digest("folder", identity, classes, names),
     )  # fmt: skip
 
 

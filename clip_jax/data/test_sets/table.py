@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,12 @@ from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.table_rows import read_rows
 from clip_jax.data.test_sets import groups
-from clip_jax.data.test_sets.files import SPLITS, FileImages, content, spellings
+from clip_jax.data.test_sets.files import SPLITS, content, spellings
 from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
+from clip_jax.runtime.digests import Json
 
-Rows = list[tuple[str, Mapping[str, Any]]]
+Rows = list[tuple[str, Mapping[str, Json]]]
 
 
 def open_table(path: str, split: str, options: Options) -> ClassificationDataset | RetrievalDataset:
@@ -40,15 +40,15 @@ def open_table(path: str, split: str, options: Options) -> ClassificationDataset
     key = _label_or_caption(chosen, wanted, options)
     images = [_image(location, row, wanted, options.image_key) for location, row in chosen]
     data = hashlib.sha256(wanted.read_bytes()).hexdigest()
-    facts = ["table", data, split, options.image_key, key, [content(p) for p in images]]
+    identity = ["table", data, split, options.image_key, key, [content(p) for p in images]]
     if key == options.caption_key:
-        return _captioned(wanted, split, chosen, images, options, facts)
+        return _captioned(wanted, split, chosen, images, options, identity)
     every = [row for of_file in rows for row in of_file]
     labels, names = _labels(chosen, every, key, options.names())
     of_image = groups.of_rows(chosen, options.group_keys)
     return ClassificationDataset(
-        wanted.stem, split, FileImages(images), labels, names, groups=of_image,
-        fingerprint=digest(*facts, names, labels, *([of_image] if of_image else [])),
+        wanted.stem, split, images, labels, names, groups=of_image,
+        fingerprint=digest(*identity, names, labels, *([of_image] if of_image else [])),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _label_or_caption(chosen: Rows, file: Path, options: Options) -> str:
     )
 
 
-def _image(location: str, row: Mapping[str, Any], file: Path, key: str) -> Path:
+def _image(location: str, row: Mapping[str, Json], file: Path, key: str) -> Path:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise DataError(
@@ -142,11 +142,11 @@ def _all_names(entry: str | Sequence[str]) -> Sequence[str]:
     return (entry,) if isinstance(entry, str) else entry
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, int) or (value.isascii() and value.isdigit())
 
 
-def _as_list(location: str, value: Any, key: str, several: bool) -> list[str | int]:
+def _as_list(location: str, value: Json, key: str, several: bool) -> list[str | int]:
     values = value if isinstance(value, list) else [value]
     if several and not isinstance(value, list):
         raise DataError(
@@ -158,7 +158,7 @@ def _as_list(location: str, value: Any, key: str, several: bool) -> list[str | i
     return values
 
 
-def _class(location: str, value: Any, number: Mapping[str, int], classes: int, key: str) -> int:
+def _class(location: str, value: Json, number: Mapping[str, int], classes: int, key: str) -> int:
     if str(value) in number:
         return number[str(value)]
     if _is_number(value) and 0 <= int(value) < classes:
@@ -170,7 +170,7 @@ def _class(location: str, value: Any, number: Mapping[str, int], classes: int, k
 
 
 def _captioned(
-    file: Path, split: str, chosen: Rows, images: list[Path], options: Options, facts: list[Any]
+    file: Path, split: str, chosen: Rows, images: list[Path], options: Options, identity: list[Json]
 ) -> RetrievalDataset:
     number: dict[Path, int] = {}
     captions: list[str] = []
@@ -184,6 +184,6 @@ def _captioned(
             captions.append(text.strip())
             owners.append(owner)
     return RetrievalDataset(
-        file.stem, split, FileImages(list(number)), captions, np.array(owners, np.int32),
-        digest(*facts, captions, owners),
+        file.stem, split, list(number), captions, np.array(owners, np.int32),
+        digest(*identity, captions, owners),
     )  # fmt: skip

@@ -1,18 +1,21 @@
 """Test sets of TensorFlow Datasets, read without TensorFlow from files prepared in ArrayRecord."""
 
-import io
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clip_jax.data import tfds_split
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
+from clip_jax.data.paths import cached_arrays
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
 from clip_jax.runtime import distributed
-from clip_jax.runtime.atomic import write_atomically
+from clip_jax.runtime.digests import Json
+
+if TYPE_CHECKING:  # it takes half a second
+    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.core.features import FeatureConnector
 
 CHUNK = 256
 
@@ -20,7 +23,7 @@ CHUNK = 256
 class RecordImages(Sequence):
     """One feature of a TFDS split: encoded images. Threads may read at the same time."""
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], key: str, name: str):
+    def __init__(self, data: Sequence[tfds_split.Record], key: str, name: str):
         self.data, self.key, self.name = data, key, name
 
     def __len__(self) -> int:
@@ -53,26 +56,26 @@ def open_tfds(name: str, split: str, options: Options) -> ClassificationDataset 
             f"{sorted(features)}. Set image_key, label_key or caption_key"
         )
     images = RecordImages(data, image, f"TFDS {builder.info.full_name} {split_there}")
-    facts = tfds_split.identity(builder, split_there, data)
+    identity = tfds_split.identity(builder, split_there, data)
     title = builder.info.name
     if label not in features:
-        kept = _kept(options, [*facts, caption], lambda: _read_captions(images, caption))
+        kept = _kept(options, [*identity, caption], lambda: _read_captions(images, caption))
         captions, owners = kept["captions"].tobytes().decode().split("\n"), kept["owners"]
-        fingerprint = digest(*facts, captions, owners)
+        fingerprint = digest(*identity, captions, owners)
         return RetrievalDataset(title, split, images, captions, owners, fingerprint)
     names = options.names() or _names(features[label])
     several, size = hasattr(features[label], "feature"), len(names)
     labels = _kept(
-        options, [*facts, label, size],
+        options, [*identity, label, size],
         lambda: {"labels": _read_labels(images, label, several, size)},
     )["labels"]  # fmt: skip
-    fingerprint = digest(*facts, label, names, labels)
+    fingerprint = digest(*identity, label, names, labels)
     return ClassificationDataset(title, split, images, labels, names, fingerprint=fingerprint)
 
 
 def _opened(
     name: str, split: str, options: Options
-) -> tuple[Any, Sequence[Mapping[str, Any]], str]:
+) -> tuple["DatasetBuilder", Sequence[tfds_split.Record], str]:
     """Builder, records, and the split as TFDS calls it."""
     home = str(options.data_dir)
     spellings = [split] + (["validation"] if split == "val" else [])
@@ -92,12 +95,12 @@ def _opened(
     ) from error
 
 
-def _names(feature: Any) -> tuple[str, ...]:
+def _names(feature: "FeatureConnector") -> tuple[str, ...]:
     inner = getattr(feature, "feature", feature)  # of a Sequence
     return tuple(getattr(inner, "names", None) or ())
 
 
-def _records(images: RecordImages) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _records(images: RecordImages) -> Iterator[tuple[int, tfds_split.Record]]:
     """All records in order, few of them in memory at a time."""
     for start in range(0, len(images), CHUNK):
         distributed.heartbeat(f"{images.name}: reading labels from record {start}")
@@ -106,20 +109,10 @@ def _records(images: RecordImages) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _kept(
-    options: Options, facts: list[Any], make: Callable[[], dict[str, np.ndarray]]
+    options: Options, identity: list[Json], make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """What ``make`` gives, from the cache folder where it was made before."""
-    path = options.cache() / "labels" / f"{digest(*facts)[:32]}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return dict(saved)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # absent or unreadable
-        arrays = make()
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
-    return arrays
+    return cached_arrays(options.cache() / "labels" / f"{digest(*identity)[:32]}.npz", make)
 
 
 def _read_labels(images: RecordImages, key: str, several: bool, classes: int) -> np.ndarray:
@@ -148,7 +141,7 @@ def _read_captions(images: RecordImages, path: list[str]) -> dict[str, np.ndarra
     captions: list[str] = []
     owners: list[int] = []
     for i, record in _records(images):
-        value: Any = record
+        value = record
         for key in path:
             if not isinstance(value, Mapping) or key not in value:
                 inside = sorted(value) if isinstance(value, Mapping) else type(value).__name__

@@ -21,7 +21,13 @@ Names = Sequence[str | Sequence[str]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """What sets of images have in common."""
+    """What sets of images have in common.
+
+    Attributes:
+      name: as in the catalog, or the user's own.
+      split: "train", "val" or "test".
+      images: ``images[i]`` is what ``Preprocess`` takes; it is read then, not before.
+    """
 
     name: str
     split: str
@@ -32,8 +38,25 @@ class ImageDataset:
 
     def describe(self, index: int) -> str:
         """Where image ``index`` lies, for messages."""
-        describe = getattr(self.images, "describe", None)
-        return describe(index) if describe else f"{self.name} {self.split}: image {index}"
+        if describe := getattr(self.images, "describe", None):
+            return describe(index)
+        image = self.images[index]
+        return str(image) if isinstance(image, Path) else f"{self._location}: image {index}"
+
+    @property
+    def _location(self) -> str:
+        """The set, for messages."""
+        return f"{self.name} {self.split}"
+
+    def _check_integers(self, field: str, size: int, unit: str) -> None:
+        """Makes a field an int32 array; refuses other types, and another number of entries."""
+        given = np.asarray(getattr(self, field))
+        if given.shape != (size,) or given.dtype.kind not in "iu":
+            raise DataError(
+                f"{self._location}: {field} is {given.dtype}{list(given.shape)}, not "
+                f"int32[{size}], one per {unit}"
+            )
+        object.__setattr__(self, field, given.astype(np.int32))
 
     def load(self, index: int, preprocess: Preprocess) -> np.ndarray:
         """Reads image ``index`` and prepares it: uint8[n, n, 3]. Any thread may.
@@ -54,9 +77,6 @@ class ClassificationDataset(ImageDataset):
     """The images of one split, with their classes.
 
     Attributes:
-      name: as in the catalog, or the user's own.
-      split: "train", "val" or "test".
-      images: ``images[i]`` is what ``Preprocess`` takes; it is read then, not before.
       labels: int32[n], 0 to K - 1; or bool[n, K], where an image may have several classes.
       class_names: K classes, each one name or several; () where the data has no names.
       templates: the data's own prompts, with ``{}`` for the name, if it has any.
@@ -82,7 +102,7 @@ class ClassificationDataset(ImageDataset):
         several = labels.dtype == bool and labels.ndim == 2
         if len(labels) != n or not (several or (labels.ndim == 1 and labels.dtype.kind in "iu")):
             raise DataError(
-                f"{self.name} {self.split}: labels are {labels.dtype}{list(labels.shape)}, not "
+                f"{self._location}: labels are {labels.dtype}{list(labels.shape)}, not "
                 f"int32[{n}], one per image, or bool[{n}, K]"
             )
         if not several:
@@ -93,12 +113,11 @@ class ClassificationDataset(ImageDataset):
             given = len(getattr(self, field))
             if given and (given < occurring or (several and given != occurring)):
                 raise DataError(
-                    f"{self.name} {self.split}: labels are of {occurring} classes, but {field} has "
-                    f"{given}"
+                    f"{self._location}: labels are of {occurring} classes, but {field} has {given}"
                 )
         if not several and n and labels.min() < 0:
-            raise DataError(f"{self.name} {self.split}: label {labels.min()} is negative")
-        groups = grouping.checked(self.groups, n, f"{self.name} {self.split}")
+            raise DataError(f"{self._location}: label {labels.min()} is negative")
+        groups = grouping.checked(self.groups, n, self._location)
         object.__setattr__(self, "groups", groups)
 
     @property
@@ -128,7 +147,6 @@ class RetrievalDataset(ImageDataset):
     """The images of one split, with any number of captions each.
 
     Attributes:
-      name, split, images: as in ``ClassificationDataset``.
       captions: m texts.
       image_of_text: int32[m], the image of each caption.
       fingerprint: sha256 over what identifies the data: names and sizes of the images, captions.
@@ -142,18 +160,13 @@ class RetrievalDataset(ImageDataset):
     fingerprint: str
 
     def __post_init__(self):
-        owner, n = np.asarray(self.image_of_text), len(self.images)
-        if owner.shape != (len(self.captions),) or owner.dtype.kind not in "iu":
-            raise DataError(
-                f"{self.name} {self.split}: image_of_text is {owner.dtype}{list(owner.shape)}, not "
-                f"int32[{len(self.captions)}], one a caption"
-            )
+        self._check_integers("image_of_text", len(self.captions), "caption")
+        owner, n = self.image_of_text, len(self.images)
         if len(owner) and not 0 <= owner.min() <= owner.max() < n:
             raise DataError(
-                f"{self.name} {self.split}: image_of_text goes from {owner.min()} to "
+                f"{self._location}: image_of_text goes from {owner.min()} to "
                 f"{owner.max()}, but there are {n} images"
             )
-        object.__setattr__(self, "image_of_text", owner.astype(np.int32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,10 +176,8 @@ class CompositionalityDataset(ImageDataset):
     What is left over on the longer side only misleads: SugarCrepe's wrong captions.
 
     Attributes:
-      name, split, images: as in ``ClassificationDataset``.
       captions: m texts.
-      instance_of_image: int32[n], of every image.
-      instance_of_text: int32[m], of every caption.
+      instance_of_image, instance_of_text: int32[n] and int32[m].
       fingerprint: sha256 over what identifies the data: names and sizes of the images, captions.
 
     Raises:
@@ -179,15 +190,8 @@ class CompositionalityDataset(ImageDataset):
     fingerprint: str
 
     def __post_init__(self):
-        sides = {"instance_of_image": len(self.images), "instance_of_text": len(self.captions)}
-        for field, size in sides.items():
-            given = np.asarray(getattr(self, field))
-            if given.shape != (size,) or given.dtype.kind not in "iu":
-                raise DataError(
-                    f"{self._location}: {field} is {given.dtype}{list(given.shape)}, "
-                    f"not int32[{size}]"
-                )
-            object.__setattr__(self, field, given.astype(np.int32))
+        self._check_integers("instance_of_image", len(self.images), "image")
+        self._check_integers("instance_of_text", len(self.captions), "caption")
         if not len(self.images) and not len(self.captions):
             raise DataError(f"{self._location}: there are no instances")
         images, texts = map(set, (self.instance_of_image.tolist(), self.instance_of_text.tolist()))
@@ -201,10 +205,6 @@ class CompositionalityDataset(ImageDataset):
                 f"{self._location}: instance {first} has one image and one caption, nothing to "
                 "choose from"
             )
-
-    @property
-    def _location(self) -> str:
-        return f"{self.name} {self.split}"
 
     @property
     def instances(self) -> np.ndarray:
@@ -257,9 +257,7 @@ def from_arrays(
     Args:
       name, split: what to call it.
       images: uint8[n, H, W, 3] (or [n, H, W], [n, H, W, 4]), or n arrays of any sizes.
-      labels: int[n], or bool[n, K].
-      class_names: K classes, each one name or several.
-      templates: prompts with ``{}`` for the name.
+      labels, class_names, templates: as in ``ClassificationDataset``.
 
     Raises:
       DataError: labels do not fit the images or the names.

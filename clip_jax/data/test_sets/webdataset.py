@@ -38,15 +38,15 @@ def open_webdataset(
     images = TarShards(shards)
     name = root.name.removeprefix("wds_").removesuffix("_test")
     sizes = [[s.path.name, s.path.stat().st_size, len(s)] for s in shards]
-    facts = ["webdataset", kind, sizes, *(s.spans for s in shards)]
+    identity = ["webdataset", kind, sizes, *(s.spans for s in shards)]
     if kind == "retrieval":
         captions, owners = _captions(images)
-        fingerprint = digest(*facts, captions, owners)
+        fingerprint = digest(*identity, captions, owners)
         return RetrievalDataset(name, split, images, captions, owners, fingerprint)
     names, templates = _prompts(root, options)
     labels = (_classes if kind == "classification" else _several)(images, len(names))
     return ClassificationDataset(
-        name, split, images, labels, names, templates, fingerprint=digest(*facts, names, labels)
+        name, split, images, labels, names, templates, fingerprint=digest(*identity, names, labels)
     )
 
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from clip_jax.interop.mapping import Entry, LayoutError
+from clip_jax.interop.mapping import Entry, LayoutError, blocks, read_table
 from clip_jax.interop.sizes import counted, majority_size
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
@@ -15,41 +16,7 @@ _MOST_BLOCKS = 1000  # an array without numbers may claim any number of them
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
 
-def _affine(ours: str, theirs: str, kind: str = "same") -> list[Entry]:
-    return [Entry(f"{ours}/{leaf}", (f"{theirs}/{leaf}",), kind) for leaf in ("kernel", "bias")]
-
-
-def _norm(ours: str, theirs: str) -> list[Entry]:
-    return [Entry(f"{ours}/{p}", (f"{theirs}/{p}",), "same") for p in ("scale", "bias")]
-
-
-def _attention(ours: str, theirs: str) -> list[Entry]:
-    parts = [f"{theirs}/{_ATTENTION}/{p}" for p in ("query", "key", "value")]
-    return [
-        Entry(f"{ours}/qkv/kernel", tuple(f"{p}/kernel" for p in parts), "split"),
-        Entry(f"{ours}/qkv/bias", tuple(f"{p}/bias" for p in parts), "split"),
-        *_affine(f"{ours}/out", f"{theirs}/{_ATTENTION}/out"),
-    ]
-
-
-def _mlp(ours: str, theirs: str) -> list[Entry]:
-    return [
-        *_affine(f"{ours}/fc", f"{theirs}/MlpBlock_0/Dense_0"),
-        *_affine(f"{ours}/proj", f"{theirs}/MlpBlock_0/Dense_1"),
-    ]
-
-
-def _encoder(ours: str, theirs: str, layers: int) -> list[Entry]:
-    found = []
-    for i in range(layers):
-        a, b = f"{ours}/encoder/{i}", f"{theirs}/encoderblock_{i}"
-        found += [
-            *_attention(f"{a}/attention", b),
-            *_norm(f"{a}/norm_1/norm", f"{b}/LayerNorm_0"),
-            *_mlp(a, b),
-            *_norm(f"{a}/norm_2/norm", f"{b}/LayerNorm_1"),
-        ]
-    return found
+_TABLE = read_table(Path(__file__).with_name("big_vision_tensors.txt"))
 
 
 def entries(config: ClipConfig) -> list[Entry]:
@@ -63,39 +30,28 @@ def entries(config: ClipConfig) -> list[Entry]:
         raise LayoutError(
             "big_vision's layout is known for SigLIP models alone; convert to another layout"
         )
-    image, words = "params/image_tower", "params/text_tower"
-    pool, head = f"{image}/pool", "params/img/MAPHead_0"
+    block, image, words = _TABLE["block"], "img/Transformer", "txt/Encoder_0"
     return [
-        *_affine(f"{image}/patch_embedding", "params/img/embedding"),
-        Entry(f"{image}/position_embedding", ("params/img/pos_embedding",), "batched"),
-        *_encoder(image, "params/img/Transformer", vision.num_layers),
-        *_norm(f"{image}/norm_post/norm", "params/img/Transformer/encoder_norm"),
-        Entry(f"{pool}/query", (f"{head}/probe",), "batched_twice"),
-        *_attention(f"{pool}/attention", head),
-        *_norm(f"{pool}/norm/norm", f"{head}/LayerNorm_0"),
-        *_mlp(pool, head),
-        Entry(f"{words}/token_embedding", ("params/txt/Embed_0/embedding",), "same"),
-        Entry(f"{words}/position_embedding", ("params/txt/pos_embedding",), "batched"),
-        *_encoder(words, "params/txt/Encoder_0", text.num_layers),
-        *_norm(f"{words}/norm_final/norm", "params/txt/Encoder_0/encoder_norm"),
-        *_affine(f"{words}/projection", "params/txt/head"),
-        Entry("params/logit_scale", ("params/t",), "batched"),
-        Entry("params/logit_bias", ("params/b",), "batched"),
+        *_TABLE["image begin"],
+        *blocks(block, vision.num_layers, tower="image", theirs=image),
+        *_TABLE["image end and text begin"],
+        *blocks(block, text.num_layers, tower="text", theirs=words),
+        *_TABLE["text end"],
     ]
 
 
 def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors that are weights; blocks that a scan has stacked are numbered."""
-    found = {}
+    numbered = {}
     for name, array in tensors.items():
         if not name.startswith("params/"):
             continue  # optimizer state and counters of a training checkpoint
         if "/encoderblock/" in name and array.ndim and array.shape[0] <= _MOST_BLOCKS:
             for i in range(array.shape[0]):
-                found[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = array[i]
+                numbered[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = array[i]
         else:
-            found[name] = array
-    return found
+            numbered[name] = array
+    return numbered
 
 
 def infer(tensors: Mapping[str, np.ndarray]) -> ClipConfig:

@@ -1,45 +1,26 @@
 """Hugging Face's ``CLIPModel`` and ``SiglipModel``: tensor names, and ``config.json`` both ways."""
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
+from clip_jax.interop.mapping import Entry, LayoutError, blocks, read_table
 from clip_jax.interop.settings import JsonObject, short_repr
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
+from clip_jax.runtime.digests import Json
 
 # Buffers that older files hold beside the weights.
 IGNORED = re.compile(r"\.position_ids$")
 
 # What config.json leaves out has these values; those of the library's two configuration classes.
-_TRANSFORMER = {"num_hidden_layers": 12, "intermediate_size": 3072, "hidden_size": 768}
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "clip": {
-        "text_config": {
-            "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-            "num_attention_heads": 8, "max_position_embeddings": 77, "vocab_size": 49408,
-            "eos_token_id": 49407, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-        },
-        "vision_config": _TRANSFORMER | {
-            "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
-            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-        },
-    },
-    "siglip": {
-        "text_config": _TRANSFORMER | {
-            "num_attention_heads": 12, "max_position_embeddings": 64, "vocab_size": 32000,
-            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
-        },
-        "vision_config": _TRANSFORMER | {
-            "num_attention_heads": 12, "image_size": 224, "patch_size": 16,
-            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
-        },
-    },
-}  # fmt: skip
+_DEFAULTS: dict[str, dict[str, dict[str, Json]]] = json.loads(
+    Path(__file__).with_name("hugging_face_defaults.json").read_text("utf-8")
+)
 _ACTIVATIONS = {
     "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -47,21 +28,7 @@ _ACTIVATIONS = {
 _ACTIVATION_NAMES = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
-def _encoder(tower: str, theirs: str, layers: int) -> list[Entry]:
-    found = []
-    for i in range(layers):
-        a, b = f"params/{tower}/encoder/{i}", f"{theirs}.encoder.layers.{i}"
-        parts = [f"{b}.self_attn.{p}_proj" for p in ("q", "k", "v")]
-        found += [
-            Entry(f"{a}/attention/qkv/kernel", tuple(f"{p}.weight" for p in parts), "linear"),
-            Entry(f"{a}/attention/qkv/bias", tuple(f"{p}.bias" for p in parts), "vector"),
-            *torch_dense(f"{a}/attention/out", f"{b}.self_attn.out_proj", "merging"),
-            *torch_norm(f"{a}/norm_1/norm", f"{b}.layer_norm1"),
-            *torch_dense(f"{a}/fc", f"{b}.mlp.fc1"),
-            *torch_dense(f"{a}/proj", f"{b}.mlp.fc2"),
-            *torch_norm(f"{a}/norm_2/norm", f"{b}.layer_norm2"),
-        ]
-    return found
+_TABLE = read_table(Path(__file__).with_name("hugging_face_tensors.txt"))
 
 
 def is_siglip(config: ClipConfig) -> bool:
@@ -76,17 +43,15 @@ def is_siglip(config: ClipConfig) -> bool:
             "Hugging Face's layout has no ResNet and no convolutional stem; convert to another "
             "layout (--to=openai holds ResNets)"
         )
-    kinds = {
-        (text.causal, text.pool, vision.pool, config.logit_bias),
-    }
-    if kinds == {(True, "eot", "cls", False)}:
+    kind = (text.causal, text.pool, vision.pool, config.logit_bias)
+    if kind == (True, "eot", "cls", False):
         if text.eot_id == 2:
             raise LayoutError(
                 "Hugging Face's CLIPModel takes an end of text of 2 for a sign of old files, and "
                 "pools at the largest id instead; write --to=clip_jax"
             )
         return False
-    if kinds == {(False, "last", "map", True)}:
+    if kind == (False, "last", "map", True):
         return True
     raise LayoutError("Hugging Face's layout has only whole CLIPs and whole SigLIPs, no mixtures")
 
@@ -97,48 +62,17 @@ def entries(config: ClipConfig) -> list[Entry]:
     Raises:
       LayoutError: the layout cannot hold this model.
     """
-    siglip = is_siglip(config)
-    image, text = "params/image_tower", "params/text_tower"
-    v, t = "vision_model", "text_model"
-    table = [
-        Entry(f"{text}/token_embedding", (f"{t}.embeddings.token_embedding.weight",), "same"),
-        Entry(f"{text}/position_embedding", (f"{t}.embeddings.position_embedding.weight",), "same"),
-        *_encoder("text_tower", t, config.text.num_layers),
-        *torch_norm(f"{text}/norm_final/norm", f"{t}.final_layer_norm"),
-        Entry(
-            f"{image}/patch_embedding/kernel",
-            (f"{v}.embeddings.patch_embedding.weight",),
-            "convolution",
-        ),
-        Entry(
-            f"{image}/position_embedding", (f"{v}.embeddings.position_embedding.weight",), "same"
-        ),
-        *_encoder("image_tower", v, config.vision.num_layers),
-        *torch_norm(f"{image}/norm_post/norm", f"{v}.post_layernorm"),
-    ]
-    if not siglip:
-        return [
-            Entry("params/logit_scale", ("logit_scale",), "same"),
-            *table,
-            Entry(f"{image}/class_embedding", (f"{v}.embeddings.class_embedding",), "same"),
-            *torch_norm(f"{image}/norm_pre/norm", f"{v}.pre_layrnorm"),
-            Entry(f"{image}/projection/kernel", ("visual_projection.weight",), "linear"),
-            Entry(f"{text}/projection/kernel", ("text_projection.weight",), "linear"),
-        ]
-    pool, head = f"{image}/pool", f"{v}.head"
+    kind = "siglip" if is_siglip(config) else "clip"
+
+    def tower(ours: str, theirs: str, layers: int) -> list[Entry]:
+        encoder = blocks(_TABLE["block"], layers, tower=ours, theirs=theirs)
+        return [*_TABLE[f"{ours} begin"], *encoder, *_TABLE[f"{ours} end"]]
+
     return [
-        Entry("params/logit_scale", ("logit_scale",), "batched"),
-        Entry("params/logit_bias", ("logit_bias",), "batched"),
-        *table,
-        *torch_dense(f"{text}/projection", f"{t}.head"),
-        Entry(f"{image}/patch_embedding/bias", (f"{v}.embeddings.patch_embedding.bias",), "same"),
-        Entry(f"{pool}/query", (f"{head}.probe",), "batched_twice"),
-        Entry(f"{pool}/attention/qkv/kernel", (f"{head}.attention.in_proj_weight",), "linear"),
-        Entry(f"{pool}/attention/qkv/bias", (f"{head}.attention.in_proj_bias",), "vector"),
-        *torch_dense(f"{pool}/attention/out", f"{head}.attention.out_proj", "merging"),
-        *torch_norm(f"{pool}/norm/norm", f"{head}.layernorm"),
-        *torch_dense(f"{pool}/fc", f"{head}.mlp.fc1"),
-        *torch_dense(f"{pool}/proj", f"{head}.mlp.fc2"),
+        *_TABLE[f"{kind} begin"],
+        *tower("text", "text_model", config.text.num_layers),
+        *tower("image", "vision_model", config.vision.num_layers),
+        *_TABLE[f"{kind} end"],
     ]
 
 
@@ -199,7 +133,7 @@ def from_json(config: object, source: str) -> ClipConfig:
     )  # fmt: skip
 
 
-def to_json(config: ClipConfig) -> dict[str, Any]:
+def to_json(config: ClipConfig) -> dict[str, Json]:
     """Our sizes to the contents of ``config.json``."""
     siglip = is_siglip(config)
     kind = "siglip" if siglip else "clip"
@@ -210,7 +144,7 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
     if not siglip:
         shared["projection_dim"] = config.embed_dim
 
-    def tower(c: object, name: str) -> dict[str, Any]:
+    def tower(c: object, name: str) -> dict[str, Json]:
         return {
             "model_type": f"{kind}_{name}_model",
             "hidden_size": c.width,

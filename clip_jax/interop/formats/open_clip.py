@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.settings import JsonObject, short_repr
@@ -11,6 +10,7 @@ from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import VARIANTS, ClipConfig
 from clip_jax.models.vit import ViTConfig
+from clip_jax.runtime.digests import Json
 
 # Keys that say something our towers have. All others must be absent or hold one of the values
 # that turn them off: a key that is passed over would be another model.
@@ -20,7 +20,7 @@ _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"
 _OFF = (None, False, 0, 0.0, {}, [], "")
 
 
-def _unknown(group: Mapping[str, Any], known: set[str], harmless: Mapping[str, Any]) -> list[str]:
+def _unknown(group: Mapping[str, Json], known: set[str], harmless: Mapping[str, Json]) -> list[str]:
     return [
         f"{k}={short_repr(v)}"
         for k, v in group.items()
@@ -39,13 +39,13 @@ def from_json(model_cfg: object, source: str) -> ClipConfig:
     vision, text = model.child("vision_cfg"), model.child("text_cfg")
     problems = [
         group.key(p)
-        for group, found in (
+        for group, unknown in (
             (model, _unknown(model.values, _MODEL, {})),
             (vision, _unknown(vision.values, _VISION, {"pool_type": "tok", "pos_embed_type":
                                                        "learnable", "act_kwargs": None})),
             (text, _unknown(text.values, _TEXT, {"pool_type": "argmax", "proj_type": "linear"})),
         )
-        for p in found
+        for p in unknown
     ]  # fmt: skip
     if problems:
         raise LayoutError(f"{source}: not known here: {', '.join(problems)}")
@@ -96,13 +96,16 @@ def with_known_heads(config: ClipConfig, source: str) -> ClipConfig:
       LayoutError: no model of ``VARIANTS`` has them.
     """
 
-    def without_heads(c: ClipConfig) -> tuple[Any, ...]:
+    def without_heads(c: ClipConfig) -> tuple[object, ...]:
         towers = [dataclasses.replace(tower, num_heads=0) for tower in (c.vision, c.text)]
         return (c.embed_dim, *towers, c.norm_epsilon, c.logit_bias)
 
     sizes = without_heads(config)
-    same = [v for v in VARIANTS.values() if without_heads(v) == sizes]
-    heads = {(v.vision.num_heads, v.text.num_heads) for v in same}
+    heads = {
+        (v.vision.num_heads, v.text.num_heads)
+        for v in VARIANTS.values()
+        if without_heads(v) == sizes
+    }
     if len(heads) != 1:
         raise LayoutError(
             f"{source}: the tensors do not tell the number of attention heads, and these are not "
@@ -121,7 +124,7 @@ def with_heads(config: ClipConfig, heads: tuple[int, int]) -> ClipConfig:
     )
 
 
-def to_json(config: ClipConfig) -> dict[str, Any]:
+def to_json(config: ClipConfig) -> dict[str, Json]:
     """Our sizes to ``model_cfg``.
 
     Raises:
@@ -130,7 +133,7 @@ def to_json(config: ClipConfig) -> dict[str, Any]:
     vision, text = config.vision, config.text
     if config.activation not in ("quick_gelu", "gelu"):
         raise LayoutError(f"open_clip's layout has no activation {config.activation!r}")
-    tower: dict[str, Any] = {"image_size": vision.image_size, "width": vision.width}
+    tower: dict[str, Json] = {"image_size": vision.image_size, "width": vision.width}
     if isinstance(vision, ResNetConfig):
         tower |= {"layers": list(vision.num_layers), "patch_size": None,
                   "head_width": vision.features // vision.num_heads}  # fmt: skip

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from clip_jax.interop.mapping import Entry, LayoutError, torch_dense, torch_norm
+from clip_jax.interop.mapping import Entry, LayoutError, blocks, filled, read_table
 from clip_jax.interop.sizes import counted, majority_size
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.text import TextConfig
@@ -15,74 +16,29 @@ from clip_jax.models.vit import ViTConfig
 
 Tensors = Mapping[str, np.ndarray]
 
-# Not weights: facts in OpenAI's archives, and what PyTorch counts but never uses here.
+# Not weights: numbers in OpenAI's archives, and what PyTorch counts but never uses here.
 IGNORED = re.compile(
     r"(input_resolution|context_length|vocab_size|attn_mask)$|\.num_batches_tracked$"
 )
 
 
-def _transformer(ours: str, theirs: str, layers: int) -> list[Entry]:
-    found = []
-    for i in range(layers):
-        a, b = f"{ours}/encoder/{i}", f"{theirs}.resblocks.{i}"
-        found += [
-            Entry(f"{a}/attention/qkv/kernel", (f"{b}.attn.in_proj_weight",), "linear"),
-            Entry(f"{a}/attention/qkv/bias", (f"{b}.attn.in_proj_bias",), "vector"),
-            *torch_dense(f"{a}/attention/out", f"{b}.attn.out_proj", "merging"),
-            *torch_norm(f"{a}/norm_1/norm", f"{b}.ln_1"),
-            *torch_dense(f"{a}/fc", f"{b}.mlp.c_fc"),
-            *torch_dense(f"{a}/proj", f"{b}.mlp.c_proj"),
-            *torch_norm(f"{a}/norm_2/norm", f"{b}.ln_2"),
-        ]
-    return found
-
-
-def _vit(c: ViTConfig) -> list[Entry]:
-    a = "params/image_tower"
-    return [
-        Entry(f"{a}/class_embedding", ("visual.class_embedding",), "same"),
-        Entry(f"{a}/position_embedding", ("visual.positional_embedding",), "same"),
-        Entry(f"{a}/projection/kernel", ("visual.proj",), "same"),
-        Entry(f"{a}/patch_embedding/kernel", ("visual.conv1.weight",), "convolution"),
-        *torch_norm(f"{a}/norm_pre/norm", "visual.ln_pre"),
-        *_transformer(a, "visual.transformer", c.num_layers),
-        *torch_norm(f"{a}/norm_post/norm", "visual.ln_post"),
-    ]
-
-
-def _convolution(place: str, ours: str, norm: str, conv: str, bn: str) -> list[Entry]:
-    """A convolution without bias and its batch norm; ``place`` is inside the image tower."""
-    a, stats = f"params/image_tower/{place}", f"batch_stats/image_tower/{place}"
-    return [
-        Entry(f"{a}{ours}/conv/kernel", (f"visual.{conv}.weight",), "convolution"),
-        *torch_norm(f"{a}{norm}", f"visual.{bn}"),
-        Entry(f"{stats}{norm}/mean", (f"visual.{bn}.running_mean",), "same"),
-        Entry(f"{stats}{norm}/var", (f"visual.{bn}.running_var",), "same"),
-    ]
+_TABLE = read_table(Path(__file__).with_name("openai_tensors.txt"))
 
 
 def _resnet(c: ResNetConfig) -> list[Entry]:
-    found = []
-    for i in (1, 2, 3):
-        found += _convolution("", f"stem_conv_{i}", f"stem_norm_{i}", f"conv{i}", f"bn{i}")
-    for stage, blocks in enumerate(c.num_layers, 1):
-        for block in range(blocks):
-            a, b = f"stage_{stage}/{block}/", f"layer{stage}.{block}"
-            for i in (1, 2, 3):
-                found += _convolution(a, f"conv_{i}", f"norm_{i}", f"{b}.conv{i}", f"{b}.bn{i}")
-            if block == 0:
-                found += _convolution(
-                    a, "conv_shortcut", "norm_shortcut", f"{b}.downsample.0", f"{b}.downsample.1"
-                )
-    a, b = "params/image_tower/attention_pool", "visual.attnpool"
-    return [
-        *found,
-        Entry(f"{a}/position_embedding", (f"{b}.positional_embedding",), "same"),
-        *torch_dense(f"{a}/key", f"{b}.k_proj"),
-        *torch_dense(f"{a}/query", f"{b}.q_proj"),
-        *torch_dense(f"{a}/value", f"{b}.v_proj"),
-        *torch_dense(f"{a}/out", f"{b}.c_proj", "merging"),
-    ]
+    table = [*_TABLE["resnet stem"]]
+    for stage, count in enumerate(c.num_layers, 1):
+        for i in range(count):
+            table += filled(_TABLE["resnet block"], stage=stage, i=i)
+            if i == 0:
+                table += filled(_TABLE["resnet shortcut"], stage=stage)
+    return [*table, *_TABLE["resnet pool"]]
+
+
+def _vit(c: ViTConfig) -> list[Entry]:
+    block, theirs = _TABLE["block"], "visual.transformer"
+    encoder = blocks(block, c.num_layers, tower="image_tower", theirs=theirs)
+    return [*_TABLE["vit begin"], *encoder, *_TABLE["vit end"]]
 
 
 def entries(config: ClipConfig) -> list[Entry]:
@@ -106,15 +62,11 @@ def entries(config: ClipConfig) -> list[Entry]:
         raise LayoutError(
             "OpenAI's layout has no convolutional stem and no attention pooling of a ViT"
         )
-    t = "params/text_tower"
     return [
-        Entry(f"{t}/position_embedding", ("positional_embedding",), "same"),
-        Entry(f"{t}/projection/kernel", ("text_projection",), "same"),
-        Entry("params/logit_scale", ("logit_scale",), "same"),
+        *_TABLE["begin"],
         *(_resnet(vision) if resnet else _vit(vision)),
-        *_transformer(t, "transformer", config.text.num_layers),
-        Entry(f"{t}/token_embedding", ("token_embedding.weight",), "same"),
-        *torch_norm(f"{t}/norm_final/norm", "ln_final"),
+        *blocks(_TABLE["block"], config.text.num_layers, tower="text_tower", theirs="transformer"),
+        *_TABLE["end"],
     ]
 
 

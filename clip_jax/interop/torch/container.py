@@ -63,13 +63,13 @@ class ZipContainer:
         with _damage("the zip directory"):
             self._zip = zipfile.ZipFile(file)
             self._check_members()
-        found = [name for name in self._members if _DATA.fullmatch(name)]
-        if len(found) != 1:
+        pickles = [name for name in self._members if _DATA.fullmatch(name)]
+        if len(pickles) != 1:
             raise Unreadable(
-                f"is a zip file with {len(found)} data.pkl records, where torch.save writes one; "
+                f"is a zip file with {len(pickles)} data.pkl records, where torch.save writes one; "
                 "save the state dict with torch.save (PyTorch 1.6 or newer)"
             )
-        self._folder = found[0].removesuffix("data.pkl")
+        self._folder = pickles[0].removesuffix("data.pkl")
         order = self._folder + "byteorder"
         self.byteorder = "little"  # older files do not say: PyTorch wrote them on such machines
         if order in self._members:

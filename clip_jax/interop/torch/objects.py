@@ -7,6 +7,7 @@ refused by that name. What a file uses against its kind raises TypeError or Valu
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -63,36 +64,14 @@ DTYPES = {
     "torch.ByteStorage": np.dtype(np.uint8),
     "torch.BoolStorage": np.dtype(np.bool_),
 }
-# Found beside the weights in training checkpoints and archives: calling one gives a record.
-_INERT_NAMES = """
-    argparse.Namespace types.SimpleNamespace pathlib.PosixPath pathlib.WindowsPath
-    datetime.datetime datetime.timedelta collections.Counter collections.deque _codecs.encode
-    builtins.object builtins.list builtins.dict builtins.set builtins.frozenset builtins.tuple
-    builtins.int builtins.float builtins.complex builtins.bool builtins.str builtins.bytes
-    builtins.bytearray
-    __builtin__.object __builtin__.list __builtin__.dict __builtin__.set __builtin__.frozenset
-    __builtin__.tuple __builtin__.int __builtin__.float __builtin__.complex __builtin__.bool
-    __builtin__.str __builtin__.bytes __builtin__.bytearray
-    numpy.dtype numpy.ndarray
-    numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
-    numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct
-    numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer
-    torch.Tensor torch.nn.parameter.Parameter torch.device
-    torch.float64 torch.float32 torch.float16 torch.bfloat16
-    torch.int64 torch.int32 torch.int16 torch.int8 torch.uint8 torch.bool
-    torch.contiguous_format torch.channels_last torch.preserve_format torch.strided
-    torch.serialization._get_layout
-    torch.jit._pickle.build_intlist torch.jit._pickle.build_doublelist
-    torch.jit._pickle.build_boollist torch.jit._pickle.build_tensorlist
-    torch.jit._pickle.build_tensor_from_id
-"""
+# Present beside the weights in training checkpoints and archives: calling one gives a record.
+_INERT = frozenset(Path(__file__).with_name("inert_names.txt").read_text("ascii").split())
 # Calls that copy what they are given.
 _COPIES = frozenset({"collections.OrderedDict", "torch.Size"})
 # Elements of a key, a shape or a call's arguments. One long tuple, met before, costs two bytes to
 # name again, and the time to walk through it each time.
 _MOST_PARTS = 64
 _LONGEST_NAME = 1000
-_INERT = frozenset(_INERT_NAMES.split())
 
 
 def resolve(module: object, member: object) -> Global:

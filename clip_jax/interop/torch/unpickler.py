@@ -1,10 +1,10 @@
 """Reads the pickles inside PyTorch's weight files, and executes nothing.
 
-A pickle is a program. ``pickle.Unpickler`` with an allow-list would call nothing else, but still
-crash or fill the memory on hostile data: it hashes a deeply nested key recursively in C (a stack
-overflow), walks through one long tuple again at each use as a key, and allocates on the word of
-five bytes. So this is a small interpreter: it knows the opcodes that data needs, counts what they
-cost, and builds plain containers and ``objects``.
+A pickle is a program. ``pickle.Unpickler`` with an allow-list would call nothing else, but it
+was tried, and hostile data crashes it or fills the memory: a key of a million nested tuples (1 MB)
+overflows the C stack, six bytes that name a high memo entry allocate a gigabyte, and one long tuple
+is walked through again at each use as a key. So this is a small interpreter: it knows the opcodes
+that data needs, counts what they cost, and builds plain containers and ``objects``.
 """
 
 import pickletools
@@ -58,13 +58,13 @@ class _Machine:
     """The stack, what lies below the marks on it, the memo, and the storages met."""
 
     def __init__(self):
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self.below: list[list[object]] = []
+        self.memo: dict[int, object] = {}
         self.storages: dict[str, Storage] = {}
         self.copied = 0
 
-    def from_mark(self) -> list[Any]:
+    def from_mark(self) -> list[object]:
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -135,17 +135,17 @@ class _Machine:
                 raise Unreadable(f"has the opcode {name}, which weights do not need")
 
 
-def load(file: BinaryIO, record: str) -> tuple[Any, dict[str, Storage]]:
+def load(file: BinaryIO, record: str) -> tuple[object, dict[str, Storage]]:
     """Reads one pickle, up to its end.
 
     Args:
-      file: positioned at the pickle; positioned after it on return. It should hold at most
+      file: positioned at the pickle; after it on return. It should hold at most
         ``LARGEST_PICKLE`` bytes.
       record: the pickle's name, for messages.
 
     Returns:
-      The object: plain values, tuples, lists (also for sets), dicts (also for their subclasses)
-      and ``objects`` for all else. And the storages it refers to, by key.
+      The object (plain values, tuples, lists, also for sets, dicts, also for their subclasses, and
+      ``objects`` for all else), and the storages it refers to, by key.
 
     Raises:
       Unreadable: the pickle is damaged, or holds what weights do not need.

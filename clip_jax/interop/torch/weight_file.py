@@ -4,11 +4,12 @@ Reading executes nothing that the file says, and never gives damaged weights bac
 of the zip format are verified. (The format from before PyTorch 1.6 has none.)
 """
 
+import contextlib
 import math
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,44 +38,44 @@ class WeightFileError(ValueError):
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the state dict of a PyTorch file.
+    """Reads the state dict of a PyTorch file, and ignores all else in it.
 
     The file may hold a state dict; a training checkpoint with one under ``state_dict``,
     ``model_state_dict`` or ``model``; or, as OpenAI's published models, a TorchScript archive,
-    whose state dict is every tensor among its modules' attributes. All else in the file is
-    ignored, and ``module.`` and ``_orig_mod.`` are stripped where every name begins with them.
-
-    Args:
-      path: a file that torch.save or torch.jit.save wrote.
+    whose state dict is every tensor among its modules' attributes. ``module.`` and
+    ``_orig_mod.`` are stripped where every name begins with them.
 
     Returns:
-      Name -> array, in the file's order, with the shape and dtype (float64/32/16, bfloat16,
-      int64/32/16/8, uint8, bool) of the tensor. The arrays are read-only, may be strided, and
-      share memory where the tensors did.
+      Name -> array, in the file's order, with the tensor's shape and dtype (floats, bfloat16,
+      integers, bool). The arrays are read-only, may be strided, and share memory where the
+      tensors did.
 
     Raises:
       OSError: there is no such file, or it cannot be opened.
       WeightFileError: the file is damaged, of another kind, without a state dict, or it refers to
         something that weights do not need.
     """
-    with open(path, "rb") as file:
-        try:
-            container = read_container(file)
-            tensors = _state_dict(container.root)
-            for name, tensor in tensors.items():
-                _check_extent(name, tensor)
-            _check_total(tensors)
-            storages: dict[tuple[str, int], np.ndarray] = {}
-            return {n: _array(n, t, container, storages) for n, t in tensors.items()}
-        except Unreadable as error:
-            raise WeightFileError(f"{os.fspath(path)}: {error}") from error
+    with _opened(path) as container:
+        tensors = _state_dict(container.root)
+        for name, tensor in tensors.items():
+            _check_extent(name, tensor)
+        _check_total(tensors)
+        storages: dict[tuple[str, int], np.ndarray] = {}
+        return {n: _array(n, t, container, storages) for n, t in tensors.items()}
 
 
 def names(path: str | os.PathLike) -> list[str]:
     """The names that ``read`` would return, without the numbers; raises as it does."""
+    with _opened(path) as container:
+        return list(_state_dict(container.root))
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Container]:
+    """Names the file in whatever is raised about its contents."""
     with open(path, "rb") as file:
         try:
-            return list(_state_dict(read_container(file).root))
+            yield read_container(file)
         except Unreadable as error:
             raise WeightFileError(f"{os.fspath(path)}: {error}") from error
 
@@ -200,11 +201,8 @@ def _storage(name: str, storage: Storage, container: Container, loaded: dict) ->
 def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict that ``torch.load(path, weights_only=True)`` reads, on the CPU.
 
-    The file is there whole or not at all, and equal tensors in equal order give equal bytes.
-
-    Args:
-      path: the file; one that is there is replaced.
-      tensors: name -> array of a dtype that ``read`` can return, of any layout.
+    An existing file is replaced, whole or not at all; equal tensors in equal order give equal
+    bytes. The dtypes are those that ``read`` can return.
 
     Raises:
       OSError: the file cannot be written.

@@ -29,7 +29,7 @@ def lines(*rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def told(data):
+def described(data):
     """Instance by instance: names of images, captions."""
     return [
         (
@@ -72,7 +72,7 @@ def sugar_crepe(root):
 def test_winoground(tmp_path):
     data = open_dataset(winoground(tmp_path))
     assert isinstance(data, CompositionalityDataset)
-    assert told(data) == [
+    assert described(data) == [
         ([f"ex_{i}_img_0.png", f"ex_{i}_img_1.png"],
          [f"{i}: an old person kisses a young person", f"{i}: a young person kisses an old person"])
         for i in range(2)
@@ -89,7 +89,7 @@ def test_sugar_crepe(tmp_path, folder):
         image(tmp_path / folder / f"{name}.jpg")
     root = tmp_path / folder if "coco" in folder else ""
     data = open_dataset(spec, options=Options(image_root=root))
-    assert told(data) == [
+    assert described(data) == [
         (["000000252219.jpg"], ["City dwellers walk by.", "Disabled city dwellers walk by."]),
         (["000000085329.jpg"], ["A drawing.", "A tattooed drawing."]),
         (["000000252219.jpg"], ["A man begs.", "A tall man begs."]),
@@ -107,9 +107,10 @@ def test_the_general_form(tmp_path):
     ]
     want = [(["a.png", "b.png"], ["eins", "zwei", "三"]), (["c.webp"], ["vier", "fünf"])]
     for name, content in (("x.jsonl", lines(*rows)), ("x.json", rows), ("X.JSONL", lines(*rows))):
-        assert told(open_dataset(write(tmp_path / name, content))) == want
+        assert described(open_dataset(write(tmp_path / name, content))) == want
     assert (
-        told(open_dataset(write(tmp_path / "y.json", dict(zip("pq", rows, strict=True))))) == want
+        described(open_dataset(write(tmp_path / "y.json", dict(zip("pq", rows, strict=True)))))
+        == want
     )
 
 
