@@ -43,8 +43,10 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     """The longest files first: the workers then end together."""
-    longest = ("test_train.py", "test_distributed.py", "test_step.py", "test_pretrained.py",
-               "test_clip.py", "test_resnet.py")  # fmt: skip
+    longest = (
+        "test_interrupted_runs.py", "test_train.py", "test_distributed.py", "test_step.py",
+        "test_pretrained.py", "test_evaluation.py", "test_clip.py", "test_resnet.py",
+    )  # fmt: skip
     items.sort(key=lambda item: item.path.name not in longest)
 
 
