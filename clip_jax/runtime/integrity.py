@@ -25,6 +25,7 @@ def _mix(x: jax.Array, multiplier: int) -> jax.Array:
     return x ^ (x >> 16)
 
 
+@jax.jit  # traced once for all leaves of one shape
 def _leaf_fingerprint(x: jax.Array) -> jax.Array:
     """uint32[2]: changes whenever one element changes, whatever the sharding.
 
