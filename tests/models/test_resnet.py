@@ -98,8 +98,15 @@ def test_a_group_that_does_not_divide_the_batch_is_named():
 def test_scan_and_remat_change_no_numbers(variables, options):
     want = train(clip.build(model_config()), variables, batch())
     got = train(clip.build(model_config(**options)), variables, batch())
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * float(np.abs(b).max()))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("attention_pool/key/bias"):  # a softmax does not see it: only rounding
+            assert np.abs(a).max() < 1e-6 and np.abs(b).max() < 1e-6
+            continue
+        tolerance = 2e-6 * float(np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("group", [pytest.param(0, marks=pytest.mark.slow), 2])
