@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from data_configs import data_config
 
-from clip_jax import config as config_lib
 from clip_jax.config import ConfigError
 from clip_jax.data import loader, transforms
 from clip_jax.data.errors import DataError
@@ -45,12 +45,6 @@ class Levels(Source):
 
     def describe(self, index):
         return f"level {index}"
-
-
-def data_config(**changes):
-    data = config_lib.defaults().data
-    data.update(changes)
-    return data
 
 
 def test_a_source_from_outside(monkeypatch):

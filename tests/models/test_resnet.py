@@ -52,6 +52,19 @@ def train(model, variables, inputs):
     return jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
 
 
+def assert_close(got, want, rtol, atol):
+    """Leaf by leaf; ``atol`` is relative to the largest number of a leaf."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("attention_pool/key/bias"):  # a softmax does not see it: only rounding
+            assert np.abs(a).max() < 1e-6 and np.abs(b).max() < 1e-6
+            continue
+        atol_leaf = atol * float(np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol_leaf, err_msg=name)
+
+
 @pytest.mark.parametrize("group", [0, 2, 3])
 def test_batch_norm_equals_plain_numpy(group):
     rng = np.random.default_rng(2)
@@ -98,15 +111,7 @@ def test_a_group_that_does_not_divide_the_batch_is_named():
 def test_scan_and_remat_change_no_numbers(variables, options):
     want = train(clip.build(model_config()), variables, batch())
     got = train(clip.build(model_config(**options)), variables, batch())
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
-    ):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("attention_pool/key/bias"):  # a softmax does not see it: only rounding
-            assert np.abs(a).max() < 1e-6 and np.abs(b).max() < 1e-6
-            continue
-        tolerance = 2e-6 * float(np.abs(b).max())
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=tolerance, err_msg=name)
+    assert_close(got, want, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("group", [pytest.param(0, marks=pytest.mark.slow), 2])
@@ -119,16 +124,7 @@ def test_statistics_are_those_of_the_global_batch_on_every_mesh(variables, group
     with jax.set_mesh(mesh):
         placed = [jax.device_put(x, mesh_lib.batch_sharding(mesh)) for x in inputs]
         got = train(model, jax.device_put(variables, mesh_lib.replicated(mesh)), placed)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
-    ):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("attention_pool/key/bias"):  # a softmax does not see it: only rounding
-            assert np.abs(a).max() < 1e-6 and np.abs(b).max() < 1e-6
-            continue
-        np.testing.assert_allclose(
-            a, b, rtol=1e-4, atol=1e-5 * float(np.abs(b).max()), err_msg=name
-        )
+    assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_distributions_are_openais():

@@ -4,18 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from data_configs import data_config
 
-from clip_jax import config as config_lib
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry, table
 
 RNG = np.random.default_rng(0)
-
-
-def data_config(**changes):
-    data = config_lib.defaults().data
-    data.update(changes)
-    return data
 
 
 def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):

@@ -5,17 +5,11 @@ import pickle
 import tarfile
 
 import numpy as np
+from data_configs import data_config
 
-from clip_jax import config as config_lib
 from clip_jax.data.pairs import registry
 
 RNG = np.random.default_rng(0)
-
-
-def data_config(**changes):
-    data = config_lib.defaults().data
-    data.update(changes)
-    return data
 
 
 def test_tar_shards_are_one_numbered_sequence(tmp_path):

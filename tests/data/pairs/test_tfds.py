@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
+from data_configs import data_config
 
-from clip_jax import config as config_lib
 from clip_jax.data.emoji import builder
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 
 RNG = np.random.default_rng(0)
-
-
-def data_config(**changes):
-    data = config_lib.defaults().data
-    data.update(changes)
-    return data
 
 
 def test_tfds_datasets_are_read(emoji_cache, tmp_path):

@@ -1,19 +1,9 @@
 """What datasets in plain files share."""
 
 import pytest
-from PIL import Image
+from small_images import write
 
 from clip_jax.data.test_sets.registry import open_dataset
-
-
-def image(color=0, mode="RGB", size=(9, 8)):
-    return Image.new("RGB", size, (color, 10, 200)).convert(mode)
-
-
-def write(path, color=0, mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image(color, mode).save(path)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])

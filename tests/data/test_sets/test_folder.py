@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from PIL import Image
+from small_images import write
 
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.preprocess import Preprocess
@@ -13,16 +13,6 @@ from clip_jax.data.test_sets.types import (
 )
 
 SQUARE = Preprocess(8)
-
-
-def image(color=0, mode="RGB", size=(9, 8)):
-    return Image.new("RGB", size, (color, 10, 200)).convert(mode)
-
-
-def write(path, color=0, mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image(color, mode).save(path)
-    return path
 
 
 def folders(root, *names):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from small_images import image, write
 
 from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import BadImage
@@ -21,20 +21,10 @@ from clip_jax.data.test_sets.types import (
 SQUARE = Preprocess(8)
 
 
-def image(color=0, mode="RGB", size=(9, 8)):
-    return Image.new("RGB", size, (color, 10, 200)).convert(mode)
-
-
 def encoded(color=0, mode="RGB", kind="PNG"):
     file = io.BytesIO()
     image(color, mode).save(file, kind)
     return file.getvalue()
-
-
-def write(path, color=0, mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image(color, mode).save(path)
-    return path
 
 
 def labelled_set(labels, names=(), n=None, **more):
