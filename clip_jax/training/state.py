@@ -1,5 +1,8 @@
 """The train state: what it holds, how it is sharded, how it comes into being in its shards."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,6 +70,14 @@ def _create(
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _creation(
+    model: ClipModel, tx: optax.GradientTransformation, use_ema: bool, text_dtype: str
+) -> Callable[[jax.Array], TrainState]:
+    """``_create``, traced once for the shapes and the numbers: tracing takes seconds."""
+    return jax.jit(functools.partial(_create, model, tx, use_ema, text_dtype))
+
+
 def _is_box(x: object) -> bool:
     return isinstance(x, nn.meta.AxisMetadata)
 
@@ -89,7 +100,7 @@ def abstract(
     """
     # Logical axis names sit in boxes around the parameters; they pass through eval_shape and
     # through optax, so that moments get the sharding of their parameter by construction.
-    boxed = jax.eval_shape(lambda k: _create(model, tx, use_ema, text_dtype, k), jax.random.key(0))
+    boxed = jax.eval_shape(_creation(model, tx, use_ema, text_dtype), jax.random.key(0))
 
     def sharding(x):
         if _is_box(x) and isinstance(x.value, optax.MaskedNode):
@@ -114,9 +125,8 @@ def create(
 ) -> TrainState:
     """Initialises straight into the shards: no device ever holds the whole state."""
     _, shardings = abstract(model, tx, use_ema, mesh, text_dtype=text_dtype)
-    make = jax.jit(
-        lambda key: nn.unbox(_create(model, tx, use_ema, text_dtype, key)), out_shardings=shardings
-    )
+    made = _creation(model, tx, use_ema, text_dtype)
+    make = jax.jit(lambda key: nn.unbox(made(key)), out_shardings=shardings)
     return make(jax.random.key(seed))
 
 

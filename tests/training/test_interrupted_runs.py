@@ -12,12 +12,12 @@ import pytest
 from clip_jax.training import metric_writer
 from clip_jax.training import trainer as trainer_lib
 
-# 120 steps, a checkpoint every 20, every step's loss on record.
+# 60 steps, a checkpoint every 15, every step's loss on record.
 LONG = (
-    "train.examples=3840", "checkpoint.every_examples=640", "log.every_steps=1",
+    "train.examples=1920", "checkpoint.every_examples=480", "log.every_steps=1",
     "eval.evaluators=()", "log.report=False", "log.tensorboard=False",
 )  # fmt: skip
-TOTAL = 120
+TOTAL = 60
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def assert_same_run(workdir, reference):
 
 def test_a_run_says_what_it_is_and_does(undisturbed):
     workdir, output = undisturbed
-    for text in ('"batch_size": 32', "image_tower/encoder/blocks", "total", "120 steps of 32"):
+    for text in ('"batch_size": 32', "image_tower/encoder/blocks", "total", "60 steps of 32"):
         assert text in output
-    line = next(x for x in output.splitlines() if x.startswith("step  50/120"))
+    line = next(x for x in output.splitlines() if x.startswith("step 50/60"))
     for word in ("examples", "loss", "accuracy", "scale", "lr", "images/s", "data wait", "left"):
         assert word in line
     assert losses(workdir)[-1][0] < 0.8 * losses(workdir)[0][0]
@@ -69,7 +69,7 @@ def test_a_complete_run_is_only_evaluated_again(trainer, undisturbed):
 
 def test_killed_and_resumed_equals_undisturbed(trainer, undisturbed, tmp_path):
     process = trainer.start(tmp_path, *LONG)
-    trainer.wait_for_step(process, tmp_path, 47)
+    trainer.wait_for_step(process, tmp_path, 22)
     code, output = trainer.kill(process)
     assert code == -signal.SIGKILL, output
     code, output = trainer.run(tmp_path, *LONG)
@@ -119,12 +119,12 @@ def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_
 )
 def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number):
     process = trainer.start(tmp_path, *LONG)
-    trainer.wait_for_step(process, tmp_path, 33)
+    trainer.wait_for_step(process, tmp_path, 25)
     code, output = trainer.kill(process, number)
     assert code == 75, output
     assert "stopped, with a checkpoint" in output
     stopped = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert 33 <= stopped < TOTAL
+    assert 25 <= stopped < TOTAL
     code, output = trainer.run(tmp_path, *LONG)
     assert code == 0, output
     assert f"at step {stopped} of {TOTAL}" in output
@@ -154,7 +154,7 @@ def assert_group_ends(group):
 def test_a_signal_to_the_whole_group_loses_nothing(trainer, undisturbed, tmp_path, number):
     """What Ctrl-C in a terminal does: the decoding processes get the signal too."""
     process = trainer.start(tmp_path, *LONG, "data.workers=2", prefix=("setsid",))
-    trainer.wait_for_step(process, tmp_path, 33)
+    trainer.wait_for_step(process, tmp_path, 25)
     assert len(processes_of_group(process.pid)) >= 3
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=120)
