@@ -64,7 +64,7 @@ def series(records: Records, x_key: str, y_key: str) -> tuple[np.ndarray, np.nda
     return x[kept], np.where(np.isfinite(y), y, np.nan)[kept]
 
 
-def facts(records: Records) -> list[tuple[str, str]]:
+def totals(records: Records) -> list[tuple[str, str]]:
     """(value, name) pairs: what the run cost, from the last finite value of each counter."""
 
     def values(key: str) -> np.ndarray:

@@ -57,10 +57,10 @@ def render(view: View) -> str:
         Section("recipe", "How it was measured", _recipe(view.records), "recipe.html"),
     ]  # fmt: skip
     tiles = [_tile(r, view) for r in _foremost(scored)]
-    return Page("clip_jax evaluation", title, _facts(view), tiles, sections).html()
+    return Page("clip_jax evaluation", title, _properties(view), tiles, sections).html()
 
 
-def _facts(view: View) -> list[tuple[str, str]]:
+def _properties(view: View) -> list[tuple[str, str]]:
     count = len({r.dataset for r in view.measured})
     return [
         (_distinct(r.protocol for r in view.records), "protocol"),

@@ -78,14 +78,14 @@ class Section(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page: what it is, its title, (value, name) facts, the numbers to see first, the parts.
+    """A page: what it is, its title, (value, name) properties, the numbers to see first, the parts.
 
     Facts without a value and sections without data are left out.
     """
 
     kind: str
     title: str
-    facts: Sequence[tuple[str, str]]
+    properties: Sequence[tuple[str, str]]
     tiles: Sequence[Tile]
     sections: Sequence[Section]
 

@@ -71,7 +71,7 @@ def render_html(data: ReportData) -> str:
              f"n = {r.n:,}" + finite(r.baseline) * f", baseline {percent(r.baseline)}")
         for r in results[:4]
     ]  # fmt: skip
-    return Page("clip_jax report", data.title, curves.facts(data.curves), tiles, sections).html()
+    return Page("clip_jax report", data.title, curves.totals(data.curves), tiles, sections).html()
 
 
 def _results(results: Sequence[Result]) -> Blocks | None:

@@ -53,8 +53,8 @@ def _row(record: Record, view: View, known: published.Published | None) -> Row:
 
 def retrieval(view: View, records: Sequence[Record]) -> Blocks | None:
     """Recall at every k, both ways, with the published values below."""
-    found = {m[0]: m for r in records for name in r.metrics if (m := _RECALL.fullmatch(name))}
-    names = sorted(found, key=lambda name: (found[name][1], int(found[name][2])))
+    recalls = {m[0]: m for r in records for name in r.metrics if (m := _RECALL.fullmatch(name))}
+    names = sorted(recalls, key=lambda name: (recalls[name][1], int(recalls[name][2])))
     rows, any_published = [], False
     for record in records:
         known = [published_value(record, name) for name in names]
