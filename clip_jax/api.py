@@ -22,7 +22,7 @@ from clip_jax.evals.metrics import zero_shot
 from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights as interop
 from clip_jax.models import clip as models
-from clip_jax.models.layers import Execution
+from clip_jax.models.execution import Execution
 from clip_jax.runtime.digests import json_digest
 from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.runtime.mesh import create_mesh

@@ -55,7 +55,7 @@ KEYS: dict[str, Key] = {
     "model.image_std": Key(None, "of pixels in 0 to 1", POSITIVE_RGB, kind=tuple),
     "model.dtype": Key("bfloat16", "of the computation; parameters and the loss are float32", DTYPE),
     "model.scan_layers": Key(True, "compile one block and loop over it; False unrolls (faster on CPU)"),
-    "model.remat_policy": Key("none", "what the backward pass recomputes", OneOf("none", "clip_jax.models.layers:REMAT_POLICIES")),
+    "model.remat_policy": Key("none", "what the backward pass recomputes", OneOf("none", "clip_jax.models.execution:REMAT_POLICIES")),
     "model.patch_dropout": Key(0.0, "ViT: share of image patches dropped in training", FRACTION),
     "model.batch_norm_group": Key(0, "ResNet: examples that share statistics; 0: the global batch", NOT_NEGATIVE),
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from clip_jax.models.clip import ClipModel
-from clip_jax.models.layers import Execution
+from clip_jax.models.execution import Execution
 from clip_jax.models.variants import ClipConfig
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct

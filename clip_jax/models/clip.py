@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from clip_jax.models import layers
-from clip_jax.models.layers import Execution
+from clip_jax.models.execution import REMAT_POLICIES, Execution
 from clip_jax.models.resnet import ResNet, ResNetConfig
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.variants import ClipConfig, TokenizerSizes, resolve
@@ -177,10 +176,10 @@ def build(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipMod
       ValueError: as ``resolve``, or an option that the image tower does not have.
     """
     config = resolve(model, tokenizer)
-    if model["remat_policy"] not in ("none", *layers.REMAT_POLICIES):
+    if model["remat_policy"] not in ("none", *REMAT_POLICIES):
         raise ValueError(
             f"model.remat_policy={model['remat_policy']!r} is not one of "
-            f"{['none', *sorted(layers.REMAT_POLICIES)]}"
+            f"{['none', *sorted(REMAT_POLICIES)]}"
         )
     for key, kind in (("patch_dropout", ViTConfig), ("batch_norm_group", ResNetConfig)):
         if model[key] and not isinstance(config.vision, kind):

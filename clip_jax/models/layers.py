@@ -1,10 +1,9 @@
-"""Transformer layers shared by the towers, with logical axis names on every parameter.
+"""Layers shared by the towers, with logical axis names on every parameter.
 
 The initialisers are those of openai/CLIP: the paper gives none, the released code does
 (``CLIP.initialize_parameters``; what it leaves alone has PyTorch's defaults).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,9 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from clip_jax.runtime.mesh import constrain
-
-Dtype = jax.typing.DTypeLike
+from clip_jax.models.execution import Dtype
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -24,52 +21,15 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+# The backward pass keeps their input alone; see ``execution``.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    name: jax.checkpoint(function, prevent_cse=False)
+    for name, function in (
+        ("quick_gelu", quick_gelu),
+        ("gelu", functools.partial(jax.nn.gelu, approximate=False)),
+        ("gelu_tanh", functools.partial(jax.nn.gelu, approximate=True)),
+    )
 }
-
-# What scan and remat may keep between the passes; "none" keeps all, "full" recomputes all.
-REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
-    "full": None,
-    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a model is computed; neither its parameters nor its numbers depend on the last two.
-
-    Attributes:
-      dtype: of activations and of the products' operands.
-      scan_layers: compile one block and loop over it (quick to compile, slightly slower to run on
-        CPU); without it the loop is unrolled.
-      remat_policy: what the backward pass recomputes to save memory: "none", or a key of
-        ``REMAT_POLICIES``.
-    """
-
-    dtype: Dtype = jnp.float32
-    scan_layers: bool = False
-    remat_policy: str = "none"
-
-    def remat(self, block: type[nn.Module], in_scan: bool) -> type[nn.Module]:
-        """``block`` with its rematerialisation, inside a scan or outside."""
-        if self.remat_policy == "none":
-            return block
-        # In a scan the loop itself keeps XLA from undoing the rematerialisation.
-        return nn.remat(block, policy=REMAT_POLICIES[self.remat_policy], prevent_cse=not in_scan)
-
-    def stack(self, block: type[nn.Module], length: int, *collections: str) -> type[nn.Module]:
-        """``length`` blocks one after the other, their ``collections`` of variables stacked."""
-        return nn.scan(
-            self.remat(block, self.scan_layers),
-            variable_axes=dict.fromkeys(collections, 0),
-            split_rngs={"params": True},
-            length=length,
-            unroll=1 if self.scan_layers else length,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
 
 
 def param(
@@ -156,6 +116,10 @@ class Dense(nn.Module):
         return y
 
 
+# Keeps its input alone for the backward pass, not a float32 copy of it; see ``execution``.
+_Norm = nn.remat(nn.LayerNorm, prevent_cse=False)
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation in float32, cast back to the input's dtype."""
 
@@ -163,9 +127,11 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = nn.LayerNorm(
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        # A float32 input is what the backward pass needs already: there is no copy to avoid.
+        norm = (nn.LayerNorm if x.dtype == wide else _Norm)(
             epsilon=self.epsilon,
-            dtype=jnp.promote_types(x.dtype, jnp.float32),
+            dtype=wide,
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels: not the reference's numbers
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, (None,)),
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
@@ -203,120 +169,3 @@ def gpt_block_init(width: int, mlp_width: int, layers: int) -> BlockInit:
         qkv=normal(width**-0.5), out=normal(residual), fc=normal((2 * width) ** -0.5),
         proj=normal(residual), fc_bias=uniform(width**-0.5), proj_bias=uniform(mlp_width**-0.5),
     )  # fmt: skip
-
-
-def token_at(x: jax.Array, at: jax.Array | int) -> jax.Array:
-    """One token of each row: [B, N, D] -> [B, 1, D], ``at`` one position for all or int[B]."""
-    if isinstance(at, int):
-        return x[:, at : at + 1]
-    return jnp.take_along_axis(x, at[:, None, None], axis=1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with biases. [B, N, D] -> [B, N, D], or [B, Q, D] with fewer queries.
-
-    Keys and values are those of all tokens, and so are the queries; with ``at`` (a position for
-    all rows, or int[B]) that token is the only query; with ``query`` [B, Q, D] what is given is.
-    """
-
-    num_heads: int
-    initial: BlockInit
-    causal: bool = False
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, at: jax.Array | int | None = None, query: jax.Array | None = None
-    ) -> jax.Array:
-        width = x.shape[-1]
-        head = width // self.num_heads
-        qkv = Dense(
-            (3, self.num_heads, head), ("embed", None, "heads", None), self.initial.qkv,
-            dtype=self.dtype, name="qkv",
-        )  # fmt: skip
-        mask = None
-        if at is not None:
-            query = token_at(x, at)
-            if self.causal:
-                last = jnp.broadcast_to(at, x.shape[:1])
-                mask = (jnp.arange(x.shape[1]) <= last[:, None])[:, None, None]
-        if query is None:
-            parts = qkv(x)
-            q, k, v = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
-        else:
-            parts = qkv(x, slice(1, 3))
-            q, k, v = qkv(query, slice(0, 1))[:, :, 0], parts[:, :, 0], parts[:, :, 1]
-        q, k, v = (constrain(t, "batch", None, "heads", None) for t in (q, k, v))
-        causal = self.causal and query is None
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
-        return Dense(
-            (width,), ("heads", None, "embed"), self.initial.out, contract=2,
-            dtype=self.dtype, name="out",
-        )(y)  # fmt: skip
-
-
-class Block(nn.Module):
-    """Pre-norm residual block: attention, then MLP. [B, N, D] -> [B, N, D].
-
-    With ``at`` it gives one token a row, [B, 1, D], and computes the others' keys and values only.
-    """
-
-    num_heads: int
-    mlp_width: int
-    activation: str
-    initial: BlockInit
-    causal: bool = False
-    epsilon: float = 1e-5
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, at: jax.Array | int | None = None) -> tuple[jax.Array, None]:
-        x = constrain(x, "batch", None, None)
-        attention = Attention(
-            self.num_heads, self.initial, self.causal, self.dtype, name="attention"
-        )
-        y = attention(LayerNorm(self.epsilon, name="norm_1")(x), at)
-        x = constrain(y + (x if at is None else token_at(x, at)), "batch", None, None)
-        y = LayerNorm(self.epsilon, name="norm_2")(x)
-        y = mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
-        return constrain(x + y, "batch", None, None), None
-
-
-def mlp(x: jax.Array, width: int, activation: str, initial: BlockInit, dtype: Dtype) -> jax.Array:
-    """Two layers, ``fc`` and ``proj``, of the module that calls it. [B, N, D] -> [B, N, D]."""
-    y = Dense((width,), ("embed", "mlp"), initial.fc, initial.fc_bias, dtype=dtype, name="fc")(x)
-    y = ACTIVATIONS[activation](constrain(y, "batch", None, "mlp"))
-    return Dense(
-        (x.shape[-1],), ("mlp", "embed"), initial.proj, initial.proj_bias, dtype=dtype, name="proj"
-    )(y)
-
-
-class Encoder(nn.Module):
-    """A stack of blocks, of whose output one token a row is wanted. [B, N, D] -> [B, D].
-
-    The last block computes that token alone, from the keys and values of all: the same numbers
-    for a sixth of its work. With ``at`` None all tokens are wanted, [B, N, D]. The parameters of
-    the other blocks are stacked [layers - 1, ...] whether or not the loop is rolled.
-    """
-
-    num_layers: int
-    num_heads: int
-    mlp_width: int
-    activation: str
-    initial: BlockInit
-    causal: bool = False
-    epsilon: float = 1e-5
-    execution: Execution = Execution()
-
-    @nn.compact
-    def __call__(self, x: jax.Array, at: jax.Array | int | None) -> jax.Array:
-        settings = (
-            self.num_heads, self.mlp_width, self.activation, self.initial, self.causal,
-            self.epsilon, self.execution.dtype,
-        )  # fmt: skip
-        if self.num_layers > 1:
-            stack = self.execution.stack(Block, self.num_layers - 1, "params")
-            x, _ = stack(*settings, name="blocks")(x, None)
-        # Not rematerialised: the backward pass starts here, and needs what was just computed.
-        x, _ = Block(*settings, name="last_block")(x, at)
-        return x if at is None else x[:, 0]

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from clip_jax.models import layers
+from clip_jax.models.execution import Dtype, Execution, named
 from clip_jax.models.vit import Microbatch
 from clip_jax.runtime.mesh import constrain
 
@@ -106,7 +107,7 @@ class Convolution(nn.Module):
     channels: int
     size: int
     stride: int = 1
-    dtype: layers.Dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -118,7 +119,7 @@ class Convolution(nn.Module):
                 layers.uniform(bound), (None, None, None, "embed")
             ),
         )(x)  # fmt: skip
-        return constrain(y, "batch", None, None, None)
+        return named(constrain(y, "batch", None, None, None), "convolution")
 
 
 class Bottleneck(nn.Module):
@@ -132,7 +133,7 @@ class Bottleneck(nn.Module):
     stride: int
     train: bool
     group: int = 0
-    dtype: layers.Dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
@@ -160,7 +161,7 @@ class Stage(nn.Module):
     stride: int
     train: bool
     group: int = 0
-    execution: layers.Execution = layers.Execution()
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -181,7 +182,7 @@ class AttentionPool(nn.Module):
 
     config: ResNetConfig
     embed_dim: int
-    dtype: layers.Dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -218,7 +219,7 @@ class ResNet(nn.Module):
     config: ResNetConfig
     embed_dim: int
     batch_norm_group: int = 0
-    execution: layers.Execution = layers.Execution()
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(

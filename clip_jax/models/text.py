@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from clip_jax.models import layers
+from clip_jax.models.encoder import Encoder
+from clip_jax.models.execution import Execution
 from clip_jax.runtime.mesh import constrain
 
 
@@ -49,7 +51,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     activation: str
     norm_epsilon: float = 1e-5
-    execution: layers.Execution = layers.Execution()
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -69,7 +71,7 @@ class TextTransformer(nn.Module):
         x = constrain(x, "batch", None, None)
         # Of several end tokens the first.
         end = jnp.argmax(tokens == c.eot_id, axis=1) if c.pool == "eot" else tokens.shape[1] - 1
-        x = layers.Encoder(
+        x = Encoder(
             c.num_layers, c.num_heads, c.mlp_width, self.activation,
             layers.gpt_block_init(c.width, c.mlp_width, c.num_layers), c.causal, self.norm_epsilon,
             self.execution, name="encoder",

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from clip_jax.models import layers
+from clip_jax.models import encoder, layers
+from clip_jax.models.execution import Dtype, Execution
 from clip_jax.runtime.mesh import constrain
 
 
@@ -88,7 +89,7 @@ class ConvStem(nn.Module):
     """
 
     channels: tuple[int, ...]
-    dtype: layers.Dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +117,7 @@ class MapPool(nn.Module):
     activation: str
     initial: layers.BlockInit
     norm_epsilon: float
-    dtype: layers.Dtype = jnp.float32
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -124,12 +125,12 @@ class MapPool(nn.Module):
         normal = nn.initializers.normal(width**-0.5)
         query = layers.param(self, "query", normal, ("embed",), (width,))
         query = jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], 1, width))
-        attention = layers.Attention(
-            self.num_heads, self.initial, dtype=self.dtype, name="attention"
+        attention = encoder.Attention(
+            self.num_heads, self.initial, execution=Execution(self.dtype), name="attention"
         )
         x = attention(x, query=query)
         y = layers.LayerNorm(self.norm_epsilon, name="norm")(x)
-        y = layers.mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
+        y = encoder.mlp(y, self.mlp_width, self.activation, self.initial, self.dtype)
         return (x + y)[:, 0]
 
 
@@ -156,7 +157,7 @@ class ViT(nn.Module):
     embed_dim: int
     activation: str
     norm_epsilon: float = 1e-5
-    execution: layers.Execution = layers.Execution()
+    execution: Execution = Execution()
     patch_dropout: float = 0.0
 
     @nn.compact
@@ -176,18 +177,18 @@ class ViT(nn.Module):
         if train and self.patch_dropout > 0:
             x = self._drop_patches(x, microbatch)
         initial = layers.torch_block_init(c.width, c.mlp_width)
-        encoder = layers.Encoder(
+        blocks = encoder.Encoder(
             c.num_layers, c.num_heads, c.mlp_width, self.activation, initial,
             epsilon=self.norm_epsilon, execution=self.execution, name="encoder",
         )  # fmt: skip
         norm_post = layers.LayerNorm(self.norm_epsilon, name="norm_post")
         if c.pool == "map":
-            x = norm_post(encoder(x, None))
+            x = norm_post(blocks(x, None))
             return MapPool(
                 c.num_heads, c.mlp_width, self.activation, initial, self.norm_epsilon,
                 self.execution.dtype, name="pool",
             )(x).astype(jnp.float32)  # fmt: skip
-        x = norm_post(encoder(self._with_class_token(x, positions[0]), 0))
+        x = norm_post(blocks(self._with_class_token(x, positions[0]), 0))
         self.sow("intermediates", "unprojected", x)  # see clip.probe_features
         x = layers.Dense(
             (self.embed_dim,), ("embed", None), nn.initializers.normal(c.width**-0.5),

@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax.models import flops
 from clip_jax.models.clip import ClipModel
-from clip_jax.models.layers import Execution
+from clip_jax.models.execution import Execution
 from clip_jax.models.variants import VARIANTS
 
 # The published counts take multiplications and additions of all tokens of the last block
