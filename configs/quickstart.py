@@ -12,7 +12,6 @@ def get_config():
     # first, then one layer in which the class token looks at the image with 16 narrow heads.
     c.model.variant = "ViT-Mini/16"
     c.model.dtype = "float32"  # CPUs gain nothing from bfloat16
-    c.model.scan_layers = False
     c.model.vision.position_init = "sincos"
     c.model.image_mean = (1.0, 1.0, 1.0)  # the background is white: 0 says "nothing here"
     c.model.image_std = (0.35, 0.35, 0.35)

@@ -10,7 +10,6 @@ def get_config():
     c = defaults()
     c.model.variant = "ViT-Test/8"
     c.model.dtype = "float32"
-    c.model.scan_layers = False
     c.tokenizer.name = "sentencepiece"
     c.tokenizer.context_length = 12
     c.tokenizer.vocab_size = 32

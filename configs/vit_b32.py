@@ -11,7 +11,6 @@ def get_config():
     c = defaults()
     c.model.variant = "ViT-B/32"
     c.model.dtype = "bfloat16"
-    c.model.remat_policy = "full"
 
     c.tokenizer.name = "clip"
     c.tokenizer.context_length = 77

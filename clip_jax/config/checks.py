@@ -100,7 +100,8 @@ class Key:
       default: its value where none is set.
       meaning: one line, for ``docs/config.md``.
       check: what a value must satisfy besides its type; None: nothing.
-      kind: type of the values of a key whose default is None, the value of the model's variant.
+      kind: type of the values where the default does not say it: None (as the model's variant)
+        or one of several types.
       free_on_resume: whether it may differ between a run and its resumption: it does not change the
         parameters. (Data may move to another path: its fingerprint is in the checkpoint.)
     """
@@ -137,3 +138,4 @@ EVALUATORS = Check(
     "TASK@DATA or a mapping",
 )
 DTYPE = OneOf("float32", "bfloat16")
+AUTO_OR_BOOL = Check(lambda v: v == "auto" or isinstance(v, bool), "auto, True or False")

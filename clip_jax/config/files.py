@@ -115,7 +115,7 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    default = KEYS[key].default
+    default = None if KEYS[key].kind else KEYS[key].default
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(default, tuple) and isinstance(value, str):

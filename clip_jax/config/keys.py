@@ -4,9 +4,10 @@ import functools
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference
 
 from clip_jax.config.checks import (
+    AUTO_OR_BOOL,
     CHANNELS,
     DEPTH,
     DTYPE,
@@ -54,8 +55,10 @@ KEYS: dict[str, Key] = {
     "model.image_mean": Key(None, "of pixels in 0 to 1", RGB, kind=tuple),
     "model.image_std": Key(None, "of pixels in 0 to 1", POSITIVE_RGB, kind=tuple),
     "model.dtype": Key("bfloat16", "of the computation; parameters and the loss are float32", DTYPE),
-    "model.scan_layers": Key(True, "compile one block and loop over it; False unrolls (faster on CPU)"),
-    "model.remat_policy": Key("none", "what the backward pass recomputes", OneOf("none", "clip_jax.models.execution:REMAT_POLICIES")),
+    # Auto: the fastest that fits, by ``training.plan``. None of them changes more than the rounding.
+    "model.scan_layers": _FreeKey("auto", "compile one block and loop over it, or (False) unroll", AUTO_OR_BOOL, kind=object),
+    "model.remat_policy": _FreeKey("auto", "what the backward pass recomputes", OneOf("auto", "none", "clip_jax.models.execution:REMAT_POLICIES")),
+    "model.attention": _FreeKey("auto", "implementation of attention; cudnn needs an NVIDIA GPU", OneOf("auto", "clip_jax.models.attention:IMPLEMENTATIONS")),
     "model.patch_dropout": Key(0.0, "ViT: share of image patches dropped in training", FRACTION),
     "model.batch_norm_group": Key(0, "ResNet: examples that share statistics; 0: the global batch", NOT_NEGATIVE),
 
@@ -150,7 +153,7 @@ def defaults() -> ConfigDict:
             if part not in group:
                 group[part] = ConfigDict()
             group = group[part]
-        group[last] = placeholder(key.kind) if key.kind else key.default
+        group[last] = FieldReference(key.default, key.kind) if key.kind else key.default
     return config
 
 

@@ -1,5 +1,6 @@
 """The two-tower model, and how a config becomes one."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from clip_jax.config.checks import require_choice
+from clip_jax.models import attention
 from clip_jax.models.execution import REMAT_POLICIES, Execution
 from clip_jax.models.resnet import ResNet, ResNetConfig
 from clip_jax.models.text import TextTransformer
@@ -169,18 +172,34 @@ def normalize(x: jax.Array) -> jax.Array:
     return x * jnp.where(squares == 0, 0.0, scale)
 
 
-def build(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipModel:
+def explicit_execution(model: ConfigDict) -> Execution:
+    """What ``config.model`` says of the execution; where it says auto, the simplest.
+
+    Raises:
+      ValueError: a policy or an implementation that does not exist.
+    """
+    require_choice("model.remat_policy", model["remat_policy"], ("auto", "none", *REMAT_POLICIES))
+    require_choice("model.attention", model["attention"], ("auto", *attention.IMPLEMENTATIONS))
+    simplest = Execution(jnp.dtype(model["dtype"]))
+    keys = ("scan_layers", "remat_policy", "attention")
+    return dataclasses.replace(simplest, **{k: model[k] for k in keys if model[k] != "auto"})
+
+
+def build(
+    model: ConfigDict,
+    tokenizer: TokenizerSizes | None = None,
+    execution: Execution | None = None,
+) -> ClipModel:
     """The model that ``config.model`` describes; see ``resolve``.
+
+    Args:
+      execution: how it is computed (see ``training.plan``); by default as the config says, with
+        layers unrolled, nothing recomputed and XLA's attention where it says auto.
 
     Raises:
       ValueError: as ``resolve``, or an option that the image tower does not have.
     """
     config = resolve(model, tokenizer)
-    if model["remat_policy"] not in ("none", *REMAT_POLICIES):
-        raise ValueError(
-            f"model.remat_policy={model['remat_policy']!r} is not one of "
-            f"{['none', *sorted(REMAT_POLICIES)]}"
-        )
     for key, kind in (("patch_dropout", ViTConfig), ("batch_norm_group", ResNetConfig)):
         if model[key] and not isinstance(config.vision, kind):
             raise ValueError(
@@ -190,7 +209,7 @@ def build(model: ConfigDict, tokenizer: TokenizerSizes | None = None) -> ClipMod
             )
     return ClipModel(
         config,
-        Execution(jnp.dtype(model["dtype"]), model["scan_layers"], model["remat_policy"]),
+        execution or explicit_execution(model),
         patch_dropout=model["patch_dropout"],
         batch_norm_group=model["batch_norm_group"],
     )

@@ -11,7 +11,6 @@ from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals import evaluators, records
 from clip_jax.evals.records import Record
 from clip_jax.runtime import distributed
-from clip_jax.runtime.integrity import combined, fingerprint
 from clip_jax.training import metric_writer, workdir
 from clip_jax.training.trainer import Run, say
 
@@ -32,7 +31,7 @@ def finish(run: Run, write_report: WriteReport) -> dict[str, object]:
         "examples": run.step * run.config.train.batch_size,
         "seconds": run.clock.seconds(),
         "metrics": {name: evaluators.scalars(record) for name, record in measured.items()},
-        "state_fingerprint": combined(fingerprint(run.state)),
+        "state_fingerprint": run.state_fingerprint(),
         "data_fingerprint": run.source.fingerprint,
         "bad_records": run.unreadable,
     }

@@ -24,7 +24,7 @@ from clip_jax.evals.records import Record
 from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
-from clip_jax.runtime import distributed, mesh
+from clip_jax.runtime import distributed, integrity, mesh
 from clip_jax.training import initialize, metric_writer, program, state, step, workdir
 from clip_jax.training.checkpoint import Checkpoints
 
@@ -116,7 +116,8 @@ class Run:
         return {"data fingerprint": self.source.fingerprint, **model}
 
     def _restore_or_create(self, load_weights: Callable[[str], weights.Weights]) -> None:
-        restored = self.checkpoints.restore(self.program.abstract)
+        with jax.set_mesh(self.mesh):
+            restored = self.checkpoints.restore(self.program.abstract)
         seconds = 0.0
         self.unreadable = 0
         if restored is None:
@@ -295,6 +296,11 @@ class Run:
             "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
         }
         self.checkpoints.save(self.step, self.state, metadata)
+
+    def state_fingerprint(self) -> str:
+        """One hex string that identifies the train state."""
+        with jax.set_mesh(self.mesh):  # as where checkpoints are saved: compiled once for both
+            return integrity.combined(integrity.fingerprint(self.state))
 
     def embedder(self) -> embedder.Embedder:
         """The present model as evaluations see it."""
