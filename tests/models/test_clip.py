@@ -156,7 +156,10 @@ def plain():
     [
         {"scan_layers": True},
         {"remat_policy": "full"},
-        pytest.param({"remat_policy": "dots"}, marks=pytest.mark.slow),
+        *(
+            pytest.param({"remat_policy": policy}, marks=pytest.mark.slow)
+            for policy in ("elementwise", "mlp", "projections", "dots")
+        ),
         {"scan_layers": True, "remat_policy": "full"},
     ],
     ids=str,
