@@ -12,8 +12,11 @@ import pytest
 
 from clip_jax import aot
 from clip_jax import config as config_lib
-from clip_jax.analysis import tpu_specs
+from clip_jax.analysis import chips
 from clip_jax.benchmarks import tpu_fit
+from clip_jax.compiled import search
+from clip_jax.compiled.report import Report, as_dict, table
+from clip_jax.compiled.step import Target
 
 
 def run(root, *flags, timeout=500, xla_flags=""):
@@ -44,7 +47,7 @@ def test_emulated_devices(root, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--topology=v5e",), "is not of the form v5e:16x16 or cpu:8"),
+        (("--topology=v5e",), "is not of the form v5e:16x16, h100:8 or cpu:8"),
         (("--topology=v9:2x2",), "'v9' is not of"),
         (("--topology=v5e:0x4",), "is not of the form"),
         (("--topology=v5e:2x4*0",), "is not of the form"),
@@ -60,13 +63,15 @@ def test_emulated_devices(root, tmp_path):
             "train.num_microbatches=3 does not divide",
         ),
         (("--topology=cpu:8", "--config.loss.name=sigmoid"), "needs model.logit_bias=True"),
-        (("--topology=cpu:8", "--search-batch"), "--search-batch needs a TPU topology"),
+        (("--topology=cpu:8", "--search-batch"), "--search-batch needs a topology of TPUs or GPUs"),
+        (("--topology=cpu:8", "--search-plan"), "--search-plan needs a topology of TPUs or GPUs"),
+        (("--topology=h100:2x4",), "of H100s give a number, h100:8"),
         (("--topology=cpu:8", "--batch=3"), "overrides are written --config.key=value"),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, root, flags, message):
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(aot, "devices_of", _emulated(tpu_specs.devices_of))
+    monkeypatch.setattr(chips, "devices_of", _emulated(chips.devices_of))
     assert aot.main([f"--config={root}/configs/tiny.py", *flags]) == 64
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
@@ -81,22 +86,26 @@ def _emulated(original):
 
 
 def report(**changes):
-    r = aot.Report(
-        "v5e:2x2", 4, {"data": 4, "fsdp": 1, "tensor": 1, "slices": 1}, 64, "softmax, ring (x)",
+    r = Report(
+        "v5e:2x2", 4, {"data": 4, "fsdp": 1, "tensor": 1, "slices": 1}, 64, "layers unrolled",
+        "softmax, ring (x)",
         dict(arguments=1, outputs=1, temporaries=2 * 2**30, aliased=1, total=2 * 2**30 + 1),
-        16 * 2**30, True, "", 10**12, 0.005, 0.010, 10**6, 0,
-        [dict(kind="all-gather", shape="f32[8]", devices=4, count=2, received=10**6)], 3.0,
+        16 * 2**30, True, "", 10**12, 0, 0.005, 0.010, 10**6, 0,
+        [dict(kind="all-gather", shape="f32[8]", devices=4, count=2, received=10**6)],
+        [dict(kind="copy", shape="f32[8]", count=3, size=2 * 10**6)], 3.0,
     )  # fmt: skip
     return dataclasses.replace(r, **changes)
 
 
 def test_what_people_see():
-    text = aot.table(report())
+    text = table(report())
     for part in ("v5e:2x2: 4 devices (data 4), batch 64", "fits: 2.00 GiB of 16.00 GiB",
                  "10.0 ms", "(arithmetic 5.0, links 10.0): MFU at most 50%",
-                 "all-gather              2 x f32[8]"):  # fmt: skip
+                 "all-gather              2 x f32[8]", "copied a step      2.0 MB"):  # fmt: skip
         assert part in text, text
-    text = aot.table(report(fits=False, problem="Ran out of memory in hbm"))
+    text = table(report(recomputed_flops=25 * 10**10))
+    assert "and 25% more that are recomputed" in text and "MFU at most 40%" in text
+    text = table(report(fits=False, problem="Ran out of memory in hbm"))
     assert "does not fit: Ran out of memory in hbm" in text and "MFU" not in text
 
 
@@ -105,18 +114,18 @@ def test_what_people_see():
 def test_the_search_finds_the_largest_to_an_eighth(monkeypatch, limit, begin, chunk, pieces):
     tried = []
 
-    def compile_step(config, *_):
+    def compile_step(config, _):
         tried.append(config.train.batch_size)
         return report(batch=tried[-1], fits=tried[-1] <= limit)
 
-    monkeypatch.setattr(aot, "compile_step", compile_step)
+    monkeypatch.setattr(search, "compile_step", compile_step)
     config = config_lib.defaults()
     config.train.batch_size, config.train.num_microbatches, config.loss.chunk_size = (
         begin,
         pieces,
         chunk,
     )
-    found = aot.largest_batch(config, "v5e:2x2", jax.devices(), None)
+    found = search.largest_batch(config, Target("v5e:2x2", jax.devices(), None))
     unit = chunk or 8 * pieces
     assert all(batch % unit == 0 for batch in tried)
     assert len(tried) == len(set(tried)) < 20
@@ -128,10 +137,10 @@ def test_the_search_finds_the_largest_to_an_eighth(monkeypatch, limit, begin, ch
 
 
 def test_a_report_of_nothing_has_no_figures():
-    found = aot.as_dict(report(fits=False, problem="Ran out of memory in hbm"))
+    found = as_dict(report(fits=False, problem="Ran out of memory in hbm"))
     assert found["best_mfu"] is None and found["received"] is None and not found["fits"]
-    assert aot.as_dict(report())["best_mfu"] == 0.5
-    text = aot.table(report(between_slices=3 * 10**6))
+    assert as_dict(report())["best_mfu"] == 0.5
+    text = table(report(between_slices=3 * 10**6))
     assert "from other slices  3.0 MB at most" in text
 
 
@@ -179,10 +188,10 @@ BOUNDS = [
 def test_the_loss_stays_small_on_256_chips(root, implementation, batch, temporaries, received):
     code = f"""
 from clip_jax import aot
-from clip_jax.analysis import hlo, tpu_specs
+from clip_jax.analysis import hlo, chips
 from clip_jax.benchmarks import tpu_fit
 aot.prepare_environment()
-devices, _ = tpu_specs.devices_of("v5e:16x16")
+devices, _ = chips.devices_of("v5e:16x16")
 result = tpu_fit.bare_loss("{implementation}", devices, {batch})
 collectives = hlo.collectives(result.as_text())
 print(hlo.memory(result).temporaries, sum(c.received for c in collectives))

@@ -13,7 +13,7 @@ LAYERS = [
     ["data", "models", "losses"],
     ["interop", "evals"],
     ["training", "report"],
-    ["pretrained"],
+    ["pretrained", "compiled"],
     ["api"],
     ["benchmarks", "train", "evaluate", "evaluation", "convert", "aot", "benchmark"],
 ]

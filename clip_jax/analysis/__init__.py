@@ -1,1 +1,1 @@
-"""What compiled programs need, and what TPUs have."""
+"""What compiled programs need, and what accelerators have."""

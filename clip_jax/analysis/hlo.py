@@ -1,4 +1,4 @@
-"""What a compiled program needs: memory, and the bytes that its collectives move.
+"""What a compiled program needs: memory, and the bytes that its collectives and copies move.
 
 Collectives are read from the program's text. A loop's body is written once, however often it runs:
 it counts as often as its condition lets it run. On TPUs a collective that goes on beside other
@@ -28,6 +28,8 @@ _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
+_FUSED = re.compile(r" fusion\(.*\bcalls=%?([\w.-]+)")
+_MOVE = re.compile(r"= (\S.*?) (copy|copy-start|dynamic-update-slice)\((.*?)\)")
 _BETWEEN = re.compile(r"= \((.*?), u32\[\]\S*, token\[\]\) recv\(.*xla_megascale_runtime")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([0-9,]+)\}|\[(\d+),(\d+)\])")
 # GSPMD's own on TPUs: the sizes of a mesh's axes, and the axes (or a part of one) of a group.
@@ -76,6 +78,23 @@ class Memory:
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """Copies, or updates of a part, of arrays of one shape.
+
+    Attributes:
+      kind: "copy" or "dynamic-update-slice".
+      shape: of what is copied or put in, in words.
+      count: how often a step does it.
+      size: bytes of all of them.
+    """
+
+    kind: str
+    shape: str
+    count: int
+    size: int
+
+
 def memory(compiled: "Compiled") -> Memory:
     """The memory of a compiled program."""
     m = compiled.memory_analysis()
@@ -107,6 +126,42 @@ def collectives(text: str) -> list[Collective]:
             entry[1] += runs[name] * _received(kind, sum(_size(*s) for s in shapes), devices)
     made = [Collective(k, s, d, c, r) for (k, s, d), (c, r) in sums.items() if r]
     return sorted(made, key=lambda c: -c.received)
+
+
+def moves(text: str) -> list[Move]:
+    """What an optimized program copies, or puts into larger arrays, without computing anything.
+
+    These are operations of their own, and fusions that end in one; those that move most first.
+
+    Args:
+      text: ``Compiled.as_text()``.
+    """
+    bodies = _computations(text)
+    runs = _runs(bodies)
+    fused = {m for lines in bodies.values() for line in lines for m in _FUSED.findall(line)}
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for name, lines in bodies.items():
+        for line in lines if runs[name] else ():
+            found = _MOVE.search(line)
+            if found is None or (name in fused and "ROOT" not in line):
+                continue
+            kind = found[2].removesuffix("-start")
+            shape = found[1]
+            if kind == "dynamic-update-slice":
+                shape = _operand_shape(lines, found[3])
+            for part in _SHAPE.findall(shape)[:1]:
+                entry = sums[kind, f"{part[0]}[{part[1]}]"]
+                entry[0] += runs[name]
+                entry[1] += runs[name] * _size(*part)
+    made = [Move(kind, shape, count, size) for (kind, shape), (count, size) in sums.items()]
+    return sorted(made, key=lambda m: -m.size)
+
+
+def _operand_shape(lines: list[str], operands: str) -> str:
+    """The shape of the second operand, the update, by the line that makes it."""
+    name = operands.split("%")[2].rstrip(", ")
+    made = next((line for line in lines if f"%{name} = " in line), "")
+    return made.partition(" = ")[2]
 
 
 def _read(line: str) -> tuple[str, list[tuple[str, str]], int] | None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from clip_jax import aot
 from clip_jax import config as config_lib
+from clip_jax.analysis import chips
 
 if TYPE_CHECKING:
     import jax  # at run time it reads the environment that aot prepares
+
+    from clip_jax.compiled.report import Report
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -39,9 +41,11 @@ def _config(name: str, **changes: str | int | bool) -> ConfigDict:
     return config_lib.load(str(CONFIGS / f"{name}.py"), overrides)
 
 
-def _compiled(name: str, topology: str, **changes: str | int | bool) -> aot.Report:
-    devices, chip = aot.devices_of(topology)
-    return aot.compile_step(_config(name, **changes), topology, devices, chip)
+def _compiled(name: str, topology: str, **changes: str | int | bool) -> "Report":
+    from clip_jax.compiled import step
+
+    devices, chip = chips.devices_of(topology)
+    return step.compile_step(_config(name, **changes), step.Target(topology, devices, chip))
 
 
 def _row(cells: Sequence[object]) -> None:
@@ -112,9 +116,9 @@ def scaling(slices: Sequence[str] = SLICES) -> None:
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
     for implementation in ("all_gather", "ring"):
         for topology in slices:
-            devices, _ = aot.devices_of(topology)
-            chips = len(devices)
-            batch = PAIRS_EACH * chips
+            devices, _ = chips.devices_of(topology)
+            count = len(devices)
+            batch = PAIRS_EACH * count
             r = _compiled(
                 "vit_b32", topology, train__batch_size=batch, loss__implementation=implementation,
                 model__scan_layers=True,
@@ -123,14 +127,14 @@ def scaling(slices: Sequence[str] = SLICES) -> None:
             embeddings = sum(c["received"] for c in travelling)
             sums = sum(c["received"] for c in r.collectives
                        if c["kind"] == "all-reduce" and c not in travelling)  # fmt: skip
-            theory = loss_bytes(implementation, chips, PAIRS_EACH, WIDTH, 2)
+            theory = loss_bytes(implementation, count, PAIRS_EACH, WIDTH, 2)
             others = r.received - embeddings - sums
-            _row((implementation, chips, f"{batch:,}", f"{r.flops / 1e12:.3f}",
+            _row((implementation, count, f"{batch:,}", f"{r.flops / 1e12:.3f}",
                   f"{6 * batch * WIDTH * PAIRS_EACH / 1e12:.3f}",
                   f"{r.memory['total'] / 2**30:.2f}",
                   f"{loss_temporaries(implementation, devices, batch) / 2**20:.2f}",
                   f"{embeddings / 1e6:,.1f}", f"{theory / 1e6:,.1f}", f"{sums / 1e6:,.1f}",
-                  f"{gradient_bytes(chips, parameters, 2) / 1e6:,.1f}",
+                  f"{gradient_bytes(count, parameters, 2) / 1e6:,.1f}",
                   f"{others / 1e6:,.1f}"))  # fmt: skip
 
 

@@ -85,3 +85,28 @@ def training(config: ClipConfig, batch: int) -> int:
     less than 1% of a model of the paper. The loss is 3 products of [batch, E] by [E, batch].
     """
     return 3 * batch * forward(config) + 3 * _product(batch, config.embed_dim, batch)
+
+
+def recomputed(config: ClipConfig, remat_policy: str) -> int:
+    """FLOPs that a policy of ``execution.REMAT_POLICIES`` adds to the training of one pair."""
+    total = 0
+    for tower in (config.vision, config.text):
+        if isinstance(tower, ResNetConfig):
+            whole = _resnet(tower, 0) if remat_policy not in ("none", "elementwise") else 0
+            total += whole
+            continue
+        tokens = tower.context_length if isinstance(tower, TextConfig) else tower.tokens
+        attention = 2 * _product(tokens, tower.width, tokens)
+        hidden = _product(tokens, tower.width, tower.mlp_width)
+        qkv = _product(tokens, tower.width, 3 * tower.width)
+        block = {
+            "none": 0,
+            "elementwise": 0,
+            "dots": attention,
+            "mlp": hidden,
+            "projections": hidden + qkv,
+            # The last product's output is not needed again.
+            "full": _block(tokens, tokens, tower.width, tower.mlp_width) - hidden,
+        }
+        total += (tower.num_layers - 1) * block[remat_policy]
+    return total

@@ -6,6 +6,7 @@ asks what the program would need.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,7 +20,7 @@ from clip_jax.data import batch
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
-from clip_jax.training import gradient_cache, optim, state, step
+from clip_jax.training import gradient_cache, optim, plan, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Program:
     """The train step of a run and what belongs to it.
 
     Attributes:
+      model: what is trained, with the execution that was chosen.
+      execution: which, and why, in words.
       tx, schedule: the optimizer and its learning rate.
       create: seed -> the train state of step 0, in its shards.
       abstract, shardings: the train state's shapes, and where its parts lie.
@@ -34,6 +37,8 @@ class Program:
       loss: name and implementation of the loss, and why that one, in words.
     """
 
+    model: ClipModel
+    execution: str
     tx: optax.GradientTransformation
     schedule: optim.Schedule
     create: Callable[[int], state.TrainState]
@@ -43,8 +48,13 @@ class Program:
     loss: str
 
 
-def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) -> Program:
+def build(
+    config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int, memory: int | None = None
+) -> Program:
     """The program of a config; ``model`` is that of ``clip.build(config.model, ...)``.
+
+    Args:
+      memory: bytes of a device that the program may use; by default what the device says.
 
     Raises:
       ValueError: parts of the config do not go together; names the keys.
@@ -54,6 +64,10 @@ def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) ->
     tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed, c.model.text.param_dtype)
     kind = (model, tx, c.optim.ema_decay > 0, mesh)
     abstract, shardings = state.abstract(*kind, text_dtype=c.model.text.param_dtype)
+    memory = plan.device_memory(mesh) if memory is None else memory
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
+    chosen = plan.choose(c, model.config, mesh, parameters, memory)
+    planned = model.clone(execution=chosen.execution)
     loss_fn, loss = losses.from_config(c, model.config, mesh)
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
@@ -68,10 +82,12 @@ def build(config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int) ->
         num_microbatches=c.train.num_microbatches,
         shards=batch_shards(mesh),
     )
-    pure = step.train_step(model, tx, schedule, loss_fn, options)
+    pure = step.train_step(planned, tx, schedule, loss_fn, options)
     compiled = step.compile_train_step(pure, shardings, mesh)
     create = functools.partial(state.create, *kind, text_dtype=c.model.text.param_dtype)
-    return Program(tx, schedule, create, abstract, shardings, compiled, loss)
+    return Program(
+        planned, chosen.reason, tx, schedule, create, abstract, shardings, compiled, loss
+    )
 
 
 def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> None:

@@ -88,14 +88,15 @@ class Run:
         self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
         self.source = self._lead_first("data", lambda: registry.build(config.data))
         self.tokenizer = build_tokenizer(config, folder, self.source)
-        self.model = clip.build(config.model, self.tokenizer)
-        c = self.model.config
+        model = clip.build(config.model, self.tokenizer)
+        c = model.config
         self.image_size = c.vision.image_size
         self.preprocess = transforms.evaluation(
             self.image_size, config.data.resize, c.image_mean, c.image_std
         )
         self.total_steps = config_lib.total_steps(config, len(self.source))
-        self.program = program.build(config, self.model, self.mesh, self.total_steps)
+        self.program = program.build(config, model, self.mesh, self.total_steps)
+        self.model = self.program.model
         self.embed_steps = step.embed_steps(self.model, self.mesh)
         self.evaluators = self._lead_first(
             "evaluators",
@@ -142,6 +143,7 @@ class Run:
         say(
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
             f"{self.tokenizer.vocab_size:,} entries, {self.tokenizer.context_length} tokens",
+            f"execution: {self.program.execution}",
             f"loss: {self.program.loss}",
             f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
         )

@@ -102,3 +102,31 @@ def test_memory_subtracts_what_is_donated():
     assert needs.arguments == needs.outputs == needs.aliased == 4096
     assert needs.total == 4096 + needs.temporaries
     assert batch_sharding(mesh).mesh == mesh
+
+
+def test_moves_are_copies_and_updates_that_compute_nothing():
+    """As GPUs' compiler writes a loop that stacks what it computes: an update, fused, each turn."""
+    text = "\n".join([
+        "%fused_update (p0: bf16[4,8,2], p1: bf16[8,2], p2: s32[]) -> bf16[4,8,2] {",
+        "  %p0 = bf16[4,8,2]{2,1,0} parameter(0)",
+        "  %p1 = bf16[8,2]{1,0} parameter(1)",
+        "  %b = bf16[1,8,2]{2,1,0} bitcast(%p1)",
+        "  %inner = bf16[8,2]{0,1} copy(%p1)",
+        "  ROOT %u = bf16[4,8,2]{2,1,0} dynamic-update-slice(%p0, %b, %p2, %p2, %p2)",
+        "}",
+        "%body (t: (s32[], bf16[4,8,2])) -> (s32[], bf16[4,8,2]) {",
+        "  %f = bf16[4,8,2]{2,1,0} fusion(%s, %x, %i), kind=kLoop, calls=%fused_update",
+        "}",
+        "%condition (t: (s32[], bf16[4,8,2])) -> pred[] {",
+        "  %limit = s32[] constant(4)",
+        "  ROOT %c = pred[] compare(%i, %limit), direction=LT",
+        "}",
+        "ENTRY %main (a: f32[16]) -> f32[16] {",
+        "  %w = (s32[], bf16[4,8,2]{2,1,0}) while(%t), condition=%condition, body=%body",
+        "  ROOT %copy.1 = f32[16]{0} copy(%a)",
+        "}",
+    ])  # fmt: skip
+    assert hlo.moves(text) == [
+        hlo.Move("dynamic-update-slice", "bf16[1,8,2]", 4, 4 * 8 * 2 * 2),
+        hlo.Move("copy", "f32[16]", 1, 64),
+    ]

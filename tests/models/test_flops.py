@@ -45,3 +45,27 @@ def test_training_is_three_forward_passes_and_the_loss():
     config = VARIANTS["ViT-B/32"]
     pairs = 3 * 32768 * flops.forward(config)
     assert flops.training(config, 32768) == pairs + 3 * 2 * 32768**2 * 512
+
+
+@pytest.mark.parametrize("policy", ["elementwise", "mlp", "projections", "dots", "full"])
+def test_what_is_recomputed_equals_xlas_count(policy):
+    """By how much the gradient's FLOPs grow; a small model has a few per cent of other work."""
+    config = VARIANTS["ViT-Mini/16"]
+    size, length = config.vision.image_size, config.text.context_length
+    inputs = (
+        jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32),
+        jax.ShapeDtypeStruct((2, length), jnp.int32),
+    )
+
+    def counted(policy):
+        model = ClipModel(config, Execution(remat_policy=policy))
+        shapes = jax.eval_shape(
+            ClipModel(config, Execution(scan_layers=True)).init, jax.random.key(0), *inputs
+        )
+        loss = lambda v, *x: sum(e.sum() for e in model.apply(v, *x)[:2])  # noqa: E731
+        return jax.jit(jax.grad(loss)).lower(shapes, *inputs).cost_analysis()["flops"]
+
+    more = (counted(policy) - counted("none")) / 2
+    assert more / flops.forward(config) == pytest.approx(
+        flops.recomputed(config, policy) / flops.forward(config), abs=0.02
+    )

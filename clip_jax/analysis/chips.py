@@ -1,21 +1,27 @@
-"""The TPU generations: what one device can do by Google's specifications, and their topologies.
+"""Accelerators: what one device can do by its maker's specifications, and their topologies.
 
 Per *device* as JAX counts them: a chip, except of TPU7x, whose chips are two devices each.
 Sources: the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x (Ironwood)" of the Cloud TPU
-documentation (docs.cloud.google.com/tpu/docs). Link bandwidth is one direction of all links
-together: half of what these pages call bidirectional. Memory is what the compiler (libtpu 0.0.42)
-says there is when a program needs more: a little less than the chip has.
+documentation (docs.cloud.google.com/tpu/docs); NVIDIA's data sheets of A100 80GB, H100, H200 (SXM)
+and B200, dense. Link bandwidth is one direction of all links together: half of what these call
+bidirectional. Memory is what the compiler (libtpu 0.0.42) says there is when a program needs more,
+a little less than the chip has; of GPUs, the share that a program takes (``MEMORY_FRACTION``).
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import re
 from typing import TYPE_CHECKING
 
+from clip_jax.analysis import gpu_target
 from clip_jax.config import ConfigError
 
 if TYPE_CHECKING:
     import jax
+
+# Of a GPU's memory, what the training command has JAX allocate; the rest is for CUDA and NCCL.
+MEMORY_FRACTION = 0.92
 
 _TOPOLOGY = re.compile(
     r"(?P<kind>[a-z0-9]+):(?P<shape>[1-9]\d*(x[1-9]\d*)*)(\*(?P<slices>[1-9]\d*))?"
@@ -32,6 +38,7 @@ class Chip:
       link: bytes/s that it can receive from its neighbours.
       kind: what JAX calls it.
       options: of the topology's description; v4 has two cores a chip that act as one.
+      gpu: of a GPU, what its compiler must know.
     """
 
     memory: int
@@ -39,6 +46,21 @@ class Chip:
     link: float
     kind: str
     options: tuple[tuple[str, str], ...] = ()
+    gpu: gpu_target.Gpu | None = None
+
+    @property
+    def compiler_options(self) -> dict[str, int | bool]:
+        """What the compiler is told where there is no such device."""
+        return gpu_target.COMPILER_OPTIONS if self.gpu else {}
+
+    def described(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which to trace and compile for such devices where there are none."""
+        return gpu_target.described(self.gpu) if self.gpu else contextlib.nullcontext()
+
+
+def _gpu(name: str, flops: float, link: float) -> Chip:
+    gpu = gpu_target.GPUS[name]
+    return Chip(int(MEMORY_FRACTION * gpu.memory), flops, link, gpu.name, gpu=gpu)
 
 
 CHIPS: dict[str, Chip] = {
@@ -47,6 +69,10 @@ CHIPS: dict[str, Chip] = {
     "v5p": Chip(int(95.74 * 2**30), 459e12, 600e9, "TPU v5"),
     "v6e": Chip(int(31.25 * 2**30), 918e12, 400e9, "TPU v6 lite"),
     "tpu7x": Chip(int(94.75 * 2**30), 2307e12 / 2, 300e9, "TPU7x"),
+    "a100": _gpu("a100", 312e12, 300e9),
+    "h100": _gpu("h100", 989.4e12, 450e9),
+    "h200": _gpu("h200", 989.4e12, 450e9),
+    "b200": _gpu("b200", 2250e12, 900e9),
 }
 
 
@@ -54,21 +80,24 @@ def devices_of(topology: str) -> "tuple[list[jax.Device], Chip | None]":
     """The devices of a topology, and what is known of the chip (None for CPUs).
 
     Raises:
-      ConfigError: not a topology, or not one that libtpu knows; libtpu is not there.
+      ConfigError: not a topology, or not one that libtpu knows; the compiler is not installed.
     """
     match = _TOPOLOGY.fullmatch(topology)
     if match is None:
-        raise ConfigError(f"--topology={topology} is not of the form v5e:16x16 or cpu:8")
+        raise ConfigError(f"--topology={topology} is not of the form v5e:16x16, h100:8 or cpu:8")
     kind, shape, slices = match["kind"], match["shape"], int(match["slices"] or 1)
-    import jax
-
+    flat = kind == "cpu" or (kind in CHIPS and CHIPS[kind].gpu is not None)
+    if flat and ("x" in shape or slices > 1):
+        raise ConfigError(f"--topology={topology}: of {kind.upper()}s give a number, {kind}:8")
     if kind == "cpu":
-        if "x" in shape or slices > 1:
-            raise ConfigError(f"--topology={topology}: of CPUs give a number, cpu:8")
+        import jax
+
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu"), None
     if kind not in CHIPS:
         raise ConfigError(f"--topology={topology}: {kind!r} is not of {[*CHIPS, 'cpu']}")
+    if gpu := CHIPS[kind].gpu:
+        return gpu_target.devices(gpu, int(shape)), CHIPS[kind]
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("TPU topologies need libtpu: pip install '.[tpu]'")
     from jax.experimental import topologies
