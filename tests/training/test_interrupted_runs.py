@@ -67,14 +67,28 @@ def test_a_complete_run_is_only_evaluated_again(trainer, undisturbed):
     assert result(workdir)["state_fingerprint"] == before
 
 
-def test_killed_and_resumed_equals_undisturbed(trainer, undisturbed, tmp_path):
+def told_to_stop(trainer, workdir, step, number):
+    """Starts the run, stops it by a signal after a step; returns the step of its checkpoint."""
+    process = trainer.start(workdir, *LONG)
+    trainer.wait_for_step(process, workdir, step)
+    code, output = trainer.kill(process, number)
+    assert code == 75, output
+    assert "stopped, with a checkpoint" in output
+    stopped = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert step <= stopped < TOTAL
+    return stopped
+
+
+def test_killed_and_then_told_to_stop_equals_undisturbed(trainer, undisturbed, tmp_path):
     process = trainer.start(tmp_path, *LONG)
     trainer.wait_for_step(process, tmp_path, 22)
     code, output = trainer.kill(process)
     assert code == -signal.SIGKILL, output
+    stopped = told_to_stop(trainer, tmp_path, 40, signal.SIGTERM)
     code, output = trainer.run(tmp_path, *LONG)
     assert code == 0, output
     assert "resuming the run in" in output
+    assert f"at step {stopped} of {TOTAL}" in output
     assert_same_run(tmp_path, undisturbed[0])
 
 
@@ -114,17 +128,9 @@ def test_killed_twice_while_saving_equals_undisturbed(trainer, undisturbed, tmp_
     assert_same_run(tmp_path, undisturbed[0])
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_told_to_stop_saves_and_continues(trainer, undisturbed, tmp_path, number):
-    process = trainer.start(tmp_path, *LONG)
-    trainer.wait_for_step(process, tmp_path, 25)
-    code, output = trainer.kill(process, number)
-    assert code == 75, output
-    assert "stopped, with a checkpoint" in output
-    stopped = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert 25 <= stopped < TOTAL
+@pytest.mark.slow
+def test_interrupted_from_the_keyboard_equals_undisturbed(trainer, undisturbed, tmp_path):
+    stopped = told_to_stop(trainer, tmp_path, 25, signal.SIGINT)
     code, output = trainer.run(tmp_path, *LONG)
     assert code == 0, output
     assert f"at step {stopped} of {TOTAL}" in output
