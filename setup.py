@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 CORE = [
     "absl-py>=2.1",
     "array_record>=0.8",  # the record format; TFDS leaves it to the user
+    "filelock>=3.0",  # jax bounds its cache of compiled programs with it, and does not bring it
     "flax>=0.12",
     "ftfy>=6.0.3",  # CLIP's tokenizer: without it, 3 in 10 awkward captions get other ids
     "grain>=0.2.15",

@@ -95,6 +95,7 @@ class Clip:
             batch_size=self._batch_size,
             embed_dim=self.config.embed_dim,
             probe_dim=self._model.probe_dim,
+            text=self.config.text,
             shrink=True,
         )  # fmt: skip
 

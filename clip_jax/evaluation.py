@@ -17,6 +17,7 @@ from pathlib import Path
 
 from clip_jax import api, cli
 from clip_jax.config import ConfigError
+from clip_jax.data import paths
 from clip_jax.data.emoji.drawings import PRESETS
 from clip_jax.data.test_sets.types import Options
 from clip_jax.evals import records, runner
@@ -28,7 +29,7 @@ from clip_jax.evals.tasks import registry
 from clip_jax.evals.types import OVERLAP_MEASURES, EvalSettings
 from clip_jax.report import eval_page, examples
 from clip_jax.report.sections.view import View
-from clip_jax.runtime import distributed
+from clip_jax.runtime import compile_cache, distributed
 
 
 def evaluate(
@@ -224,6 +225,7 @@ def _command(arguments: list[str]) -> int:
     flags = parse(arguments)
     with cli.user_values():  # of the environment that names other processes
         distributed.initialize()
+    compile_cache.enable(paths.cache_dir(flags.cache_dir))
     evaluated = run(flags)
     made = [r for r in evaluated if not r.skipped]
     if distributed.is_lead():

@@ -19,6 +19,9 @@ import time
 
 from clip_jax import cli
 from clip_jax import config as config_lib
+from clip_jax.analysis.chips import MEMORY_FRACTION
+from clip_jax.data import paths
+from clip_jax.runtime import compile_cache
 
 
 def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, Path]:
@@ -86,6 +89,7 @@ def _command(arguments: list[str]) -> int:
     config, workdir = parse(arguments)
     with cli.user_values():
         distributed.initialize()
+    compile_cache.enable(paths.cache_dir(config.data.cache_dir))
     run(config, workdir)
     if distributed.is_lead():
         print(f"done in {time.time() - started:.0f} s: {workdir}")
@@ -103,4 +107,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
     distributed.shut_down(main())

@@ -1,15 +1,15 @@
 """Shared fixtures. Tests see 8 CPU devices, whatever the machine has."""
 
-import hashlib
 import importlib.metadata
 import os
 import pathlib
-import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
+
+from clip_jax.runtime import compile_cache  # imports no jax
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile hundreds of small programs and run each for milliseconds: what makes programs fast
@@ -23,18 +23,9 @@ os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=8"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def _compile_cache() -> str:
-    """A folder for what XLA compiles: the workers and processes of a test run share it, and the
-    next run finds it. Programs for one CPU may not run on another, so each kind has its own."""
-    try:
-        cpu = pathlib.Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0]
-    except OSError:
-        cpu = platform.node()
-    name = hashlib.sha256(f"{platform.machine()} {cpu}".encode()).hexdigest()[:12]
-    return str(ROOT / ".pytest_cache" / f"xla-{name}")
-
-
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compile_cache())
+# What XLA compiles: the workers and processes of a test run share it, and the next run finds it.
+CACHE = ROOT / ".pytest_cache" / f"xla-{compile_cache.cpu_name()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clip_jax.models.text import TextConfig
 from clip_jax.runtime.mesh import batch_shards, local_rows, put_batch
 
 
@@ -32,6 +33,24 @@ class Embedder(Protocol):
         """uint8[n, H, W, 3], any n -> float32[n, F]: a linear probe's input, not normalised."""
 
 
+class _Texts:
+    """Tokens int32[n, L] of which each batch is as long as its longest text."""
+
+    def __init__(self, tokens: np.ndarray, config: TextConfig):
+        self.tokens, self.config = tokens, config
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        return self.tokens[rows]
+
+    def cut(self, start: int, count: int) -> np.ndarray:
+        """All tokens, to the static length of the texts ``start`` to ``start + count``."""
+        longest = self.config.longest(self.tokens[start : start + count])
+        return self.tokens[:, : self.config.static_length(int(longest))]
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchedEmbedder:
     """An Embedder over jitted functions of global batches, split over all devices of the mesh.
@@ -47,6 +66,7 @@ class BatchedEmbedder:
       batch_size: rows a batch; rounded up to a multiple of the batch shards.
       embed_dim, probe_dim: E and F.
       shrink: pad few rows to the next power of two a device only, not to a whole batch.
+      text: sizes of the text tower, which says how short texts may be cut; None: not at all.
       on_batch: called after every batch, such as a heartbeat.
     """
 
@@ -57,6 +77,7 @@ class BatchedEmbedder:
     batch_size: int
     embed_dim: int
     probe_dim: int
+    text: TextConfig | None = None
     shrink: bool = False
     on_batch: Callable[[], None] = lambda: None
 
@@ -64,7 +85,11 @@ class BatchedEmbedder:
         return self._in_batches(self.embed_images, rows, self.embed_dim)
 
     def texts(self, rows: Rows) -> np.ndarray:
-        return self._in_batches(self.embed_texts, rows, self.embed_dim)
+        if self.text is None:
+            return self._in_batches(self.embed_texts, rows, self.embed_dim)
+        # Every process has all texts, so that all cut a batch to the same length.
+        tokens = np.asarray(rows[np.arange(len(rows))])
+        return self._in_batches(self.embed_texts, _Texts(tokens, self.text), self.embed_dim)
 
     def features(self, rows: Rows) -> np.ndarray:
         return self._in_batches(self.probe_features, rows, self.probe_dim)
@@ -84,7 +109,8 @@ class BatchedEmbedder:
 
         for start in range(0, len(rows), size):
             count = min(size, len(rows) - start)
-            batch = self._batch(rows, start, count, size)
+            span = rows.cut(start, count) if isinstance(rows, _Texts) else rows
+            batch = self._batch(span, start, count, size)
             if running:
                 collect()
             running.append((slice(start, start + count), function(batch)))

@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from clip_jax.models import layers
@@ -36,8 +37,32 @@ class TextConfig:
         """Hidden width of the MLPs."""
         return round(self.width * self.mlp_ratio)
 
+    @property
+    def sees_padding(self) -> bool:
+        """Whether what follows a text's end token changes its feature."""
+        return not (self.causal and self.pool == "eot")
+
+    @property
+    def static_lengths(self) -> tuple[int, ...]:
+        """Lengths at which the tower is compiled, ascending; the last is the context length.
+
+        A causal tower that pools at the end token gives the same numbers without the padding.
+        """
+        shorter = () if self.sees_padding else SHORTER
+        return (*(n for n in shorter if n < self.context_length), self.context_length)
+
+    def static_length(self, longest: int) -> int:
+        """The least static length that holds texts of up to ``longest`` tokens."""
+        return next(n for n in self.static_lengths if n >= min(longest, self.context_length))
+
+    def longest(self, tokens: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        """Tokens of the longest text of int32[B, L], its end token included: int[]."""
+        return (tokens == self.eot_id).argmax(1).max() + 1
+
 
 POOLS = ("eot", "last")
+# Static lengths below the context length: each is one more program, compiled when it is needed.
+SHORTER = (16, 32, 48)
 
 
 class TextTransformer(nn.Module):

@@ -33,7 +33,8 @@ class Program:
       tx, schedule: the optimizer and its learning rate.
       create: seed -> the train state of step 0, in its shards.
       abstract, shardings: the train state's shapes, and where its parts lie.
-      train_step: jitted (state, batch) -> (state, metrics); the state is donated.
+      train_step: jitted (state, batch, text length) -> (state, metrics); the state is donated
+        and the length static.
       loss: name and implementation of the loss, and why that one, in words.
     """
 

@@ -17,7 +17,7 @@ from clip_jax.training.optim import Schedule, rate
 from clip_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]  # of a state, a batch and a text length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +51,23 @@ def train_step(
     loss_fn: LossFn,
     options: StepOptions,
 ) -> Step:
-    """Makes the pure function (state, batch) -> (state, metrics).
+    """Makes the pure function (state, batch, text length) -> (state, metrics).
+
+    The length is static: captions are computed up to it (see ``text_length``); None: whole.
 
     A step whose loss or gradient is not finite leaves the state as it was, apart from the step
     number: the run goes on as if that batch had not been drawn.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, text_length: int | None = None
+    ) -> tuple[TrainState, Metrics]:
         rngs = {"patch_dropout": jax.random.fold_in(jax.random.key(options.seed), state.step)}
         groups = batch.groups if options.mask_groups else None
         topics = None
         if options.soft_targets:
             topics = caption_topics(batch.tokens, model.config.text.vocab_size)
+        batch = batch._replace(tokens=batch.tokens[:, :text_length])
         loss, aux, batch_stats, grads = gradient_cache.compute(
             model, loss_fn, state.variables, batch, rngs, (groups, topics),
             options.num_microbatches, options.shards,
@@ -132,6 +137,7 @@ def compile_train_step(step: Step, shardings: TrainState, mesh: Mesh) -> Step:
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        static_argnums=2,
     )
 
 

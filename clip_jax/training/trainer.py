@@ -12,12 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
-from clip_jax import tokenizers
 from clip_jax.data import loader, transforms
 from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
-from clip_jax.data.pairs.base import Source
 from clip_jax.evals import embedder, evaluators
 from clip_jax.evals.evaluators import Evaluator
 from clip_jax.evals.records import Record
@@ -25,7 +23,15 @@ from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, integrity, mesh
-from clip_jax.training import initialize, metric_writer, program, state, step, workdir
+from clip_jax.training import (
+    initialize,
+    metric_writer,
+    program,
+    state,
+    step,
+    text_length,
+    workdir,
+)
 from clip_jax.training.checkpoint import Checkpoints
 
 
@@ -54,17 +60,6 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def build_tokenizer(config: ConfigDict, folder: Path, source: Source) -> tokenizers.Tokenizer:
-    """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
-    c = config.tokenizer
-    if c.name != "sentencepiece" or c.model:
-        return tokenizers.build(c.name, c.context_length, c.model or None)
-    if distributed.is_lead():
-        workdir.train_tokenizer(folder, config, source)
-    distributed.barrier("tokenizer")
-    return tokenizers.build(c.name, c.context_length, folder / "tokenizer.model")
-
-
 class Run:
     """One launch of a run: builds its parts, restores its state, trains, evaluates.
 
@@ -87,7 +82,7 @@ class Run:
         )
         self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
         self.source = self._lead_first("data", lambda: registry.build(config.data))
-        self.tokenizer = build_tokenizer(config, folder, self.source)
+        self.tokenizer = workdir.build_tokenizer(config, folder, self.source)
         model = clip.build(config.model, self.tokenizer)
         c = model.config
         self.image_size = c.vision.image_size
@@ -144,6 +139,7 @@ class Run:
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
             f"{self.tokenizer.vocab_size:,} entries, {self.tokenizer.context_length} tokens",
             f"execution: {self.program.execution}",
+            f"captions: {text_length.describe(self.model.config.text)}",
             f"loss: {self.program.loss}",
             f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
         )
@@ -200,8 +196,9 @@ class Run:
         pending: collections.deque[step.Metrics] = collections.deque()
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
-            for batch in self._until_stopped(batches):
-                self.state, scalars = self.program.train_step(self.state, batch)
+            stream = text_length.with_lengths(batches, self.model.config.text, self.mesh)
+            for batch, length in self._until_stopped(stream):
+                self.state, scalars = self.program.train_step(self.state, batch, length)
                 self.step += 1
                 pending.append(scalars)
                 last = self.step == self.total_steps
@@ -223,7 +220,7 @@ class Run:
                 if saved:
                     self.save()
 
-    def _until_stopped(self, batches: loader.Prefetcher) -> Iterator[Batch]:
+    def _until_stopped(self, batches: Iterator[Made]) -> Iterator[Made]:
         """The batches; an input that breaks when the run is to stop ends it as a stop does."""
         try:
             yield from batches
@@ -313,6 +310,7 @@ class Run:
             batch_size=self.config.eval.batch_size,
             embed_dim=self.model.config.embed_dim,
             probe_dim=self.model.probe_dim,
+            text=self.model.config.text,
             on_batch=functools.partial(distributed.heartbeat, "evaluating"),
         )
 

@@ -122,6 +122,17 @@ def model_metadata(preprocess: Preprocess, tokenizer: tokenizers.Tokenizer) -> d
     }
 
 
+def build_tokenizer(config: ConfigDict, folder: Path, source: Source) -> tokenizers.Tokenizer:
+    """The tokenizer, a SentencePiece model being trained on the captions where none is given."""
+    c = config.tokenizer
+    if c.name != "sentencepiece" or c.model:
+        return tokenizers.build(c.name, c.context_length, c.model or None)
+    if distributed.is_lead():
+        train_tokenizer(folder, config, source)
+    distributed.barrier("tokenizer")
+    return tokenizers.build(c.name, c.context_length, folder / "tokenizer.model")
+
+
 def train_tokenizer(workdir: Path, config: ConfigDict, source: Source) -> Path:
     """The SentencePiece model of a run, trained on its captions where that has not been done.
 

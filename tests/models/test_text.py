@@ -1,0 +1,37 @@
+"""The text tower: captions without their padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from clip_jax.models.text import TextConfig, TextTransformer
+
+CONFIG = TextConfig(16, 3, 2, context_length=40, vocab_size=100, eot_id=99)
+
+
+def test_without_its_padding_a_text_has_the_same_feature_and_gradients():
+    tokens = np.random.default_rng(0).integers(1, 98, (4, 40)).astype(np.int32)
+    for row, end in zip(tokens, (3, 9, 14, 15), strict=True):
+        row[end], row[end + 1 :] = 99, 0
+    tower = TextTransformer(CONFIG, 8, "quick_gelu")
+    params = nn.unbox(jax.jit(tower.init)(jax.random.key(0), tokens))
+
+    def value_and_grads(length):
+        def loss(p):
+            y = tower.apply(p, tokens[:, :length])
+            return jnp.sin(3 * y).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    assert CONFIG.longest(tokens) == CONFIG.static_length(16) == 16
+    for a, b in zip(
+        jax.tree.leaves(value_and_grads(16)), jax.tree.leaves(value_and_grads(40)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(("longest", "length"), [(1, 16), (16, 16), (17, 32), (33, 40), (99, 40)])
+def test_the_static_length_is_the_least_that_holds_the_text(longest, length):
+    assert CONFIG.static_length(longest) == length

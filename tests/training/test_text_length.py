@@ -1,0 +1,63 @@
+"""The length at which a step computes its captions."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.models.text import TextConfig
+from clip_jax.runtime import mesh as mesh_lib
+from clip_jax.training import text_length
+
+TEXT = TextConfig(8, 2, 2, context_length=40, vocab_size=100, eot_id=99)
+
+
+def batches(mesh, *longest):
+    """Global batches of 8 captions, of which one has so many tokens; the others have 3."""
+    for i, length in enumerate(longest):
+        if length is None:
+            raise ValueError("cannot be read")
+        tokens = np.zeros((8, 40), np.int32)
+        tokens[:, 2] = tokens[i % 8, length - 1] = 99
+        tokens[i % 8, : length - 1] = 5
+        yield types.SimpleNamespace(
+            number=i, tokens=mesh_lib.put_batch(mesh, {"t": tokens}, 8)["t"]
+        )
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.create_mesh({"data": 4, "fsdp": 2})
+
+
+def test_every_batch_comes_once_with_the_length_of_its_longest_caption(mesh):
+    given = (3, 16, 17, 32, 33, 40, 4)
+    found = [(b.number, n) for b, n in text_length.with_lengths(batches(mesh, *given), TEXT, mesh)]
+    assert found == list(enumerate((16, 16, 32, 32, 40, 40, 16)))
+    assert list(text_length.with_lengths(batches(mesh), TEXT, mesh)) == []
+
+
+def test_an_error_comes_after_the_batches_before_it(mesh):
+    stream, seen = text_length.with_lengths(batches(mesh, 3, 20, None), TEXT, mesh), []
+    with pytest.raises(ValueError, match="cannot be read"):
+        for batch, length in stream:
+            seen.append((batch.number, length))
+    assert seen == [(0, 16), (1, 32)]
+
+
+def test_a_tower_that_sees_padding_computes_all_of_it(mesh):
+    siglip = TextConfig(8, 2, 2, 40, 100, 99, causal=False, pool="last")
+    with jax.transfer_guard_device_to_host("disallow"):  # nothing is asked of the devices
+        found = [n for _, n in text_length.with_lengths(batches(mesh, 3, 20), siglip, mesh)]
+    assert found == [40, 40]
+    assert "pools at the last position" in text_length.describe(siglip)
+    open_eyed = TextConfig(8, 2, 2, 40, 100, 99, causal=False)
+    assert open_eyed.static_lengths == (40,)
+    assert "is not causal" in text_length.describe(open_eyed)
+
+
+def test_what_people_read():
+    assert text_length.describe(TEXT) == "cut to the longest of their batch: at 16, 32, 40 tokens"
+    assert TextConfig(8, 2, 2).static_lengths == (16, 32, 48, 77)
+    assert TextConfig(8, 2, 2, context_length=12).static_lengths == (12,)
