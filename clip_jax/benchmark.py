@@ -1,4 +1,7 @@
-"""Measurements to be repeated: python -m clip_jax.benchmark baselines
+"""Measurements to be repeated: python -m clip_jax.benchmark NAME
+
+step, encode: how fast a train step or the encoding is here, alone or beside open_clip; with flags
+    of their own (--help) and --config.
 
 baselines: cheap methods on the quickstart's zero-shot tasks; needs the extra benchmark.
 probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
@@ -9,13 +12,13 @@ scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from clip_jax import aot, cli
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import baselines, linear_probe, require_scikit_learn, tpu_fit
+from clip_jax.benchmarks import baselines, linear_probe, require_scikit_learn, speed, tpu_fit
 from clip_jax.data import paths
 from clip_jax.data.emoji import drawings
 from clip_jax.data.pairs import emoji
@@ -68,28 +71,42 @@ def measure_baselines(cache_dir: str = "") -> dict[str, dict[str, float]]:
     return accuracies
 
 
-def _on_tpus(measure: Callable[[], None]) -> Callable[[str], None]:
-    def run(_: str) -> None:
-        aot.prepare_environment()
+def _baselines(arguments: Sequence[str]) -> None:
+    parser = cli.Parser("benchmark baselines", measure_baselines.__doc__)
+    parser.add_argument("--cache-dir", default=config_lib.defaults().data.cache_dir)
+    measure_baselines(parser.parse_args(arguments).cache_dir)
+
+
+def _without_flags(name: str, measure: Callable[[], object]) -> Callable[[Sequence[str]], None]:
+    def run(arguments: Sequence[str]) -> None:
+        cli.Parser(f"benchmark {name}", measure.__doc__).parse_args(arguments)
         measure()
 
     return run
 
 
-BENCHMARKS: dict[str, Callable[[str], object]] = {
-    "baselines": measure_baselines,
-    "probe": lambda _: linear_probe.compare(),
-    "fits": _on_tpus(tpu_fit.fits),
-    "scaling": _on_tpus(tpu_fit.scaling),
+def _on_tpus(name: str, measure: Callable[[], None]) -> Callable[[Sequence[str]], None]:
+    def run(arguments: Sequence[str]) -> None:
+        aot.prepare_environment()
+        _without_flags(name, measure)(arguments)
+
+    return run
+
+
+BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
+    "step": speed.step,
+    "encode": speed.encode,
+    "baselines": _baselines,
+    "probe": _without_flags("probe", linear_probe.compare),
+    "fits": _on_tpus("fits", tpu_fit.fits),
+    "scaling": _on_tpus("scaling", tpu_fit.scaling),
 }
 
 
 def _command(arguments: list[str]) -> int:
     parser = cli.Parser("benchmark", __doc__)
     parser.add_argument("name", choices=sorted(BENCHMARKS))
-    parser.add_argument("--cache-dir", default=config_lib.defaults().data.cache_dir)
-    flags = parser.parse_args(arguments)
-    BENCHMARKS[flags.name](flags.cache_dir)
+    BENCHMARKS[parser.parse_args(arguments[:1]).name](arguments[1:])
     return OK
 
 

@@ -209,6 +209,7 @@ def test_two_sets_of_one_name_do_not_overwrite_each_other(folder, data, tmp_path
     assert sorted(r.n for r in written(tmp_path / "out").values()) == [1, 27]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_give_the_numbers_of_one(trainer, evaluated, folder, data, tmp_path):
     group = trainer.start_group(

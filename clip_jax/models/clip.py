@@ -149,6 +149,24 @@ IMAGE_TOWERS: dict[type, Callable[[ClipModel, TowerOptions], nn.Module]] = {
 }
 
 
+def compute_copy(model: ClipModel, params: PyTree) -> PyTree:
+    """Parameters with the weights of products in the compute dtype.
+
+    The layers cast them anyway, each time they are used: in every turn of a loop over layers, and
+    in every micro-batch. What is no operand of a product (norms, positions) stays as it is, and so
+    does a tower from outside, which may compute as it likes.
+    """
+    own = isinstance(model.config.vision, ViTConfig | ResNetConfig)
+    towers = ("image_tower", "text_tower") if own else ("text_tower",)
+
+    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> jax.Array:
+        of_product = path[-1].key in ("kernel", "token_embedding")
+        return leaf.astype(model.execution.dtype) if of_product else leaf
+
+    copies = {t: jax.tree_util.tree_map_with_path(cast, params[t]) for t in towers}
+    return {**params, **copies}
+
+
 def probe_features(
     model: ClipModel, variables: Mapping[str, PyTree], images: jax.Array
 ) -> jax.Array:

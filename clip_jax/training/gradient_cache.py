@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from clip_jax.data.batch import Batch
 from clip_jax.losses import LossFn
-from clip_jax.models.clip import ClipModel
+from clip_jax.models.clip import ClipModel, compute_copy
 from clip_jax.models.vit import Microbatch
 from clip_jax.runtime.mesh import PyTree, batch_shards, constrain
 
@@ -67,6 +67,7 @@ def compute(
         return _cached(model, loss_fn, variables, batch, rngs, metadata, microbatches, shards)
 
     def loss_of(params):
+        params = compute_copy(model, params)
         output, changed = model.apply(
             {**variables, "params": params}, batch.images, batch.tokens, train=True,
             rngs=rngs, mutable=["batch_stats"],
@@ -85,7 +86,7 @@ def _cached(model, loss_fn, variables, batch, rngs, metadata, microbatches, shar
     micro-batch at a time, so their groups must lie within one (see ``check``); the running
     statistics move as they do for the full batch.
     """
-    params = variables["params"]
+    params = compute_copy(model, variables["params"])
     size = len(batch.images)
     inputs = _split((batch.images, batch.tokens, jnp.arange(size)), microbatches, shards)
 

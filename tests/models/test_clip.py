@@ -231,11 +231,12 @@ def test_initial_distributions_are_openais():
     model = clip.build(c, Tokenizer)
     images, tokens = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 77), jnp.int32)
     p = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, tokens))["params"]
+    p = jax.tree.map(np.asarray, p)  # NumPy compiles nothing
     image, text = p["image_tower"], p["text_tower"]
 
     def blocks_of(tower):
         return jax.tree.map(
-            lambda first, last: jnp.stack([*first, last]),
+            lambda first, last: np.stack([*first, last]),
             tower["encoder"]["blocks"],
             tower["encoder"]["last_block"],
         )
@@ -244,10 +245,10 @@ def test_initial_distributions_are_openais():
 
     def is_normal(x, std):
         assert float(x.std()) == pytest.approx(std, rel=0.05)
-        assert float(jnp.abs(x).max()) > 2.5 * std
+        assert float(np.abs(x).max()) > 2.5 * std
 
     def is_uniform(x, bound):
-        assert float(jnp.abs(x).max()) <= bound
+        assert float(np.abs(x).max()) <= bound
         assert float(x.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
 
     is_normal(text["token_embedding"], 0.02)
@@ -333,8 +334,33 @@ def test_an_image_tower_of_ones_own(monkeypatch):
     c.variant, c.dtype = "MeanColor", "float32"
     model = clip.build(c)
     images, tokens = np.zeros((2, 16, 16, 3), np.uint8), np.ones((2, 8), np.int32)
-    variables = model.init(jax.random.key(0), images, tokens)
-    assert model.apply(variables, images, tokens).image_emb.shape == (2, 16)
+    made = jax.eval_shape(
+        lambda key: model.apply(model.init(key, images, tokens), images, tokens), jax.random.key(0)
+    )
+    assert made.image_emb.shape == (2, 16)
     c.patch_dropout = 0.5
     with pytest.raises(ValueError, match=r"patch_dropout=0.5 is set, .* is a MeanColor"):
         clip.build(c)
+
+
+@pytest.mark.parametrize("variant", ["ViT-Test/8", pytest.param("RN-Test", marks=pytest.mark.slow)])
+def test_weights_that_are_cast_once_give_the_same_numbers(variant):
+    model = clip.build(model_config(variant=variant, dtype="bfloat16"))
+    size = model.config.vision.image_size
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    tokens = np.array([[1, 5, 63, 0], [7, 63, 0, 0]], np.int32)
+    variables = nn.unbox(jax.jit(model.init)(jax.random.key(0), images, tokens))
+    copy = clip.compute_copy(model, variables["params"])
+    dtypes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype
+        for path, leaf in jax.tree_util.tree_flatten_with_path(copy)[0]
+    }
+    assert all((d == jnp.bfloat16) == name.endswith(("kernel", "token_embedding"))
+               for name, d in dtypes.items())  # fmt: skip
+    for a, b in zip(
+        apply(model, variables, images, tokens),
+        apply(model, {**variables, "params": copy}, images, tokens),
+        strict=True,
+    ):
+        if a is not None:
+            np.testing.assert_array_equal(a, b)

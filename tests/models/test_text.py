@@ -29,7 +29,8 @@ def test_without_its_padding_a_text_has_the_same_feature_and_gradients():
     for a, b in zip(
         jax.tree.leaves(value_and_grads(16)), jax.tree.leaves(value_and_grads(40)), strict=True
     ):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+        # Gradients reach 100: sums of another length move the last bits of their size.
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * float(np.abs(b).max()))
 
 
 @pytest.mark.parametrize(("longest", "length"), [(1, 16), (16, 16), (17, 32), (33, 40), (99, 40)])

@@ -208,7 +208,7 @@ def test_a_stop_during_start_up_is_honoured(trainer, tmp_path):
 
 def test_two_runs_in_one_workdir(trainer, tmp_path):
     first = trainer.start(tmp_path, *LONG, "train.examples=320000")
-    trainer.wait_for_step(first, tmp_path, 1)
+    assert "process(es)" in first.stdout.readline()  # from here on it holds the lock
     code, output = trainer.run(tmp_path, *LONG, "train.examples=320000", timeout=60)
     assert code == 73, output
     assert "is being used by another process" in output
@@ -251,6 +251,7 @@ def test_a_full_disk_loses_no_training_and_ends_with_an_error(trainer, tmp_path)
     assert code == 0, output
 
 
+@pytest.mark.slow
 def test_told_to_stop_on_a_full_disk_is_an_error(trainer, tmp_path):
     process = trainer.start(
         tmp_path, *LONG, "train.examples=320000", "checkpoint.every_examples=0",

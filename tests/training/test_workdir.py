@@ -56,7 +56,7 @@ def tokenizer_of(tmp_path):
         config = config_lib.load("configs/tiny.py")
         with config.unlocked():
             config.update_from_flattened_dict(changes)
-        tokenizer = workdir_lib.build_tokenizer(config, tmp_path, SyntheticSource(size))
+        tokenizer = workdir.build_tokenizer(config, tmp_path, SyntheticSource(size))
         return tokenizer.vocab_size, (tmp_path / "tokenizer.model").stat().st_mtime_ns
 
     return build
