@@ -6,6 +6,7 @@ step, encode: how fast a train step or the encoding is here, alone or beside ope
 baselines: cheap methods on the quickstart's zero-shot tasks; needs the extra benchmark.
 probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
 fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hour.
+fits-gpus: what they need on eight GPUs; needs the extra gpu, and ten minutes.
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from clip_jax import aot, cli
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import baselines, linear_probe, require_scikit_learn, speed, tpu_fit
+from clip_jax.benchmarks import baselines, linear_probe, recipes, require_scikit_learn, speed
 from clip_jax.data import paths
 from clip_jax.data.emoji import drawings
 from clip_jax.data.pairs import emoji
@@ -85,7 +86,7 @@ def _without_flags(name: str, measure: Callable[[], object]) -> Callable[[Sequen
     return run
 
 
-def _on_tpus(name: str, measure: Callable[[], None]) -> Callable[[Sequence[str]], None]:
+def _ahead_of_time(name: str, measure: Callable[[], None]) -> Callable[[Sequence[str]], None]:
     def run(arguments: Sequence[str]) -> None:
         aot.prepare_environment()
         _without_flags(name, measure)(arguments)
@@ -98,8 +99,9 @@ BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "encode": speed.encode,
     "baselines": _baselines,
     "probe": _without_flags("probe", linear_probe.compare),
-    "fits": _on_tpus("fits", tpu_fit.fits),
-    "scaling": _on_tpus("scaling", tpu_fit.scaling),
+    "fits": _ahead_of_time("fits", recipes.fits),
+    "fits-gpus": _ahead_of_time("fits-gpus", recipes.fits_gpus),
+    "scaling": _ahead_of_time("scaling", recipes.scaling),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from clip_jax import aot
 from clip_jax import config as config_lib
 from clip_jax.analysis import chips
-from clip_jax.benchmarks import tpu_fit
+from clip_jax.benchmarks import recipes
 from clip_jax.compiled import search
 from clip_jax.compiled.report import Report, as_dict, table
 from clip_jax.compiled.step import Target
@@ -189,10 +189,10 @@ def test_the_loss_stays_small_on_256_chips(root, implementation, batch, temporar
     code = f"""
 from clip_jax import aot
 from clip_jax.analysis import hlo, chips
-from clip_jax.benchmarks import tpu_fit
+from clip_jax.benchmarks import recipes
 aot.prepare_environment()
 devices, _ = chips.devices_of("v5e:16x16")
-result = tpu_fit.bare_loss("{implementation}", devices, {batch})
+result = recipes.bare_loss("{implementation}", devices, {batch})
 collectives = hlo.collectives(result.as_text())
 print(hlo.memory(result).temporaries, sum(c.received for c in collectives))
 """
@@ -204,7 +204,7 @@ print(hlo.memory(result).temporaries, sum(c.received for c in collectives))
     needed, moved = map(int, process.stdout.split())
     assert needed <= temporaries
     assert moved <= received
-    assert moved >= 0.98 * tpu_fit.loss_bytes(implementation, 256, batch // 256, 512, 2)
+    assert moved >= 0.98 * recipes.loss_bytes(implementation, 256, batch // 256, 512, 2)
 
 
 @needs_libtpu

@@ -59,7 +59,7 @@ def main(task: duel.Json) -> None:
     config = config_lib.load(task["config"], [*map(tuple, task["overrides"])])
     mesh = mesh_lib.create_mesh(config.mesh)
     model = clip.build(config.model, _sizes(config))
-    made = program.build(config, model, mesh, total_steps=2**20)
+    made = program.build(config, model, mesh, total_steps=2**30)
     with jax.set_mesh(mesh):
         batch = _batch(task, model, mesh)
         text = model.config.text

@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax import config, losses
 from clip_jax.analysis import hlo
-from clip_jax.benchmarks import tpu_fit
+from clip_jax.benchmarks import recipes
 from clip_jax.runtime.mesh import create_mesh
 
 
@@ -22,14 +22,14 @@ def test_the_formula_is_what_a_program_sends(implementation, chips):
     sent = sum(
         c.received
         for c in found
-        if tpu_fit._is_embeddings({"kind": c.kind, "shape": c.shape}, 16 * chips, 32)
+        if recipes._is_embeddings({"kind": c.kind, "shape": c.shape}, 16 * chips, 32)
     )
-    assert sent == tpu_fit.loss_bytes(implementation, chips, 16, 32, 4)
+    assert sent == recipes.loss_bytes(implementation, chips, 16, 32, 4)
 
 
 def test_every_recipe_is_a_file(root):
-    assert {name for name, _ in tpu_fit.RECIPES} == {
+    assert {name for name, _ in recipes.RECIPES} == {
         p.stem for p in (root / "configs").glob("*.py") if p.stem.startswith(("vit_", "rn"))
     }
-    for name, _ in tpu_fit.RECIPES:
-        assert config.load(str(tpu_fit.CONFIGS / f"{name}.py")).train.batch_size == 32768
+    for name, _ in recipes.RECIPES:
+        assert config.load(str(recipes.CONFIGS / f"{name}.py")).train.batch_size == 32768

@@ -1,4 +1,4 @@
-"""What the recipes need on TPU pods, compiled ahead of time: the tables of docs/pods.md."""
+"""What the recipes need on pods and GPUs, compiled ahead of time: the tables of docs/pods.md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,15 @@ RECIPES: tuple[tuple[str, str], ...] = (
     ("rn50x16", "v5p:8x8x4"),
     ("rn50x64", "v5p:8x8x4"),
     ("vit_l14_336", "v5p:8x8x4"),
+)
+# Recipes on one machine of eight GPUs: pairs on each.
+GPU_RECIPES: tuple[tuple[str, str, int], ...] = (
+    ("vit_b32", "h100:8", 1024),
+    ("vit_b32", "a100:8", 1024),
+    ("vit_b16", "h100:8", 512),
+    ("vit_l14", "h100:8", 256),
+    ("vit_l14_336", "h100:8", 64),
+    ("rn50", "h100:8", 512),
 )
 # Weak scaling: pairs on each chip, and slices of more and more chips.
 PAIRS_EACH = 128
@@ -77,6 +86,20 @@ def fits(only: Sequence[str] = ()) -> None:
         _row((*cells, f"{r.memory['total'] / 2**30:.2f}", f"{r.capacity / 2**30:.2f}",
               f"{r.flops / 1e12:.1f}", f"{r.received / 1e6:,.0f}",
               f"{1e3 * r.step_seconds:,.0f} ms", f"{r.best_mfu:.0%}"))  # fmt: skip
+
+
+def fits_gpus() -> None:
+    """Prints, for recipes on eight GPUs, how a step is computed, and what it needs and copies."""
+    _head(("config", "GPUs", "pairs a GPU", "execution", "GiB a GPU", "of", "TFLOPs a GPU",
+           "MB received", "MB copied", "step at the least", "MFU at most"))  # fmt: skip
+    for name, topology, pairs in GPU_RECIPES:
+        count = int(topology.partition(":")[2])
+        r = _compiled(name, topology, train__batch_size=pairs * count)
+        copied, total = sum(m["size"] for m in r.moves), r.memory["total"]
+        step = f"{1e3 * r.step_seconds:,.0f} ms"
+        _row((f"`{name}`", topology, pairs, r.execution.partition(" (")[0], f"{total / 2**30:.2f}",
+              f"{r.capacity / 2**30:.2f}", f"{r.flops / 1e12:.1f}", f"{r.received / 1e6:,.0f}",
+              f"{copied / 1e6:,.1f}", step, f"{r.best_mfu:.0%}"))  # fmt: skip
 
 
 def loss_bytes(implementation: str, chips: int, each: int, width: int, itemsize: int) -> int:
