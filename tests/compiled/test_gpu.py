@@ -62,18 +62,19 @@ def test_a_loop_over_the_layers_stacks_no_wider_copies(compiled):
 def test_vit_l14_fits_at_the_plan_that_is_chosen(compiled):
     r = compiled("vit_l14", "h100:1", "train.batch_size=256")
     assert r["fits"] and r["memory"]["total"] <= 80e9 and stacked(r) == 0
-    assert "remat_policy" in r["execution"]  # nothing recomputed would need more than there is
+    assert "nothing recomputed" in r["execution"]
 
 
 @pytest.mark.parametrize("axis", ["data", "fsdp"])
-def test_eight_gpus_need_no_more_than_one(compiled, axis):
+def test_eight_gpus(compiled, axis):
+    """Beside one GPU's memory that of sums of gradients under way."""
     sizes = ("mesh.data=1", "mesh.fsdp=8") if axis == "fsdp" else ()
     r = compiled("vit_b32", "h100:8", "train.batch_size=8192", *sizes)
-    assert r["memory"]["temporaries"] <= 30e9 and stacked(r) == 0
+    assert r["memory"]["temporaries"] <= 36e9
+    assert sum(m["size"] for m in r["moves"]) <= 0.2e9  # of layouts of weights, with fsdp
     embeddings = 2 * 8192 * 512 * 2 * 7 / 8  # of both towers in bfloat16
-    gathered = received(r, "all-gather")
+    gathered, summed = received(r, "all-gather"), received(r, "all-reduce")
     if axis == "data":
-        assert gathered <= 1.1 * embeddings
-    else:
-        # Each weight forward and backward in bfloat16, or, in between, in float32.
-        assert gathered <= embeddings + 2.2 * 4 * VIT_B32
+        assert gathered <= 1.1 * embeddings and summed <= 2 * 4 * VIT_B32
+    else:  # every weight twice in bfloat16
+        assert gathered <= embeddings + 1.05 * 2 * 2 * VIT_B32 and summed <= 2e6
