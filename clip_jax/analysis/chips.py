@@ -76,6 +76,11 @@ CHIPS: dict[str, Chip] = {
 }
 
 
+def peak_flops(kind: str) -> float:
+    """Peak of bfloat16 matrix products of a device by what JAX calls it, FLOP/s; 0: not known."""
+    return next((chip.flops for chip in CHIPS.values() if kind.startswith(chip.kind)), 0.0)
+
+
 def devices_of(topology: str) -> "tuple[list[jax.Device], Chip | None]":
     """The devices of a topology, and what is known of the chip (None for CPUs).
 

@@ -137,5 +137,9 @@ EVALUATORS = Check(
     ),
     "TASK@DATA or a mapping",
 )
+STEPS = Check(
+    lambda v: not v or (len(v) == 2 and all(map(is_int, v)) and 0 < v[0] <= v[1]),
+    "empty or two steps, the first and the last",
+)
 DTYPE = OneOf("float32", "bfloat16")
 AUTO_OR_BOOL = Check(lambda v: v == "auto" or isinstance(v, bool), "auto, True or False")

@@ -18,6 +18,7 @@ from clip_jax.config.checks import (
     POSITIVE_RGB,
     RGB,
     SEED,
+    STEPS,
     Key,
     OneOf,
 )
@@ -135,6 +136,7 @@ KEYS: dict[str, Key] = {
     "checkpoint.keep": _FreeKey(3, "newest steps kept", POSITIVE),
 
     "log.every_steps": _FreeKey(10, "interval of a line of metrics", POSITIVE),
+    "log.profile_steps": _FreeKey((), "first and last step of a trace for TensorBoard or Perfetto; empty: none", STEPS),
     "log.tensorboard": _FreeKey(True, "write TensorBoard events"),
     "log.report": _FreeKey(True, "write report.html and report.png at the end"),
 

@@ -60,6 +60,7 @@ class Clock:
 
 def progress_line(r: Scalars, total_steps: int) -> str:
     """One line about the training record ``r`` (see ``trainer.py`` for its fields)."""
+    mfu = f"  MFU {r['mfu']:.0%}" if "mfu" in r else ""
     left = (total_steps - r["step"]) * r["seconds_per_step"]
     return (
         f"step {r['step']:>{len(str(total_steps))}}/{total_steps}"
@@ -68,7 +69,7 @@ def progress_line(r: Scalars, total_steps: int) -> str:
         f"  accuracy {r['accuracy']:6.1%}"
         f"  scale {r['logit_scale']:6.2f}"
         f"  lr {r['learning_rate']:.2e}"
-        f"  {r['images_per_second']:,.0f} images/s"
+        f"  {r['images_per_second']:,.0f} images/s{mfu}"
         f"  data wait {r['data_wait']:.0%}"
         f"  left {duration(left)}"
     )

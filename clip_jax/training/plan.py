@@ -94,7 +94,7 @@ def _words(execution: Execution, platform: str, needed: int, memory: int) -> str
     again = {"none": "nothing recomputed"}.get(
         execution.remat_policy, f"remat_policy {execution.remat_policy}"
     )
-    size = f"{needed / 2**30:.1f} GiB"
+    size = f"{needed / 2**30:.1f} GiB" if needed >= 2**30 else f"{needed / 2**20:.0f} MiB"
     if not memory:
         why = f"on {platform} about {size} a device"
     elif needed <= HEADROOM * memory:

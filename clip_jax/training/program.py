@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
 from clip_jax import losses
+from clip_jax.analysis.chips import peak_flops
 from clip_jax.data import batch
+from clip_jax.models import flops
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
@@ -109,6 +111,25 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
                 f"mesh.tensor={parts} does not divide model.{tower}.num_heads={heads}; use a "
                 "divisor of it, or mesh.fsdp"
             )
+
+
+def utilisation(model: ClipModel, mesh: Mesh, work: tuple[int, int], seconds: float) -> float:
+    """Model FLOPs utilisation: of the devices' peak of bfloat16 products, what the model needs.
+
+    Args:
+      model: what is trained.
+      mesh: where.
+      work: examples of a step, and the length at which their captions are computed.
+      seconds: of the step.
+
+    Returns:
+      A share of 1; 0 where the peak of the devices is not known.
+    """
+    batch_size, length = work
+    text = dataclasses.replace(model.config.text, context_length=length)
+    needed = flops.training(dataclasses.replace(model.config, text=text), batch_size)
+    peak = sum(peak_flops(device.device_kind) for device in mesh.devices.flat)
+    return needed / (peak * seconds) if peak else 0.0
 
 
 def abstract_batch(config: ConfigDict, model: ClipModel, mesh: Mesh) -> batch.Batch:

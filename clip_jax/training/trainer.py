@@ -23,6 +23,7 @@ from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, integrity, mesh
+from clip_jax.runtime.profiler import Profiler
 from clip_jax.training import (
     initialize,
     metric_writer,
@@ -97,6 +98,7 @@ class Run:
             "evaluators",
             lambda: evaluators.prepare(config, self.preprocess, self.source.fingerprint),
         )
+        self.profiler = Profiler(config.log.profile_steps, folder / "profile")
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
         self._restore_or_create(load_weights)
 
@@ -179,6 +181,7 @@ class Run:
         try:
             self._loop(batches, writer)
         finally:
+            self.profiler.close()
             batches.close()
             if writer is not None:
                 writer.close()
@@ -198,8 +201,11 @@ class Run:
         with jax.set_mesh(self.mesh):
             stream = text_length.with_lengths(batches, self.model.config.text, self.mesh)
             for batch, length in self._until_stopped(stream):
-                self.state, scalars = self.program.train_step(self.state, batch, length)
+                with self.profiler.step(self.step + 1):
+                    self.state, scalars = self.program.train_step(self.state, batch, length)
                 self.step += 1
+                if self.profiler.after(self.step, scalars):
+                    say(f"wrote a trace: {self.profiler.folder}")
                 pending.append(scalars)
                 last = self.step == self.total_steps
                 logged = last or self.step % c.log.every_steps == 0
@@ -208,7 +214,7 @@ class Run:
                 distributed.heartbeat(f"step {self.step}")
                 self.checkpoints.poll()
                 if logged:
-                    self._log(scalars, batches, writer)
+                    self._log(scalars, batches, writer, length)
                 if stop and not last:
                     self._check(pending, lag=0)
                     self.save()
@@ -258,19 +264,24 @@ class Run:
             )
         return bool(scalars["preempted"])
 
-    def _log(self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer) -> None:
-        values = {k: float(v) for k, v in jax.device_get(scalars).items()}
+    def _log(
+        self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer, length: int
+    ) -> None:
+        c, values = self.config, {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
             "step": self.step,
-            "examples": self.step * self.config.train.batch_size,
+            "examples": self.step * c.train.batch_size,
             "seconds": self.clock.seconds(),
             "seconds_per_step": seconds_per_step,
-            "images_per_second": self.config.train.batch_size / seconds_per_step,
+            "images_per_second": c.train.batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.unreadable,
             **{k: v for k, v in values.items() if k not in ("unreadable", "preempted")},
         }
+        work = (c.train.batch_size, length)
+        if mfu := program.utilisation(self.model, self.mesh, work, seconds_per_step):
+            record["mfu"] = mfu
         if writer is not None:
             writer.write(record)
             say(metric_writer.progress_line(record, self.total_steps))

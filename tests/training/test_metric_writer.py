@@ -28,6 +28,8 @@ def test_the_line_says_it_all():
     for part in ("step  50/150", "12,800", "1.2500", "50.0%", "14.50", "5.00e-04",
                  "1,234 images/s", "data wait 25%", "left 3m20s"):  # fmt: skip
         assert part in line
+    assert "MFU" not in line
+    assert "images/s  MFU 41%" in metric_writer.progress_line({**RECORD, "mfu": 0.41}, 150)
 
 
 def test_an_evaluations_line_has_shares_and_counts():

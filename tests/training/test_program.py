@@ -1,11 +1,14 @@
 """What a config computes: which loss, which errors, and that sharding moves what it should."""
 
+import types
+
 import jax
+import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
 from clip_jax.analysis import hlo
-from clip_jax.models import clip
+from clip_jax.models import clip, flops
 from clip_jax.runtime import mesh as mesh_lib
 from clip_jax.training import program
 
@@ -30,6 +33,17 @@ def test_auto_says_what_it_took_and_why():
     assert made.loss.startswith("softmax, all_gather (what is gathered")
     made, *_ = build(config(loss={"implementation": "ring"}))
     assert made.loss == "softmax, ring (loss.implementation)"
+
+
+def test_utilisation_is_the_share_of_the_peak():
+    model = clip.build(config(model={"variant": "ViT-B/32"}).model)
+    h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    mesh = types.SimpleNamespace(devices=np.array([h100, h100]))
+    seconds = flops.training(model.config, 2048) / (2 * 989.4e12)
+    assert program.utilisation(model, mesh, (2048, 77), 2 * seconds) == pytest.approx(0.5)
+    assert program.utilisation(model, mesh, (2048, 16), 2 * seconds) < 0.4  # less was computed
+    unknown = types.SimpleNamespace(devices=np.array(jax.devices()))
+    assert program.utilisation(model, unknown, (2048, 77), 1.0) == 0
 
 
 @pytest.mark.parametrize(
