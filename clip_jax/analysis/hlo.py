@@ -29,7 +29,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _FUSED = re.compile(r" fusion\(.*\bcalls=%?([\w.-]+)")
-_MOVE = re.compile(r"= (\S.*?) (copy|copy-start|dynamic-update-slice)\((.*?)\)")
+_MOVE = re.compile(r"= (\S.*?) (copy|copy-start|dynamic-update-slice)\((.*)")
+_NAME = re.compile(r"%([\w.-]+)")
 _BETWEEN = re.compile(r"= \((.*?), u32\[\]\S*, token\[\]\) recv\(.*xla_megascale_runtime")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([0-9,]+)\}|\[(\d+),(\d+)\])")
 # GSPMD's own on TPUs: the sizes of a mesh's axes, and the axes (or a part of one) of a group.
@@ -148,7 +149,7 @@ def moves(text: str) -> list[Move]:
             kind = found[2].removesuffix("-start")
             shape = found[1]
             if kind == "dynamic-update-slice":
-                shape = _operand_shape(lines, found[3])
+                shape = _update_shape(lines, found[3]) or shape
             for part in _SHAPE.findall(shape)[:1]:
                 entry = sums[kind, f"{part[0]}[{part[1]}]"]
                 entry[0] += runs[name]
@@ -157,11 +158,11 @@ def moves(text: str) -> list[Move]:
     return sorted(made, key=lambda m: -m.size)
 
 
-def _operand_shape(lines: list[str], operands: str) -> str:
-    """The shape of the second operand, the update, by the line that makes it."""
-    name = operands.split("%")[2].rstrip(", ")
-    made = next((line for line in lines if f"%{name} = " in line), "")
-    return made.partition(" = ")[2]
+def _update_shape(lines: list[str], operands: str) -> str:
+    """The shape of the second operand, the update, by the line that makes it; "" if unknown."""
+    names = _NAME.findall(operands)
+    made = (line for line in lines if len(names) > 1 and f"%{names[1]} = " in line)
+    return next(made, "").partition(" = ")[2]
 
 
 def _read(line: str) -> tuple[str, list[tuple[str, str]], int] | None:

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from clip_jax.runtime import distributed
+
 MAX_BYTES = 4 * 2**30  # the least recently used programs go first
 
 
@@ -38,4 +40,5 @@ def enable(folder: Path) -> None:
         logging.warning("compiled programs are not kept: %s cannot be written", path)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    if distributed.is_lead():  # the one that writes; the bound costs every access a lock
+        jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)

@@ -22,6 +22,7 @@ from clip_jax.models.resnet import EXPANSION, ResNetConfig
 from clip_jax.models.text import TextConfig
 from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
+from clip_jax.runtime import distributed
 from clip_jax.runtime.errors import ConfigError
 from clip_jax.runtime.mesh import batch_shards
 
@@ -41,10 +42,13 @@ class Plan:
 
 
 def device_memory(mesh: Mesh) -> int:
-    """Bytes that a program may use on a device of the mesh; 0 where that is not known."""
+    """Bytes that a program may use on a device of the mesh; 0 where that is not known.
+
+    They are the lead's, in whole MiB: processes that chose differently would wait for each other.
+    """
     device = next(d for d in mesh.devices.flat if d.process_index == jax.process_index())
     statistics = device.memory_stats() or {}
-    return statistics.get("bytes_limit", 0)
+    return 2**20 * distributed.broadcast_from_lead(statistics.get("bytes_limit", 0) // 2**20)
 
 
 def choose(config: ConfigDict, model: ClipConfig, mesh: Mesh, parameters: int, memory: int) -> Plan:

@@ -69,6 +69,16 @@ def test_where_memory_is_not_known_it_is_enough():
     assert "on cpu about" in made.reason
 
 
+def test_the_memory_is_what_a_device_of_this_process_says():
+    device = types.SimpleNamespace(
+        process_index=0, memory_stats=lambda: {"bytes_limit": 3 * GIB + 5, "bytes_in_use": 7}
+    )
+    other = types.SimpleNamespace(process_index=1, memory_stats=None)
+    mesh = types.SimpleNamespace(devices=np.array([other, device]))
+    assert plan.device_memory(mesh) == 3 * GIB
+    assert plan.device_memory(create_mesh({"data": -1})) == 0  # CPUs do not say
+
+
 def test_explicit_values_win():
     made = chosen(scan_layers=True, remat_policy="dots", attention="xla")
     assert made.execution.scan_layers
