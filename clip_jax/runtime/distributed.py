@@ -109,6 +109,12 @@ def identical_on_all_hosts(value: object) -> bool:
     return len(set(_gathered(zlib.crc32(repr(value).encode())))) == 1
 
 
+def say(*lines: str) -> None:
+    """Prints on the lead process."""
+    if is_lead():
+        print(*lines, sep="\n", flush=True)
+
+
 def broadcast_from_lead(number: int) -> int:
     """The lead's 32-bit number, on every process. All must call it."""
     return _gathered(number)[0]

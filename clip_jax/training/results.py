@@ -11,8 +11,9 @@ from clip_jax.data.test_sets.types import ImageDataset
 from clip_jax.evals import evaluators, records
 from clip_jax.evals.records import Record
 from clip_jax.runtime import distributed
+from clip_jax.runtime.distributed import say
 from clip_jax.training import metric_writer, workdir
-from clip_jax.training.trainer import Run, say
+from clip_jax.training.trainer import Run
 
 Summary = list[tuple[str, object]]
 # (workdir, summary, records of metrics.jsonl, name -> record and test set) -> the files written

@@ -23,6 +23,7 @@ from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, integrity, mesh
+from clip_jax.runtime.distributed import say
 from clip_jax.runtime.profiler import Profiler
 from clip_jax.training import (
     initialize,
@@ -53,12 +54,6 @@ class Preempted(Exception):
 
 Made = TypeVar("Made")
 Writer = metric_writer.Writer | None  # on the lead process alone
-
-
-def say(*lines: str) -> None:
-    """Prints on the lead process."""
-    if distributed.is_lead():
-        print(*lines, sep="\n", flush=True)
 
 
 class Run:
