@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -17,6 +18,7 @@ from clip_jax.benchmarks import recipes
 from clip_jax.compiled import search
 from clip_jax.compiled.report import Report, as_dict, table
 from clip_jax.compiled.step import Target
+from clip_jax.models.execution import REMAT_POLICIES
 
 
 def run(root, *flags, timeout=500, xla_flags=""):
@@ -134,6 +136,35 @@ def test_the_search_finds_the_largest_to_an_eighth(monkeypatch, limit, begin, ch
     else:
         assert limit - max(unit, limit / 7) < found.batch <= limit
     assert config.train.batch_size == begin
+
+
+@pytest.mark.parametrize("search_batch", [False, True])
+def test_the_search_tries_every_plan_and_takes_the_fastest(monkeypatch, capsys, search_batch):
+    tried = []
+
+    def compile_step(config, _):
+        m, batch = config.model, config.train.batch_size
+        tried.append((m.scan_layers, m.remat_policy, m.attention))
+        fits = m.remat_policy != "none" and batch <= 2000
+        moves = [dict(kind="copy", shape="f32[8]", count=1, size=10 * m.scan_layers)]
+        seconds = {"elementwise": 0.01, "mlp": 0.02}.get(m.remat_policy, 0.03)
+        return report(batch=batch, fits=fits, execution=str(tried[-1]), moves=moves,
+                      compute_seconds=seconds * batch, link_seconds=0.0)  # fmt: skip
+
+    monkeypatch.setattr(search, "compile_step", compile_step)
+    config = config_lib.defaults()
+    config.train.batch_size = 64
+    gpu = types.SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(search.mesh, "create_mesh", lambda *_: None)
+    monkeypatch.setattr(search.mesh, "batch_shards", lambda _: 1)
+    best = search.fastest_plan(config, Target("h100:1", [gpu], None), search_batch)
+    assert {t[2] for t in tried} == {"cudnn", "xla"}
+    assert {t[1] for t in tried} == {"none", *REMAT_POLICIES}
+    assert best.execution == str((False, "elementwise", "cudnn"))
+    assert (best.batch > 1000) == search_batch
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "unrolled   elementwise   cudnn" in said
+    assert config.model.scan_layers == "auto"
 
 
 def test_a_report_of_nothing_has_no_figures():

@@ -36,7 +36,7 @@ class Chip:
       memory: bytes of HBM that a program may use.
       flops: peak of bfloat16 matrix products, FLOP/s.
       link: bytes/s that it can receive from its neighbours.
-      kind: what JAX calls it.
+      kind: what JAX calls it; of a GPU, how that begins.
       options: of the topology's description; v4 has two cores a chip that act as one.
       gpu: of a GPU, what its compiler must know.
     """
@@ -58,9 +58,9 @@ class Chip:
         return gpu_target.described(self.gpu) if self.gpu else contextlib.nullcontext()
 
 
-def _gpu(name: str, flops: float, link: float) -> Chip:
+def _gpu(name: str, kind: str, flops: float, link: float) -> Chip:
     gpu = gpu_target.GPUS[name]
-    return Chip(int(MEMORY_FRACTION * gpu.memory), flops, link, gpu.name, gpu=gpu)
+    return Chip(int(MEMORY_FRACTION * gpu.memory), flops, link, kind, gpu=gpu)
 
 
 CHIPS: dict[str, Chip] = {
@@ -69,16 +69,20 @@ CHIPS: dict[str, Chip] = {
     "v5p": Chip(int(95.74 * 2**30), 459e12, 600e9, "TPU v5"),
     "v6e": Chip(int(31.25 * 2**30), 918e12, 400e9, "TPU v6 lite"),
     "tpu7x": Chip(int(94.75 * 2**30), 2307e12 / 2, 300e9, "TPU7x"),
-    "a100": _gpu("a100", 312e12, 300e9),
-    "h100": _gpu("h100", 989.4e12, 450e9),
-    "h200": _gpu("h200", 989.4e12, 450e9),
-    "b200": _gpu("b200", 2250e12, 900e9),
+    "a100": _gpu("a100", "NVIDIA A100", 312e12, 300e9),
+    "h100": _gpu("h100", "NVIDIA H100 80GB HBM3", 989.4e12, 450e9),
+    "h200": _gpu("h200", "NVIDIA H200", 989.4e12, 450e9),
+    "b200": _gpu("b200", "NVIDIA B200", 2250e12, 900e9),
 }
 
 
 def peak_flops(kind: str) -> float:
     """Peak of bfloat16 matrix products of a device by what JAX calls it, FLOP/s; 0: not known."""
-    return next((chip.flops for chip in CHIPS.values() if kind.startswith(chip.kind)), 0.0)
+
+    def matches(chip: Chip) -> bool:
+        return kind == chip.kind or (chip.gpu is not None and kind.startswith(chip.kind))
+
+    return next((chip.flops for chip in CHIPS.values() if matches(chip)), 0.0)
 
 
 def devices_of(topology: str) -> "tuple[list[jax.Device], Chip | None]":

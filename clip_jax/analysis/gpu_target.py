@@ -73,7 +73,7 @@ GPUS: dict[str, Gpu] = {
                 41943040, 167936, 166912),
     "h100": Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 1.98, 84942979072, 3352320000000,
                 52428800, *_HOPPER_SHARED),
-    "h200": Gpu("NVIDIA H200 141GB HBM3e", (9, 0), 132, 128, 1.98, 151397597184, 4800000000000,
+    "h200": Gpu("NVIDIA H200", (9, 0), 132, 128, 1.98, 151397597184, 4800000000000,
                 52428800, *_HOPPER_SHARED),
     "b200": Gpu("NVIDIA B200", (10, 0), 148, 128, 1.965, 191514411008, 7672320000000,
                 132644864, *_HOPPER_SHARED),
@@ -86,8 +86,8 @@ def devices(gpu: Gpu, count: int) -> list:
     Raises:
       ConfigError: jax's CUDA plugin is not installed.
     """
-    if importlib.util.find_spec("jax_cuda12_plugin") is None:
-        raise ConfigError("GPU topologies need CUDA's compiler: pip install '.[gpu-aot]'")
+    if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        raise ConfigError("GPU topologies need CUDA's compiler: pip install '.[gpu]'")
     from jax.experimental import topologies
 
     described = topologies.get_topology_desc(

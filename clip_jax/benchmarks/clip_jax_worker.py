@@ -1,5 +1,6 @@
 """Measures this package: a train step, or the encoding of images or texts, when it is asked."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
+from clip_jax.analysis.chips import peak_flops
 from clip_jax.benchmarks import duel, inputs
 from clip_jax.data.batch import Batch
 from clip_jax.models import clip, flops
@@ -21,7 +23,7 @@ def _sizes(config: config_lib.ConfigDict) -> tokenizers.Tokenizer:
     return tokenizers.build("clip", config.tokenizer.context_length)
 
 
-def _batch(task: duel.Json, model: clip.ClipModel, mesh: jax.sharding.Mesh) -> Batch:
+def _batch(task: duel.JsonDict, model: clip.ClipModel, mesh: jax.sharding.Mesh) -> Batch:
     c, size = model.config, task["batch"]
     zeros = np.zeros(size, np.int32)
     host = Batch(
@@ -54,7 +56,7 @@ def _encode(
     return lambda: encode_texts(variables, tokens)
 
 
-def main(task: duel.Json) -> None:
+def main(task: duel.JsonDict) -> None:
     """Serves one task: config, overrides, what ("step", "images", "texts"), batch, captions."""
     config = config_lib.load(task["config"], [*map(tuple, task["overrides"])])
     mesh = mesh_lib.create_mesh(config.mesh)
@@ -74,7 +76,8 @@ def main(task: duel.Json) -> None:
             "compile_seconds": time.perf_counter() - started,
             "execution": made.execution,
             "text_length": length,
-            "flops": flops.training(model.config, task["batch"]) if task["what"] == "step" else 0,
+            "devices": mesh.devices.size,
+            **(_work(model, task["batch"], length, mesh) if task["what"] == "step" else {}),
         }
 
         def calls(count: int) -> float:
@@ -87,7 +90,17 @@ def main(task: duel.Json) -> None:
         duel.serve(about, calls, _memory)
 
 
-def _memory() -> duel.Json:
+def _work(model: clip.ClipModel, batch: int, length: int, mesh: jax.sharding.Mesh) -> duel.JsonDict:
+    """What a step computes, in FLOPs, and the devices' peak, in FLOP/s (0: not known)."""
+    text = dataclasses.replace(model.config.text, context_length=length)
+    config = dataclasses.replace(model.config, text=text)
+    return {
+        "flops": flops.training(config, batch, model.patch_dropout),
+        "peak": sum(peak_flops(device.device_kind) for device in mesh.devices.flat),
+    }
+
+
+def _memory() -> duel.JsonDict:
     """Bytes at the peak: of the first device, or, on CPUs, of the process."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:

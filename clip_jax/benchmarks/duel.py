@@ -13,9 +13,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-Json = dict[str, Any]
+from clip_jax.analysis.chips import MEMORY_FRACTION
+from clip_jax.runtime.digests import Json
+
+JsonDict = dict[str, Json]
 
 
 class Worker:
@@ -26,13 +28,14 @@ class Worker:
       about: what it said when it was ready, such as its compile time.
     """
 
-    def __init__(self, name: str, module: str, task: Json):
+    def __init__(self, name: str, module: str, task: JsonDict):
         self.name = name
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(task)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            # Two programs share a GPU: neither may take all of its memory.
-            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            # Two programs share a GPU, and both have to fit: neither takes memory in advance.
+            env={"XLA_PYTHON_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION)} | os.environ
+            | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )  # fmt: skip
         self.about = self._answer()
 
@@ -40,26 +43,26 @@ class Worker:
         """Seconds a call, over so many."""
         return self._ask({"calls": calls})["seconds"] / calls
 
-    def close(self) -> Json:
+    def close(self) -> JsonDict:
         """Ends the process; returns what it says last, such as its peak memory."""
         last = self._ask({"calls": 0})
         self._process.stdin.close()
         self._process.wait()
         return last
 
-    def _ask(self, question: Json) -> Json:
+    def _ask(self, question: JsonDict) -> JsonDict:
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
-    def _answer(self) -> Json:
+    def _answer(self) -> JsonDict:
         for line in self._process.stdout:  # libraries print what they like
             if line.startswith("{"):
                 return json.loads(line)
         raise RuntimeError(f"{self.name} ended with {self._process.wait()}; see above")
 
 
-def serve(about: Json, call: Callable[[int], float], last: Callable[[], Json]) -> None:
+def serve(about: JsonDict, call: Callable[[int], float], last: Callable[[], JsonDict]) -> None:
     """The worker's side: answers until its input ends.
 
     Args:
@@ -97,7 +100,7 @@ def ratios(times: Mapping[str, Sequence[float]], ours: str, other: str) -> tuple
     return quartiles([b / a for a, b in zip(times[ours], times[other], strict=True)])
 
 
-def machine() -> Json:
+def machine() -> JsonDict:
     """What is measured on."""
     import jax
 

@@ -44,7 +44,7 @@ def _train(
     return call
 
 
-def main(task: duel.Json) -> None:
+def main(task: duel.JsonDict) -> None:
     """Serves one task: model_cfg, what, batch, captions, dtype, compile."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
@@ -64,6 +64,7 @@ def main(task: duel.Json) -> None:
     if task["what"] == "step":
         call = _train(model, compiled, images, tokens, autocast)
     else:
+        model.eval()
         encode = model.encode_image if task["what"] == "images" else model.encode_text
         encode = torch.compile(encode) if task["compile"] else encode
         given = images if task["what"] == "images" else tokens
@@ -83,12 +84,12 @@ def main(task: duel.Json) -> None:
     duel.serve({"compile_seconds": calls(1)}, calls, lambda: _memory(device))
 
 
-def _arguments(model_cfg: duel.Json) -> duel.Json:
+def _arguments(model_cfg: duel.JsonDict) -> duel.JsonDict:
     known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
     return {k: model_cfg[k] for k in known}
 
 
-def _memory(device: str) -> duel.Json:
+def _memory(device: str) -> duel.JsonDict:
     if device == "cuda":
         return {"peak_bytes": torch.cuda.max_memory_allocated()}
     import resource

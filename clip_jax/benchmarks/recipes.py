@@ -144,7 +144,7 @@ def scaling(slices: Sequence[str] = SLICES) -> None:
             batch = PAIRS_EACH * count
             r = _compiled(
                 "vit_b32", topology, train__batch_size=batch, loss__implementation=implementation,
-                model__scan_layers=True,
+                model__scan_layers=True, model__remat_policy="full",
             )  # fmt: skip
             travelling = [c for c in r.collectives if _is_embeddings(c, batch, WIDTH)]
             embeddings = sum(c["received"] for c in travelling)

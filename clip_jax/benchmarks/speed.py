@@ -46,6 +46,7 @@ def _run(name: str, parts: Sequence[str], arguments: Sequence[str]) -> None:
     config = config_lib.load(flags.config, overrides)
     if config.tokenizer.name != "clip":
         raise config_lib.ConfigError("the benchmark needs tokenizer.name=clip, as its peers have")
+    _check(flags, config)
     if flags.against and importlib.util.find_spec("open_clip") is None:
         raise config_lib.ConfigError("--against=open_clip: pip install '.[benchmark]'")
     results = [_measure(part, config, flags, overrides) for part in parts]
@@ -60,12 +61,34 @@ def _run(name: str, parts: Sequence[str], arguments: Sequence[str]) -> None:
         _compare(results, json.loads(Path(flags.compare).read_text(encoding="utf-8")))
 
 
+def _check(flags: argparse.Namespace, config: config_lib.ConfigDict) -> None:
+    """Refuses, before anything is measured, what could not be measured or written."""
+    problem = ""
+    if min(flags.rounds, flags.calls) < 1:
+        problem = "--rounds and --calls must be 1 or more"
+    elif flags.json and not Path(flags.json).parent.is_dir():
+        problem = f"--json={flags.json}: there is no folder of that name"
+    elif flags.compare and not Path(flags.compare).is_file():
+        problem = f"--compare={flags.compare}: no such file"
+    elif flags.against:
+        ours_alone = {
+            "model.patch_dropout": (config.model.patch_dropout, 0),
+            "train.num_microbatches": (config.train.num_microbatches, 1),
+            "loss.name": (config.loss.name, "softmax"),
+        }
+        for key, (value, common) in ours_alone.items():
+            if value != common:
+                problem = f"--against=open_clip: {key}={value} is not measured there; set {common}"
+    if problem:
+        raise config_lib.ConfigError(problem)
+
+
 def _measure(
     part: str,
     config: config_lib.ConfigDict,
     flags: argparse.Namespace,
     overrides: Sequence[tuple[str, str]],
-) -> duel.Json:
+) -> duel.JsonDict:
     """Times of one part, printed and returned."""
     c = config.tokenizer
     sizes = SimpleNamespace(context_length=c.context_length, vocab_size=49408, eot_id=49407)
@@ -73,6 +96,11 @@ def _measure(
     common = {"what": part, "batch": config.train.batch_size, "captions": flags.captions}
     ours = {**common, "config": flags.config, "overrides": list(overrides)}
     workers = [duel.Worker(OURS, "clip_jax.benchmarks.clip_jax_worker", ours)]
+    if flags.against and workers[0].about["devices"] > 1:
+        workers[0].close()
+        raise config_lib.ConfigError(
+            "--against=open_clip measures one device; set CUDA_VISIBLE_DEVICES=0"
+        )
     if flags.against:
         theirs = {
             **common,
@@ -83,7 +111,7 @@ def _measure(
         }
         workers.append(duel.Worker(THEIRS, "clip_jax.benchmarks.open_clip_worker", theirs))
     times = duel.in_turn(workers, flags.rounds, flags.calls)
-    result: duel.Json = {"what": part, "batch": config.train.batch_size}
+    result: duel.JsonDict = {"what": part, "batch": config.train.batch_size}
     for worker in workers:
         low, middle, high = duel.quartiles(times[worker.name])
         result[worker.name] = {
@@ -96,7 +124,7 @@ def _measure(
     return result
 
 
-def _show(part: str, result: duel.Json) -> None:
+def _show(part: str, result: duel.JsonDict) -> None:
     unit = "pairs" if part == "step" else part
     for name in (OURS, THEIRS):
         if name not in result:
@@ -115,14 +143,15 @@ def _show(part: str, result: duel.Json) -> None:
     sys.stdout.flush()
 
 
-def _mfu(r: duel.Json) -> str:
+def _mfu(r: duel.JsonDict) -> str:
     if not r.get("flops"):
         return ""
     rate = f"{r['flops'] / r['seconds'] / 1e12:,.2f} TFLOP/s"
-    return f"  {rate}" + (f" (MFU {r['mfu']:.0%})" if r.get("mfu") else "")
+    share = r["flops"] / r["seconds"] / r["peak"] if r.get("peak") else 0.0
+    return f"  {rate}" + (f" (MFU {share:.0%})" if share else "")
 
 
-def _compare(results: Sequence[duel.Json], earlier: duel.Json) -> None:
+def _compare(results: Sequence[duel.JsonDict], earlier: duel.JsonDict) -> None:
     before = {r["what"]: r for r in earlier["results"]}
     for r in results:
         if old := before.get(r["what"]):

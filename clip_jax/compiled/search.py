@@ -51,7 +51,8 @@ def fastest_plan(
     best = None
     for plan in _plans(target):
         tried = config.copy_and_resolve_references()
-        tried.model.update(plan)
+        with tried.ignore_type():  # "auto" or a bool
+            tried.model.update(plan)
         report = largest_batch(tried, target) if search_batch else compile_step(tried, target)
         layers = "loop" if plan["scan_layers"] else "unrolled"
         names = (layers, plan["remat_policy"], plan["attention"])

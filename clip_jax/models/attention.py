@@ -21,12 +21,12 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, tokens: int)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, tokens: int) -> jax.Array:
-    # Behind the padding of a causal attention no query looks that is not padding itself.
+    # Behind the padding of a causal attention no query looks that is not padding itself. Padding's
+    # own queries are computed like any other: what is left out would not be a number.
     length = _lengths(k, tokens) if tokens < k.shape[1] and not causal else None
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, key_value_seq_lengths=length,
-        query_seq_lengths=length, implementation="cudnn",
-    )  # fmt: skip
+        q, k, v, is_causal=causal, key_value_seq_lengths=length, implementation="cudnn"
+    )
 
 
 def _lengths(k: jax.Array, tokens: int) -> jax.Array:

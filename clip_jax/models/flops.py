@@ -28,7 +28,7 @@ def _encoder(layers: int, tokens: int, queries: int, width: int, mlp_width: int)
     return (layers - 1) * whole + _block(tokens, queries, width, mlp_width)
 
 
-def _vit(c: ViTConfig, embed_dim: int) -> int:
+def _vit(c: ViTConfig, embed_dim: int, patch_dropout: float = 0.0) -> int:
     total, side, channels = 0, c.image_size, 3
     for wider in c.stem:
         side //= 2
@@ -36,6 +36,7 @@ def _vit(c: ViTConfig, embed_dim: int) -> int:
         channels = wider
     patches, patch = (c.image_size // c.patch_size) ** 2, c.patch_size // 2 ** len(c.stem)
     total += _product(patches, patch * patch * channels, c.width)
+    patches = max(1, round(patches * (1 - patch_dropout)))
     if c.pool == "map":
         total += _encoder(c.num_layers, patches, patches, c.width, c.mlp_width)
         return total + _block(patches, 1, c.width, c.mlp_width)
@@ -71,20 +72,21 @@ def _text(c: TextConfig, embed_dim: int) -> int:
     return total + _product(1, c.width, embed_dim)
 
 
-def forward(config: ClipConfig) -> int:
+def forward(config: ClipConfig, patch_dropout: float = 0.0) -> int:
     """FLOPs of both towers for one pair."""
-    vision = config.vision
-    tower = _resnet if isinstance(vision, ResNetConfig) else _vit
-    return tower(vision, config.embed_dim) + _text(config.text, config.embed_dim)
+    vision, text = config.vision, _text(config.text, config.embed_dim)
+    if isinstance(vision, ResNetConfig):
+        return _resnet(vision, config.embed_dim) + text
+    return _vit(vision, config.embed_dim, patch_dropout) + text
 
 
-def training(config: ClipConfig, batch: int) -> int:
+def training(config: ClipConfig, batch: int, patch_dropout: float = 0.0) -> int:
     """FLOPs of a training step: a backward pass is twice the products of a forward pass.
 
     The first products of the towers need no gradient by the pixels; that they are counted makes
     less than 1% of a model of the paper. The loss is 3 products of [batch, E] by [E, batch].
     """
-    return 3 * batch * forward(config) + 3 * _product(batch, config.embed_dim, batch)
+    return 3 * batch * forward(config, patch_dropout) + 3 * _product(batch, config.embed_dim, batch)
 
 
 def recomputed(config: ClipConfig, remat_policy: str) -> int:
@@ -95,6 +97,8 @@ def recomputed(config: ClipConfig, remat_policy: str) -> int:
             whole = _resnet(tower, 0) if remat_policy not in ("none", "elementwise") else 0
             total += whole
             continue
+        if not isinstance(tower, ViTConfig | TextConfig):
+            continue  # a tower from outside, which decides for itself
         tokens = tower.context_length if isinstance(tower, TextConfig) else tower.tokens
         attention = 2 * _product(tokens, tower.width, tokens)
         hidden = _product(tokens, tower.width, tower.mlp_width)

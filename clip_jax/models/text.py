@@ -53,10 +53,16 @@ class TextConfig:
 
     def static_length(self, longest: int) -> int:
         """The least static length that holds texts of up to ``longest`` tokens."""
-        return next(n for n in self.static_lengths if n >= min(longest, self.context_length))
+        return next(n for n in self.static_lengths if n >= longest)
 
     def longest(self, tokens: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-        """Tokens of the longest text of int32[B, L], its end token included: int[]."""
+        """Tokens of the longest text of int32[B, L], its end token included: int[].
+
+        Raises:
+          ValueError: ``tokens`` is longer than the context.
+        """
+        if tokens.shape[1] > self.context_length:
+            raise ValueError(f"tokens {tokens.shape} exceed context_length={self.context_length}")
         return (tokens == self.eot_id).argmax(1).max() + 1
 
 

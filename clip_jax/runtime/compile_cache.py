@@ -14,10 +14,12 @@ MAX_BYTES = 4 * 2**30  # the least recently used programs go first
 def cpu_name() -> str:
     """Names this kind of CPU: a program that was compiled for one may not run on another."""
     try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        features = about.partition("flags")[2].partition("\n")[0]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        features = platform.processor()
+        lines = []
+    told = ("flags", "Features", "CPU implementer", "CPU part", "model name")
+    features = "".join(sorted({line for line in lines if line.startswith(told)}))
+    features = features or platform.processor()
     return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
 
 

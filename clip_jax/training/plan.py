@@ -31,6 +31,7 @@ from clip_jax.runtime.mesh import batch_shards
 POLICIES = ("none", "elementwise", "mlp", "projections", "full")
 HEADROOM = 0.95  # of the memory: the estimate's error, and what the allocator loses between arrays
 LARGEST_CUDNN_HEAD = 128
+LEAST_CUDNN_CAPABILITY = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,9 @@ def choose(config: ConfigDict, model: ClipConfig, mesh: Mesh, parameters: int, m
       ConfigError: ``model.attention=cudnn`` and something that it cannot do.
     """
     execution = explicit_execution(config.model)
-    platform = mesh.devices.flat[0].platform
-    problem = _cudnn_problem(platform, execution, model)
+    device = mesh.devices.flat[0]
+    platform = device.platform
+    problem = _cudnn_problem(device, execution, model)
     if config.model.attention == "auto" and not problem:
         execution = dataclasses.replace(execution, attention="cudnn")
     if config.model.attention == "cudnn" and problem:
@@ -80,10 +82,13 @@ def choose(config: ConfigDict, model: ClipConfig, mesh: Mesh, parameters: int, m
     return Plan(execution, _words(execution, platform, needed, memory))
 
 
-def _cudnn_problem(platform: str, execution: Execution, model: ClipConfig) -> str:
+def _cudnn_problem(device: jax.Device, execution: Execution, model: ClipConfig) -> str:
     """Why cuDNN's attention cannot be used; empty where it can."""
-    if platform not in ("gpu", "cuda"):
-        return f"there is no NVIDIA GPU here, but {platform}"
+    if device.platform not in ("gpu", "cuda"):
+        return f"there is no NVIDIA GPU here, but {device.platform}"
+    capability = str(getattr(device, "compute_capability", ""))
+    if not capability[:1].isdigit() or float(capability) < LEAST_CUDNN_CAPABILITY:
+        return f"it wants an NVIDIA GPU from Ampere on, and this is {device.device_kind}"
     if jnp.dtype(execution.dtype) != jnp.bfloat16:
         return f"it wants model.dtype=bfloat16, not {jnp.dtype(execution.dtype)}"
     for tower in (t for t in (model.vision, model.text) if not isinstance(t, ResNetConfig)):

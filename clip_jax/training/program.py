@@ -7,7 +7,7 @@ asks what the program would need.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -21,6 +21,7 @@ from clip_jax.data import batch
 from clip_jax.models import flops
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.vit import ViTConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
 from clip_jax.training import gradient_cache, optim, plan, state, step
 
@@ -113,23 +114,31 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
             )
 
 
-def utilisation(model: ClipModel, mesh: Mesh, work: tuple[int, int], seconds: float) -> float:
+def utilisation(
+    model: ClipModel, mesh: Mesh, batch_size: int, lengths: Sequence[int], seconds: float
+) -> float:
     """Model FLOPs utilisation: of the devices' peak of bfloat16 products, what the model needs.
 
     Args:
       model: what is trained.
       mesh: where.
-      work: examples of a step, and the length at which their captions are computed.
-      seconds: of the step.
+      batch_size: examples of a step.
+      lengths: of some steps, the tokens up to which captions were computed.
+      seconds: a step, on average.
 
     Returns:
-      A share of 1; 0 where the peak of the devices is not known.
+      A share of 1; 0 where the peak of the devices or the image tower is not known.
     """
-    batch_size, length = work
-    text = dataclasses.replace(model.config.text, context_length=length)
-    needed = flops.training(dataclasses.replace(model.config, text=text), batch_size)
     peak = sum(peak_flops(device.device_kind) for device in mesh.devices.flat)
-    return needed / (peak * seconds) if peak else 0.0
+    if not peak or not isinstance(model.config.vision, ViTConfig | ResNetConfig):
+        return 0.0
+
+    def needed(length: int) -> int:
+        text = dataclasses.replace(model.config.text, context_length=length)
+        config = dataclasses.replace(model.config, text=text)
+        return flops.training(config, batch_size, model.patch_dropout)
+
+    return sum(map(needed, lengths)) / len(lengths) / (peak * seconds)
 
 
 def abstract_batch(config: ConfigDict, model: ClipModel, mesh: Mesh) -> batch.Batch:

@@ -32,6 +32,8 @@ def with_lengths(
             batch = next(batches, None)
         except Exception as raised:  # after the step before it
             batch, error = None, raised
+        if error is not None and jax.process_count() > 1:
+            raise error  # the others have asked for the next number already, and wait for this one
         ahead = None if batch is None else (batch, longest(batch.tokens))
         if pending is not None:
             yield pending[0], text.static_length(int(pending[1]))

@@ -192,12 +192,14 @@ class Run:
         # they are there. All processes read the same ones at the same step. A record or a
         # checkpoint waits for the device anyway, and its counters include the present step.
         pending: collections.deque[step.Metrics] = collections.deque()
+        lengths: list[int] = []  # of the captions since the last record
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
             stream = text_length.with_lengths(batches, self.model.config.text, self.mesh)
             for batch, length in self._until_stopped(stream):
                 with self.profiler.step(self.step + 1):
                     self.state, scalars = self.program.train_step(self.state, batch, length)
+                lengths.append(length)
                 self.step += 1
                 if self.profiler.after(self.step, scalars):
                     say(f"wrote a trace: {self.profiler.folder}")
@@ -209,7 +211,8 @@ class Run:
                 distributed.heartbeat(f"step {self.step}")
                 self.checkpoints.poll()
                 if logged:
-                    self._log(scalars, batches, writer, length)
+                    self._log(scalars, batches, writer, lengths)
+                    lengths.clear()
                 if stop and not last:
                     self._check(pending, lag=0)
                     self.save()
@@ -260,7 +263,7 @@ class Run:
         return bool(scalars["preempted"])
 
     def _log(
-        self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer, length: int
+        self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer, lengths: list[int]
     ) -> None:
         c, values = self.config, {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
@@ -274,8 +277,8 @@ class Run:
             "bad_records": self.unreadable,
             **{k: v for k, v in values.items() if k not in ("unreadable", "preempted")},
         }
-        work = (c.train.batch_size, length)
-        if mfu := program.utilisation(self.model, self.mesh, work, seconds_per_step):
+        work = (self.model, self.mesh, c.train.batch_size, lengths, seconds_per_step)
+        if mfu := program.utilisation(*work):
             record["mfu"] = mfu
         if writer is not None:
             writer.write(record)

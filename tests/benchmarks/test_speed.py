@@ -46,6 +46,13 @@ def test_in_turn_with_open_clip(monkeypatch, root, tmp_path, capsys, name):
         (["step", "--config=configs/tiny.py"], "needs tokenizer.name=clip"),
         (["step", *TINY, "--captions=long"], "invalid choice: 'long'"),
         (["step", *TINY, "--round=3"], "overrides are written --config.key=value"),
+        (["step", *TINY, "--rounds=0"], "--rounds and --calls must be 1 or more"),
+        (["step", *TINY, "--json=/no/such/x.json"], "--json=/no/such/x.json: there is no folder"),
+        (["encode", *TINY, "--compare=/no/x.json"], "--compare=/no/x.json: no such file"),
+        (
+            ["step", *TINY, "--against=open_clip", "--config.model.patch_dropout=0.5"],
+            "model.patch_dropout=0.5 is not measured there; set 0",
+        ),
         (["speed"], "invalid choice: 'speed'"),
         (["probe", "--fast"], "unrecognized arguments: --fast"),
     ],

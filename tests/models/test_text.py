@@ -33,6 +33,11 @@ def test_without_its_padding_a_text_has_the_same_feature_and_gradients():
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * float(np.abs(b).max()))
 
 
-@pytest.mark.parametrize(("longest", "length"), [(1, 16), (16, 16), (17, 32), (33, 40), (99, 40)])
+@pytest.mark.parametrize(("longest", "length"), [(1, 16), (16, 16), (17, 32), (33, 40)])
 def test_the_static_length_is_the_least_that_holds_the_text(longest, length):
     assert CONFIG.static_length(longest) == length
+
+
+def test_tokens_beyond_the_context_are_refused_and_not_cut():
+    with pytest.raises(ValueError, match=r"tokens \(2, 60\) exceed context_length=40"):
+        CONFIG.longest(np.zeros((2, 60), np.int32))

@@ -18,13 +18,22 @@ GIB = 2**30
 
 
 def chosen(
-    platform="gpu", memory=80 * GIB, batch=1024, fsdp=1, variant="ViT-B/32", parameters=0, **model
+    platform="gpu",
+    memory=80 * GIB,
+    batch=1024,
+    fsdp=1,
+    variant="ViT-B/32",
+    parameters=0,
+    capability="9.0",
+    **model,
 ):
     """The plan of a model on devices of a platform."""
     c = config_lib.defaults()
     c.model.variant, c.train.batch_size = variant, batch
     c.model.update(model)
-    device = types.SimpleNamespace(platform=platform)
+    device = types.SimpleNamespace(
+        platform=platform, compute_capability=capability, device_kind="a GPU"
+    )
     mesh = types.SimpleNamespace(
         devices=np.array([device]), shape={"data": 1, "fsdp": fsdp, "tensor": 1}
     )
@@ -91,6 +100,8 @@ def test_explicit_values_win():
     ("changes", "message"),
     [
         ({"platform": "cpu"}, "model.attention=cudnn: there is no NVIDIA GPU here, but cpu"),
+        ({"capability": "7.5"}, "an NVIDIA GPU from Ampere on, and this is a GPU"),
+        ({"capability": "gfx90a"}, "an NVIDIA GPU from Ampere on"),
         ({"dtype": "float32"}, "wants model.dtype=bfloat16, not float32"),
         ({"variant": "ViT-Test/8", "text": {"num_heads": 8}}, "heads of 4 dimensions"),
     ],

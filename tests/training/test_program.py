@@ -1,5 +1,6 @@
 """What a config computes: which loss, which errors, and that sharding moves what it should."""
 
+import dataclasses
 import types
 
 import jax
@@ -40,10 +41,17 @@ def test_utilisation_is_the_share_of_the_peak():
     h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     mesh = types.SimpleNamespace(devices=np.array([h100, h100]))
     seconds = flops.training(model.config, 2048) / (2 * 989.4e12)
-    assert program.utilisation(model, mesh, (2048, 77), 2 * seconds) == pytest.approx(0.5)
-    assert program.utilisation(model, mesh, (2048, 16), 2 * seconds) < 0.4  # less was computed
+    assert program.utilisation(model, mesh, 2048, [77], 2 * seconds) == pytest.approx(0.5)
+    short = program.utilisation(model, mesh, 2048, [16], 2 * seconds)
+    assert short < 0.4  # less was computed
+    both = program.utilisation(model, mesh, 2048, [77, 16], 2 * seconds)
+    assert both == pytest.approx((0.5 + short) / 2)
+    dropped = model.clone(patch_dropout=0.5)
+    assert program.utilisation(dropped, mesh, 2048, [77], 2 * seconds) < 0.4
     unknown = types.SimpleNamespace(devices=np.array(jax.devices()))
-    assert program.utilisation(model, unknown, (2048, 77), 1.0) == 0
+    assert program.utilisation(model, unknown, 2048, [77], 1.0) == 0
+    outside = dataclasses.replace(model.config, vision=types.SimpleNamespace(image_size=16))
+    assert program.utilisation(model.clone(config=outside), mesh, 2048, [77], 1.0) == 0
 
 
 @pytest.mark.parametrize(

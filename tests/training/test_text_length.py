@@ -2,7 +2,6 @@
 
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -46,11 +45,19 @@ def test_an_error_comes_after_the_batches_before_it(mesh):
     assert seen == [(0, 16), (1, 32)]
 
 
+def test_of_several_processes_one_that_fails_ends_at_once(mesh, monkeypatch):
+    monkeypatch.setattr(text_length.jax, "process_count", lambda: 2)
+    stream, seen = text_length.with_lengths(batches(mesh, 3, 20, None), TEXT, mesh), []
+    with pytest.raises(ValueError, match="cannot be read"):
+        for batch, length in stream:
+            seen.append((batch.number, length))
+    assert seen == [(0, 16)]
+
+
 def test_a_tower_that_sees_padding_computes_all_of_it(mesh):
     siglip = TextConfig(8, 2, 2, 40, 100, 99, causal=False, pool="last")
-    with jax.transfer_guard_device_to_host("disallow"):  # nothing is asked of the devices
-        found = [n for _, n in text_length.with_lengths(batches(mesh, 3, 20), siglip, mesh)]
-    assert found == [40, 40]
+    untouched = iter([types.SimpleNamespace(tokens=None)] * 2)  # nothing is asked of the devices
+    assert [n for _, n in text_length.with_lengths(untouched, siglip, mesh)] == [40, 40]
     assert "pools at the last position" in text_length.describe(siglip)
     open_eyed = TextConfig(8, 2, 2, 40, 100, 99, causal=False)
     assert open_eyed.static_lengths == (40,)
