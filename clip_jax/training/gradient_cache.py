@@ -86,12 +86,13 @@ def _cached(model, loss_fn, variables, batch, rngs, metadata, microbatches, shar
     micro-batch at a time, so their groups must lie within one (see ``check``); the running
     statistics move as they do for the full batch.
     """
-    params = compute_copy(model, variables["params"])
+    params = variables["params"]
     size = len(batch.images)
     inputs = _split((batch.images, batch.tokens, jnp.arange(size)), microbatches, shards)
 
     def embed(params, microbatch):
         images, tokens, rows = microbatch
+        params = compute_copy(model, params)  # the same in every turn: XLA does it once
         output, changed = model.apply(
             {**variables, "params": params}, images, tokens, train=True,
             microbatch=Microbatch(rows, size), rngs=rngs, mutable=["batch_stats"],
