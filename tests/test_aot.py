@@ -33,7 +33,8 @@ def test_emulated_devices(root, tmp_path):
     path = tmp_path / "report.json"
     code, out, err = run(
         root, "--config=configs/tiny.py", "--topology=cpu:8", f"--json={path}",
-        "--config.mesh.fsdp=2", xla_flags="--xla_backend_optimization_level=0",
+        "--config.mesh.fsdp=2", "--config.model.vision.num_layers=1",
+        "--config.model.text.num_layers=1", xla_flags="--xla_backend_optimization_level=0",
     )  # fmt: skip
     assert code == 0, err
     assert "cpu:8: 8 devices (data 4, fsdp 2), batch 32" in out
