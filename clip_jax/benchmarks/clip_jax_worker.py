@@ -1,6 +1,5 @@
 """Measures this package: a train step, or the encoding of images or texts, when it is asked."""
 
-import dataclasses
 import json
 import sys
 import time
@@ -11,10 +10,9 @@ import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
-from clip_jax.analysis.chips import peak_flops
-from clip_jax.benchmarks import duel, inputs
+from clip_jax.benchmarks import inputs, paired
 from clip_jax.data.batch import Batch
-from clip_jax.models import clip, flops
+from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
 from clip_jax.training import program, step
 
@@ -23,7 +21,7 @@ def _sizes(config: config_lib.ConfigDict) -> tokenizers.Tokenizer:
     return tokenizers.build("clip", config.tokenizer.context_length)
 
 
-def _batch(task: duel.JsonDict, model: clip.ClipModel, mesh: jax.sharding.Mesh) -> Batch:
+def _batch(task: paired.JsonDict, model: clip.ClipModel, mesh: jax.sharding.Mesh) -> Batch:
     c, size = model.config, task["batch"]
     zeros = np.zeros(size, np.int32)
     host = Batch(
@@ -56,7 +54,7 @@ def _encode(
     return lambda: encode_texts(variables, tokens)
 
 
-def main(task: duel.JsonDict) -> None:
+def main(task: paired.JsonDict) -> None:
     """Serves one task: config, overrides, what ("step", "images", "texts"), batch, captions."""
     config = config_lib.load(task["config"], [*map(tuple, task["overrides"])])
     mesh = mesh_lib.create_mesh(config.mesh)
@@ -66,7 +64,8 @@ def main(task: duel.JsonDict) -> None:
         batch = _batch(task, model, mesh)
         text = model.config.text
         length = text.static_length(int(text.longest(np.asarray(batch.tokens))))
-        if task["what"] == "step":
+        stepping = task["what"] == "step"
+        if stepping:
             call = _train(made, batch, length)
         else:
             call = _encode(task["what"], made, mesh, batch, length)
@@ -77,7 +76,8 @@ def main(task: duel.JsonDict) -> None:
             "execution": made.execution,
             "text_length": length,
             "devices": mesh.devices.size,
-            **(_work(model, task["batch"], length, mesh) if task["what"] == "step" else {}),
+            "flops": program.step_flops(model, task["batch"], length) if stepping else 0,
+            "peak": program.mesh_peak(mesh),
         }
 
         def calls(count: int) -> float:
@@ -87,20 +87,10 @@ def main(task: duel.JsonDict) -> None:
             jax.block_until_ready(out)
             return time.perf_counter() - started
 
-        duel.serve(about, calls, _memory)
+        paired.serve(about, calls, _memory)
 
 
-def _work(model: clip.ClipModel, batch: int, length: int, mesh: jax.sharding.Mesh) -> duel.JsonDict:
-    """What a step computes, in FLOPs, and the devices' peak, in FLOP/s (0: not known)."""
-    text = dataclasses.replace(model.config.text, context_length=length)
-    config = dataclasses.replace(model.config, text=text)
-    return {
-        "flops": flops.training(config, batch, model.patch_dropout),
-        "peak": sum(peak_flops(device.device_kind) for device in mesh.devices.flat),
-    }
-
-
-def _memory() -> duel.JsonDict:
+def _memory() -> paired.JsonDict:
     """Bytes at the peak: of the first device, or, on CPUs, of the process."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:

@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import torch
 
-from clip_jax.benchmarks import duel, inputs
+from clip_jax.benchmarks import inputs, paired
 
 
 def _train(
@@ -44,7 +44,7 @@ def _train(
     return call
 
 
-def main(task: duel.JsonDict) -> None:
+def main(task: paired.JsonDict) -> None:
     """Serves one task: model_cfg, what, batch, captions, dtype, compile."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
@@ -81,15 +81,15 @@ def main(task: duel.JsonDict) -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    duel.serve({"compile_seconds": calls(1)}, calls, lambda: _memory(device))
+    paired.serve({"compile_seconds": calls(1)}, calls, lambda: _memory(device))
 
 
-def _arguments(model_cfg: duel.JsonDict) -> duel.JsonDict:
+def _arguments(model_cfg: paired.JsonDict) -> paired.JsonDict:
     known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
     return {k: model_cfg[k] for k in known}
 
 
-def _memory(device: str) -> duel.JsonDict:
+def _memory(device: str) -> paired.JsonDict:
     if device == "cuda":
         return {"peak_bytes": torch.cuda.max_memory_allocated()}
     import resource

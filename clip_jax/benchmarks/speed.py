@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from clip_jax import cli
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import duel, inputs
+from clip_jax.benchmarks import inputs, paired
 from clip_jax.interop.formats import open_clip as layout
 from clip_jax.models import clip
 
@@ -52,7 +52,7 @@ def _run(name: str, parts: Sequence[str], arguments: Sequence[str]) -> None:
     results = [_measure(part, config, flags, overrides) for part in parts]
     record = {
         "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
-        "machine": duel.machine(),
+        "machine": paired.machine(),
         "results": results,
     }
     if flags.json:
@@ -88,14 +88,14 @@ def _measure(
     config: config_lib.ConfigDict,
     flags: argparse.Namespace,
     overrides: Sequence[tuple[str, str]],
-) -> duel.JsonDict:
+) -> paired.JsonDict:
     """Times of one part, printed and returned."""
     c = config.tokenizer
     sizes = SimpleNamespace(context_length=c.context_length, vocab_size=49408, eot_id=49407)
     model = clip.resolve(config.model, sizes)
     common = {"what": part, "batch": config.train.batch_size, "captions": flags.captions}
     ours = {**common, "config": flags.config, "overrides": list(overrides)}
-    workers = [duel.Worker(OURS, "clip_jax.benchmarks.clip_jax_worker", ours)]
+    workers = [paired.Worker(OURS, "clip_jax.benchmarks.clip_jax_worker", ours)]
     if flags.against and workers[0].about["devices"] > 1:
         workers[0].close()
         raise config_lib.ConfigError(
@@ -109,22 +109,22 @@ def _measure(
             "dtype": config.model.dtype,
             "compile": flags.torch_compile,
         }
-        workers.append(duel.Worker(THEIRS, "clip_jax.benchmarks.open_clip_worker", theirs))
-    times = duel.in_turn(workers, flags.rounds, flags.calls)
-    result: duel.JsonDict = {"what": part, "batch": config.train.batch_size}
+        workers.append(paired.Worker(THEIRS, "clip_jax.benchmarks.open_clip_worker", theirs))
+    times = paired.in_turn(workers, flags.rounds, flags.calls)
+    result: paired.JsonDict = {"what": part, "batch": config.train.batch_size}
     for worker in workers:
-        low, middle, high = duel.quartiles(times[worker.name])
+        low, middle, high = paired.quartiles(times[worker.name])
         result[worker.name] = {
             **worker.about, **worker.close(), "seconds": middle, "quartiles": [low, high],
             "pairs_per_second": config.train.batch_size / middle, "all": times[worker.name],
         }  # fmt: skip
     if flags.against:
-        result["ratio"] = duel.ratios(times, OURS, THEIRS)
+        result["ratio"] = paired.ratios(times, OURS, THEIRS)
     _show(part, result)
     return result
 
 
-def _show(part: str, result: duel.JsonDict) -> None:
+def _show(part: str, result: paired.JsonDict) -> None:
     unit = "pairs" if part == "step" else part
     for name in (OURS, THEIRS):
         if name not in result:
@@ -143,7 +143,7 @@ def _show(part: str, result: duel.JsonDict) -> None:
     sys.stdout.flush()
 
 
-def _mfu(r: duel.JsonDict) -> str:
+def _mfu(r: paired.JsonDict) -> str:
     if not r.get("flops"):
         return ""
     rate = f"{r['flops'] / r['seconds'] / 1e12:,.2f} TFLOP/s"
@@ -151,7 +151,7 @@ def _mfu(r: duel.JsonDict) -> str:
     return f"  {rate}" + (f" (MFU {share:.0%})" if share else "")
 
 
-def _compare(results: Sequence[duel.JsonDict], earlier: duel.JsonDict) -> None:
+def _compare(results: Sequence[paired.JsonDict], earlier: paired.JsonDict) -> None:
     before = {r["what"]: r for r in earlier["results"]}
     for r in results:
         if old := before.get(r["what"]):

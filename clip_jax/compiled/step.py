@@ -59,8 +59,8 @@ def compile_step(config: config_lib.ConfigDict, target: Target) -> Report:
     between = sum(c.received for c in collectives if c.kind == hlo.BETWEEN_SLICES)
     received = sum(c.received for c in collectives) - between
     work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
-    again = flops.recomputed(model.config, made.model.execution.remat_policy)
-    again = math.ceil(again * config.train.batch_size / len(devices))
+    a_pair = flops.recomputed(model.config, made.model.execution.remat_policy)
+    recomputed = math.ceil(a_pair * config.train.batch_size / len(devices))
     return Report(
         topology=target.topology,
         devices=len(devices),
@@ -73,8 +73,8 @@ def compile_step(config: config_lib.ConfigDict, target: Target) -> Report:
         fits=not problem,
         problem=problem,
         flops=work,
-        recomputed_flops=again,
-        compute_seconds=(work + again) / chip.flops if chip else 0.0,
+        recomputed_flops=recomputed,
+        compute_seconds=(work + recomputed) / chip.flops if chip else 0.0,
         link_seconds=received / chip.link if chip else 0.0,
         received=received,
         between_slices=between,

@@ -1,5 +1,6 @@
 """Scaled dot-product attention: implementations that give the same numbers up to rounding."""
 
+import functools
 from typing import Protocol
 
 import jax
@@ -15,26 +16,24 @@ class Implementation(Protocol):
         """See ``attend``."""
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, tokens: int) -> jax.Array:
-    length = _lengths(k, tokens) if tokens < k.shape[1] and not causal else None
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, key_value_seq_lengths=length)
-
-
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, tokens: int) -> jax.Array:
+def _by_jax(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, tokens: int,
+    implementation: str | None = None,
+) -> jax.Array:  # fmt: skip
     # Behind the padding of a causal attention no query looks that is not padding itself. Padding's
     # own queries are computed like any other: what is left out would not be a number.
-    length = _lengths(k, tokens) if tokens < k.shape[1] and not causal else None
+    padded = tokens < k.shape[1] and not causal
+    lengths = jnp.full(k.shape[:1], tokens, jnp.int32) if padded else None
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, key_value_seq_lengths=length, implementation="cudnn"
+        q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation=implementation
     )
 
 
-def _lengths(k: jax.Array, tokens: int) -> jax.Array:
-    return jnp.full(k.shape[:1], tokens, jnp.int32)
-
-
 # "cudnn" needs an NVIDIA GPU (Ampere or later), 16-bit numbers, and heads of a multiple of 8.
-IMPLEMENTATIONS: dict[str, Implementation] = {"xla": _xla, "cudnn": _cudnn}
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "xla": _by_jax,
+    "cudnn": functools.partial(_by_jax, implementation="cudnn"),
+}
 
 # The multiple to which a sequence is padded for an implementation.
 MULTIPLES: dict[str, int] = {"cudnn": 2}

@@ -114,6 +114,18 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
             )
 
 
+def step_flops(model: ClipModel, batch_size: int, length: int) -> int:
+    """FLOPs of a step of a built-in model whose captions are computed up to ``length`` tokens."""
+    text = dataclasses.replace(model.config.text, context_length=length)
+    config = dataclasses.replace(model.config, text=text)
+    return flops.training(config, batch_size, model.patch_dropout)
+
+
+def mesh_peak(mesh: Mesh) -> float:
+    """Peak of bfloat16 products of all devices of a mesh, FLOP/s; 0 where it is not known."""
+    return sum(peak_flops(device.device_kind) for device in mesh.devices.flat)
+
+
 def utilisation(
     model: ClipModel, mesh: Mesh, batch_size: int, lengths: Sequence[int], seconds: float
 ) -> float:
@@ -129,16 +141,11 @@ def utilisation(
     Returns:
       A share of 1; 0 where the peak of the devices or the image tower is not known.
     """
-    peak = sum(peak_flops(device.device_kind) for device in mesh.devices.flat)
+    peak = mesh_peak(mesh)
     if not peak or not isinstance(model.config.vision, ViTConfig | ResNetConfig):
         return 0.0
-
-    def needed(length: int) -> int:
-        text = dataclasses.replace(model.config.text, context_length=length)
-        config = dataclasses.replace(model.config, text=text)
-        return flops.training(config, batch_size, model.patch_dropout)
-
-    return sum(map(needed, lengths)) / len(lengths) / (peak * seconds)
+    needed = sum(step_flops(model, batch_size, length) for length in lengths) / len(lengths)
+    return needed / (peak * seconds)
 
 
 def abstract_batch(config: ConfigDict, model: ClipModel, mesh: Mesh) -> batch.Batch:

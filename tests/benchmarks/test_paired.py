@@ -5,14 +5,14 @@ import os
 import numpy as np
 import pytest
 
-from clip_jax.benchmarks import duel, inputs
+from clip_jax.benchmarks import inputs, paired
 
 WORKER = """
 import json, sys
-from clip_jax.benchmarks import duel
+from clip_jax.benchmarks import paired
 task = json.loads(sys.argv[1])
 print("a library says something")
-duel.serve({"ready": True}, lambda calls: calls * task["seconds"], lambda: {"peak_bytes": 7})
+paired.serve({"ready": True}, lambda calls: calls * task["seconds"], lambda: {"peak_bytes": 7})
 """
 
 
@@ -24,23 +24,23 @@ def module(tmp_path, monkeypatch, root):
 
 
 def test_rounds_alternate_and_ratios_are_of_neighbours(module):
-    workers = [duel.Worker(n, "fake_worker", {"seconds": s}) for n, s in (("a", 2.0), ("b", 3.0))]
+    workers = [paired.Worker(n, "fake_worker", {"seconds": s}) for n, s in (("a", 2.0), ("b", 3.0))]
     assert workers[0].about == {"ready": True}
-    times = duel.in_turn(workers, rounds=4, calls=5)
+    times = paired.in_turn(workers, rounds=4, calls=5)
     assert times == {"a": [2.0] * 4, "b": [3.0] * 4}
-    assert duel.ratios(times, "a", "b") == (1.5, 1.5, 1.5)
+    assert paired.ratios(times, "a", "b") == (1.5, 1.5, 1.5)
     assert [w.close() for w in workers] == [{"peak_bytes": 7}] * 2
 
 
 def test_a_worker_that_ends_is_named(module):
     with pytest.raises(RuntimeError, match="theirs ended with 3"):
-        duel.Worker("theirs", "broken_worker", {})
+        paired.Worker("theirs", "broken_worker", {})
 
 
 def test_quartiles():
-    assert duel.quartiles([4.0]) == (4.0, 4.0, 4.0)
-    assert duel.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
-    assert duel.ratios({"a": [1.0, 2.0], "b": [2.0, 2.0]}, "a", "b")[1] == 1.5
+    assert paired.quartiles([4.0]) == (4.0, 4.0, 4.0)
+    assert paired.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert paired.ratios({"a": [1.0, 2.0], "b": [2.0, 2.0]}, "a", "b")[1] == 1.5
 
 
 def test_captions_end_where_they_should():
