@@ -31,12 +31,21 @@ def test_alone(monkeypatch, root, tmp_path, capsys):
 def test_in_turn_with_open_clip(monkeypatch, root, tmp_path, capsys, name):
     pytest.importorskip("open_clip")
     monkeypatch.chdir(root)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     path = tmp_path / "both.json"
     assert benchmark.main([name, *TINY, "--against=open_clip", f"--json={path}"]) == 0
     assert "clip_jax is " in capsys.readouterr().out
     for result in json.loads(path.read_text())["results"]:
         low, middle, high = result["ratio"]
         assert 0 < low <= middle <= high
+
+
+@pytest.mark.reference
+def test_several_devices_are_not_compared_with_one(monkeypatch, root, capsys):
+    pytest.importorskip("open_clip")
+    monkeypatch.chdir(root)  # the tests' own eight devices
+    assert benchmark.main(["step", *TINY, "--against=open_clip"]) == 64
+    assert "--against=open_clip measures one device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
