@@ -50,8 +50,7 @@ else
   command="pip install --quiet '.[tpu]' && $command"
 fi
 read -ra storage <<< "${STORAGE:-}"
-$dry_run && time=TIME || time=$(date +%Y%m%d-%H%M%S)
-logs=${LOGS:-runs/launch}/$WORKLOAD/$time
+logs=$(log_folder "$WORKLOAD")
 
 xpk_ workload list --filter-by-job="$WORKLOAD"  # also points kubectl at the cluster
 there=$(run kubectl get jobset "$WORKLOAD" --ignore-not-found --output=name)

@@ -63,6 +63,15 @@ show() {
 # Runs a command; in a dry run, prints it instead.
 run() { if $dry_run; then show "$@"; else "$@"; fi; }
 
+# log_folder NAME: a folder for the logs of this launch alone, also when another one began in the
+# same second.
+log_folder() {
+  local folder=${LOGS:-runs/launch}/$1/TIME
+  $dry_run || folder=${folder%TIME}$(date +%Y%m%d-%H%M%S)
+  while [[ -e "$folder" ]]; do folder+=-again; done
+  echo "$folder"
+}
+
 # Words as one string that a shell splits into the same words.
 quoted() {
   local line

@@ -42,8 +42,7 @@ case ${CAPACITY:-on-demand} in
   spot | reserved) create_flags=(--"$CAPACITY" "${create_flags[@]}") ;;
   *) usage "CAPACITY=$CAPACITY is not on-demand, spot or reserved" ;;
 esac
-$dry_run && time=TIME || time=$(date +%Y%m%d-%H%M%S)
-logs=${LOGS:-runs/launch}/$TPU_NAME/$time
+logs=$(log_folder "$TPU_NAME")
 run mkdir -p "$logs"
 pids=() temporary=''
 # shellcheck disable=SC2329 # called by the trap

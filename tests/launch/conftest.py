@@ -66,11 +66,18 @@ if name == "gcloud":
                                  env=os.environ | {{"HOME": str(h)}}, start_new_session=True)
                 for h in homes
             ]
+
+            def lose(*_):
+                "What the connection's other end prints from now on is read by nobody."
+                for r in running:
+                    if r.poll() is None:
+                        os.killpg(r.pid, signal.SIGKILL)
+                os._exit(255)
+
+            signal.signal(signal.SIGTERM, lose)
             while any(r.poll() is None for r in running):
                 if not reachable():
-                    for r in running:
-                        os.killpg(r.pid, signal.SIGKILL)
-                    sys.exit(255)
+                    lose()
                 time.sleep(0.01)
             sys.exit(next((r.returncode for r in running if r.returncode), 0))
 elif name == "xpk" and "--wait-for-job-completion" in flags:

@@ -191,6 +191,8 @@ def test_training_under_way_is_followed_and_stops_when_told(machines):
     output, _ = second.communicate(timeout=20)
     assert second.returncode == 75 and "already running" in output
     assert output.count("saved") == 1
+    # Each launch has a folder of its own, also when two began in the same second.
+    assert len(list(machines.tmp_path.glob("runs/launch/pod/*"))) == 3
 
 
 def test_the_failed_worker_decides_and_the_others_are_ended(machines):
