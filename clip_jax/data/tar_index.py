@@ -6,9 +6,12 @@ shard is found: a stream reader takes a flipped bit in a header for the end of t
 loses the rest of the shard without a word.
 """
 
+import collections
+import contextlib
 import hashlib
 import os
 import tarfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from clip_jax.data.errors import DataError
 from clip_jax.data.paths import cached_arrays
 from clip_jax.runtime import distributed
 
+MOST_OPEN = 256  # shards, of the 1,024 files that a process may usually have open
+_NEAR = 1 << 16  # bytes: to read so many in vain takes less time than a second read
 _ARRAYS = ("keys", "spans", "incomplete")  # of a ``TarIndex``
 
 
@@ -46,12 +51,31 @@ class TarIndex:
         return len(self.keys)
 
 
+class _File:
+    """An open file, closed once no thread reads from it any more."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self):
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class TarShards(Sequence):
-    """The samples of indexed shards by number: ``shards[i]`` is the encoded image of sample i."""
+    """The samples of indexed shards by number: ``shards[i]`` is the encoded image of sample i.
+
+    Shards stay open between reads, the last ``MOST_OPEN`` of them. Can be pickled.
+    """
 
     def __init__(self, indices: Sequence[TarIndex]):
         self.indices = indices
         self.starts = np.cumsum([0] + [len(index) for index in indices])
+        self._open: collections.OrderedDict[Path, _File] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return type(self), (self.indices,)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -64,11 +88,22 @@ class TarShards(Sequence):
         shard = int(np.searchsorted(self.starts, sample, "right")) - 1
         return self.indices[shard], sample - int(self.starts[shard])
 
+    def _file(self, path: Path) -> _File:
+        with self._lock:
+            file = self._open.get(path)
+            if file is None:
+                file = self._open[path] = _File(path)
+                if len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(path)
+            return file
+
     def _read(self, sample: int, column: int) -> bytes:
         index, row = self._find(sample)
         offset, size = index.spans[row, column : column + 2].tolist()
-        with open(index.path, "rb") as file:
-            return os.pread(file.fileno(), size, offset)
+        file = self._file(index.path)
+        return os.pread(file.descriptor, size, offset)
 
     def __getitem__(self, sample: int) -> bytes:
         return self._read(sample, 0)
@@ -77,17 +112,48 @@ class TarShards(Sequence):
         """The caption or label file of a sample."""
         return self._read(sample, 2)
 
+    def sample(self, sample: int) -> tuple[bytes, bytes]:
+        """The encoded image and the text of a sample, in one read where they are neighbours."""
+        index, row = self._find(sample)
+        span = index.spans[row].tolist()
+        file = self._file(index.path)
+        start, stop = _extent(span)
+        if stop - start > span[1] + span[3] + _NEAR:
+            return os.pread(file.descriptor, span[1], span[0]), os.pread(
+                file.descriptor, span[3], span[2]
+            )
+        data = os.pread(file.descriptor, stop - start, start)
+        image, text = span[0] - start, span[2] - start
+        return data[image : image + span[1]], data[text : text + span[3]]
+
+    def will_read(self, samples: Sequence[int]) -> None:
+        """Asks the system to fetch samples into its page cache, in the order they lie on disk."""
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        for sample in sorted(samples):  # samples are numbered by shard and key, as they are packed
+            index, row = self._find(sample)
+            start, stop = _extent(index.spans[row].tolist())
+            with contextlib.suppress(OSError):  # what cannot be read is found out when it is read
+                file = self._file(index.path)
+                os.posix_fadvise(file.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def texts(self) -> Iterator[tuple[str, bytes]]:
-        """The location and the caption or label file of every sample; each shard is opened once."""
+        """The location and the caption or label file of every sample."""
         for index in self.indices:
-            with open(index.path, "rb") as file:
-                for key, (at, size) in zip(index.keys, index.spans[:, 2:].tolist(), strict=True):
-                    yield f"{index.path}: {key}", os.pread(file.fileno(), size, at)
+            file = self._file(index.path)
+            for key, (at, size) in zip(index.keys, index.spans[:, 2:].tolist(), strict=True):
+                yield f"{index.path}: {key}", os.pread(file.descriptor, size, at)
 
     def describe(self, sample: int) -> str:
         """Where a sample lies, for messages."""
         index, row = self._find(sample)
         return f"{index.path}: {index.keys[row]}"
+
+
+def _extent(span: list[int]) -> tuple[int, int]:
+    """The first byte of a sample's two files, and the byte after the last."""
+    image, image_size, text, text_size = span
+    return min(image, text), max(image + image_size, text + text_size)
 
 
 def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> Path:

@@ -1,7 +1,11 @@
 """The shard index: random access, and damage found instead of skipped."""
 
+import gc
 import io
+import pathlib
+import pickle
 import tarfile
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -115,3 +119,61 @@ def test_a_file_may_have_one_of_several_endings(tmp_path):
     assert index.keys.tolist() == ["1", "2"]
     assert [read(index, i) for i in range(2)] == [(b"1.jpg", b"1.txt"), (b"2.PNG", b"2.txt")]
     assert index.incomplete.tolist() == ["3"]
+
+
+def indexed(tmp_path, count, samples=5, endings=("jpg", "txt")):
+    shards = [write_shard(tmp_path / f"{i}.tar", samples, endings) for i in range(count)]
+    return tar_index.TarShards([tar_index.load_index(s, "jpg", "txt", tmp_path) for s in shards])
+
+
+def test_a_sample_is_read_whole_wherever_its_two_files_lie(tmp_path):
+    for folder, endings in (("next", ("jpg", "txt")), ("turned", ("txt", "jpg"))):
+        (tmp_path / folder).mkdir()
+        shards = indexed(tmp_path / folder, 2, endings=endings)
+        for i in range(len(shards)):
+            assert shards.sample(i) == (shards[i], shards.text(i))
+    # Far apart: the texts lie behind all images.
+    path = tmp_path / "far.tar"
+    with tarfile.open(path, "w") as archive:
+        for ending in ("jpg", "txt"):
+            for i in range(3):
+                info = tarfile.TarInfo(f"{i}.{ending}")
+                info.size = 100_000
+                archive.addfile(info, io.BytesIO(f"{ending}{i}".encode().ljust(100_000)))
+    shards = tar_index.TarShards([tar_index.load_index(path, "jpg", "txt", tmp_path)])
+    for i in range(3):
+        image, text = shards.sample(i)
+        assert (image[:4], text[:4]) == (f"jpg{i}".encode(), f"txt{i}".encode())
+        assert len(image) == len(text) == 100_000
+
+
+def open_files(folder):
+    links = pathlib.Path("/proc/self/fd").iterdir()
+    return sum(str(link.resolve()).startswith(f"{folder}/") for link in links)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_shards_stay_open_up_to_a_number_and_are_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_index, "MOST_OPEN", 3)
+    shards = indexed(tmp_path, 6)
+    want = [shards[i] for i in range(len(shards))]
+    assert open_files(tmp_path) == 3
+    with futures.ThreadPoolExecutor(8) as pool:
+        order = np.random.default_rng(0).integers(0, len(shards), 2000).tolist()
+        for i, image in zip(order, pool.map(shards.__getitem__, order), strict=True):
+            assert image == want[i]
+    assert open_files(tmp_path) == 3
+    copy = pickle.loads(pickle.dumps(shards))
+    assert copy[7] == want[7]
+    del copy, shards
+    gc.collect()
+    assert open_files(tmp_path) == 0
+
+
+def test_reading_ahead_forgives_what_cannot_be_read(tmp_path):
+    shards = indexed(tmp_path, 2)
+    (tmp_path / "0.tar").unlink()
+    shards.will_read([7, 0, 3, 9])
+    assert shards.sample(9) == (shards[9], shards.text(9))
+    with pytest.raises(FileNotFoundError):
+        shards.sample(0)

@@ -2,6 +2,7 @@
 
 import abc
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -30,12 +31,14 @@ class Source(abc.ABC):
       weights: float[n], how often a pair is drawn in comparison with others of its group under
         ``data.sampling="grouped"``; None: equally often.
       needs_path: whether ``data.path`` must be given.
+      reads_ahead: whether ``will_read`` does anything.
     """
 
     fingerprint: str
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
     needs_path: bool = False
+    reads_ahead: bool = False
 
     @classmethod
     @abc.abstractmethod
@@ -71,6 +74,9 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """The caption that ``read`` gives with an ``rng`` like this, without reading the image."""
+
+    def will_read(self, indices: Sequence[int]) -> None:  # noqa: B027 # most need not know
+        """Says which pairs will be read soon, so that they can be fetched in a good order."""
 
     @abc.abstractmethod
     def describe(self, index: int) -> str:

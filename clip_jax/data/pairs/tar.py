@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ class TarSource(Source):
     """Pairs in tar shards; see ``clip_jax.data.tar_index``."""
 
     needs_path = True
+    reads_ahead = True
 
     def __init__(self, pattern: str, image_key: str, caption_key: str, cache_dir: Path):
         self.shards = TarShards(
@@ -41,8 +43,13 @@ class TarSource(Source):
         return len(self.shards)
 
     def read(self, index: int, rng: np.random.Generator) -> Example:
-        caption = self.caption(index, rng)
-        return Example(self.shards[index], caption, caption_group(caption))
+        del rng
+        image, text = self.shards.sample(index)
+        caption = clean_caption(text)
+        return Example(image, caption, caption_group(caption))
+
+    def will_read(self, indices: Sequence[int]) -> None:
+        self.shards.will_read(indices)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         del rng
