@@ -13,6 +13,11 @@ from clip_jax.report.types import Details
 _MAX_POINTS = 400
 _HEADLINE = re.compile(r"top1|(text|image)_to_(text|image)_r@1")
 
+# As ``runtime.clock`` names them.
+_TIME = tuple(
+    (f"time/{kind}", kind) for kind in ("start", "compile", "input", "evaluation", "checkpoint")
+)
+
 Records = Sequence[Details]
 
 
@@ -34,6 +39,7 @@ def charts(records: Records) -> list[Chart]:
         Chart("Evaluations", "seconds", _eval_lines(records), True),
         Chart("Images per second", "examples", (("images_per_second", ""),)),
         Chart("Learning rate", "examples", (("learning_rate", ""),)),
+        Chart("Time outside of train steps", "examples", _TIME, True),
         Chart("Logit scale", "examples", (("logit_scale", ""),)),
     )
 
@@ -78,6 +84,7 @@ def totals(records: Records) -> list[tuple[str, str]]:
         ("image-text pairs seen", values("examples")[-1:], "{:,.0f}".format),
         ("of training", values("seconds")[-1:], duration),
         ("pairs per second", rate, "{:,.0f}".format),
+        ("goodput: of the time, in train steps", values("goodput")[-1:], "{:.0%}".format),
         ("final loss", values("loss")[-1:], "{:.3f}".format),
     ]
     return [(spell(float(value[0])), name) for name, value, spell in known if len(value)]

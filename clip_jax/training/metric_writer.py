@@ -1,4 +1,4 @@
-"""What a run reports: console lines, metrics.jsonl, TensorBoard events, and its clock."""
+"""What a run reports: console lines, metrics.jsonl, TensorBoard events."""
 
 import json
 import math
@@ -24,40 +24,6 @@ def duration(seconds: float) -> str:
     return f"{s}s"
 
 
-class Clock:
-    """Training time across restarts, and the speed since the last report.
-
-    Attributes:
-      seconds_before: training time of the launches before this one.
-    """
-
-    def __init__(self, seconds_before: float = 0.0):
-        self.seconds_before = seconds_before
-        self._start = time.perf_counter()
-        self.skip(0, 0.0)
-
-    def seconds(self) -> float:
-        """Training time so far, earlier launches included."""
-        return self.seconds_before + time.perf_counter() - self._start
-
-    def lap(self, step: int, waited: float) -> tuple[float, float]:
-        """Seconds a step since the last mark, and the share spent waiting for data. Sets a mark.
-
-        ``waited`` are the seconds spent waiting for data since the start, in all.
-        """
-        seconds = max(time.perf_counter() - self._mark, 1e-9)
-        per_step = seconds / max(step - self._step, 1)
-        share = (waited - self._waited) / seconds
-        self.skip(step, waited)
-        return per_step, min(max(share, 0.0), 1.0)
-
-    def skip(self, step: int, waited: float) -> None:
-        """Sets a mark: what has passed (an evaluation, say) is left out of the speed, and so are
-        the steps done since the last mark.
-        """
-        self._mark, self._step, self._waited = time.perf_counter(), step, waited
-
-
 def progress_line(r: Scalars, total_steps: int) -> str:
     """One line about the training record ``r`` (see ``trainer.py`` for its fields)."""
     mfu = f"  MFU {r['mfu']:.0%}" if "mfu" in r else ""
@@ -71,6 +37,7 @@ def progress_line(r: Scalars, total_steps: int) -> str:
         f"  lr {r['learning_rate']:.2e}"
         f"  {r['images_per_second']:,.0f} images/s{mfu}"
         f"  data wait {r['data_wait']:.0%}"
+        f"  goodput {r['goodput']:.0%}"
         f"  left {duration(left)}"
     )
 

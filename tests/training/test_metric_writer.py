@@ -10,7 +10,7 @@ from clip_jax.training import metric_writer
 RECORD = {
     "step": 50, "examples": 12800, "seconds": 100.0, "seconds_per_step": 2.0, "loss": 1.25,
     "accuracy": 0.5, "logit_scale": 14.5, "learning_rate": 5e-4, "images_per_second": 1234.0,
-    "data_wait": 0.25,
+    "goodput": 0.9, "data_wait": 0.25,
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def test_durations(seconds, text):
 def test_the_line_says_it_all():
     line = metric_writer.progress_line(RECORD, 150)
     for part in ("step  50/150", "12,800", "1.2500", "50.0%", "14.50", "5.00e-04",
-                 "1,234 images/s", "data wait 25%", "left 3m20s"):  # fmt: skip
+                 "1,234 images/s", "data wait 25%", "goodput 90%", "left 3m20s"):  # fmt: skip
         assert part in line
     assert "MFU" not in line
     assert "images/s  MFU 41%" in metric_writer.progress_line({**RECORD, "mfu": 0.41}, 150)
@@ -102,30 +102,6 @@ def test_tensorboard_events_are_written(tmp_path):
     data = events[0].read_bytes()
     assert b"logit_scale" in data
     assert b"images_per_second" in data
-
-
-def test_the_clock_goes_on_from_earlier_launches():
-    clock = metric_writer.Clock(100.0)
-    assert 100 <= clock.seconds() < 101
-    per_step, share = clock.lap(1, 0.0)
-    assert per_step > 0
-    assert share == 0
-    assert clock.lap(2, 1e9)[1] == 1.0
-
-
-def test_speed_counts_the_steps_since_the_last_mark(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(metric_writer.time, "perf_counter", lambda: now)
-    clock = metric_writer.Clock()
-    clock.skip(47, 0.0)  # resumed at step 47
-    now += 3 * 2.0
-    assert clock.lap(50, 1.5) == (2.0, 0.25)
-    now += 5 * 2.0 + 60.0
-    clock.skip(55, 1.5)  # an evaluation of a minute
-    now += 5 * 2.0
-    assert clock.lap(60, 1.5) == (2.0, 0.0)
-    now += 10 * 4.0
-    assert clock.lap(70, 21.5) == (4.0, 0.5)
 
 
 def test_reading_what_is_not_there(tmp_path):
