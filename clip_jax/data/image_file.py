@@ -39,8 +39,12 @@ def errors_named(name: str) -> Iterator[None]:
         raise BadImage(f"{prefix}{type(error).__name__}: {error}") from error
 
 
-def open_image(source: bytes | str | os.PathLike) -> Image.Image:
+def open_image(source: bytes | str | os.PathLike, at_least: int | None = None) -> Image.Image:
     """Reads an image (encoded bytes, or the path of a file) in its own mode, without EXIF rotation.
+
+    Args:
+      source: the image.
+      at_least: a JPEG may be decoded at a fraction of its size, with so many pixels a side left.
 
     Raises:
       OSError: there is no such file, or it may not be read.
@@ -48,12 +52,12 @@ def open_image(source: bytes | str | os.PathLike) -> Image.Image:
         path, if there is one.
     """
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source))
+        return _read(io.BytesIO(source), at_least)
     with open(source, "rb") as file, errors_named(os.fspath(source)):
-        return _read(file)
+        return _read(file, at_least)
 
 
-def _read(file: io.BufferedIOBase) -> Image.Image:
+def _read(file: io.BufferedIOBase, at_least: int | None) -> Image.Image:
     with errors_named(""):
         try:
             image = Image.open(file, formats=FORMATS)
@@ -64,6 +68,8 @@ def _read(file: io.BufferedIOBase) -> Image.Image:
             ) from error
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"{image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
         image.load()
         return image
 
@@ -73,6 +79,8 @@ def to_rgb_or_rgba(image: Image.Image) -> Image.Image:
 
     16-bit grey is scaled to 8 bits; Pillow's own conversion clips it to white.
     """
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        return image  # Pillow would copy it
     if image.mode.startswith("I"):
         wide = np.asarray(image, np.float64)
         return Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")

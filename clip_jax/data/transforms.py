@@ -19,11 +19,16 @@ from clip_jax.data.preprocess import Preprocess
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
 
 
-def decode(data: bytes | np.ndarray) -> Image.Image:
+def decode(data: bytes | np.ndarray, at_least: int | None = None) -> Image.Image:
     """Decodes an image, in RGBA where it has transparency and in RGB otherwise.
 
     Pixels, uint8[H, W, 3 or 4], are taken as they are. 16-bit grey is scaled to 8 bits (Pillow's
     own conversion clips it to white).
+
+    Args:
+      data: an encoded image, or pixels.
+      at_least: a JPEG may be decoded at a half, a quarter or an eighth of its size as long as both
+        sides have so many pixels; None: never.
 
     Raises:
       BadImage: no known format, too many pixels, or damaged data.
@@ -31,7 +36,7 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
     with errors_named(""):
-        return to_rgb_or_rgba(open_image(data))
+        return to_rgb_or_rgba(open_image(data, at_least))
 
 
 def evaluation(
@@ -53,7 +58,7 @@ def square_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
     left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
     # Cropped and resized in one go: what lies outside need not be resized.
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box).convert("RGB"))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def no_augmentation(

@@ -1,6 +1,7 @@
 """A training run: everything a config stands for, built in order, and the loop over its steps."""
 
 import collections
+import contextlib
 import functools
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
-from clip_jax.data import loader, transforms
+from clip_jax.data import transforms
 from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
+from clip_jax.data.stream.input import Input
+from clip_jax.data.stream.prefetcher import Prefetcher
 from clip_jax.evals import embedder, evaluators
 from clip_jax.evals.evaluators import Evaluator
 from clip_jax.evals.records import Record
@@ -23,17 +26,10 @@ from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
 from clip_jax.models import clip
 from clip_jax.runtime import distributed, integrity, mesh
+from clip_jax.runtime.clock import Clock
 from clip_jax.runtime.distributed import say
 from clip_jax.runtime.profiler import Profiler
-from clip_jax.training import (
-    initialize,
-    metric_writer,
-    program,
-    state,
-    step,
-    text_length,
-    workdir,
-)
+from clip_jax.training import initialize, metric_writer, program, state, step, text_length, workdir
 from clip_jax.training.checkpoint import Checkpoints
 
 
@@ -70,7 +66,7 @@ class Run:
         self, config: ConfigDict, folder: Path, load_weights: Callable[[str], weights.Weights]
     ):
         """Builds or restores all parts; ``load_weights`` reads weights by their name or path."""
-        self.config, self.workdir = config, folder
+        self.config, self.workdir, self.clock = config, folder, Clock()
         self.mesh = mesh.create_mesh(config.mesh)
         say(
             f"{jax.process_count()} process(es), {jax.device_count()} {jax.default_backend()} "
@@ -95,6 +91,7 @@ class Run:
         )
         self.profiler = Profiler(config.log.profile_steps, folder / "profile")
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        self.input = Input(config, self.source, self.tokenizer, self.image_size, self.rows)
         self._restore_or_create(load_weights)
 
     def _lead_first(self, what: str, make: Callable[[], Made]) -> Made:
@@ -125,7 +122,7 @@ class Run:
             self.state, stored = restored
             workdir.check_metadata(self.workdir, stored, self._metadata())
             self.step, self.unreadable, seconds = stored["step"], stored["bad"], stored["seconds"]
-        self.clock = metric_writer.Clock(seconds)
+        self.clock.begin(self.step, seconds)
 
     def describe(self) -> None:
         """Prints what is about to happen: config, model, data, where the run stands."""
@@ -138,6 +135,7 @@ class Run:
             f"execution: {self.program.execution}",
             f"captions: {text_length.describe(self.model.config.text)}",
             f"loss: {self.program.loss}",
+            self.input.describe(),
             f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
         )
         if self.step:
@@ -158,18 +156,7 @@ class Run:
             say(f"the run in {self.workdir} is complete: evaluating it again")
             return
         c = self.config
-        reader = loader.RowReader(self.source, self.tokenizer, c.data, self.image_size, c.seed)
-        host_batches = loader.host_batches(
-            reader,
-            batch=c.train.batch_size,
-            rows=self.rows,
-            first_step=self.step,
-            steps=self.total_steps,
-            threads=c.data.threads,
-            workers=c.data.workers,
-            prefetch=c.data.prefetch,
-        )
-        batches = loader.Prefetcher(host_batches, self._to_device, c.data.prefetch)
+        batches = self.input.start(self.step, self.total_steps, self._to_device)
         writer = None
         if distributed.is_lead():
             writer = metric_writer.Writer(self.workdir, self.step, c.log.tensorboard)
@@ -186,18 +173,25 @@ class Run:
         batch = batch._replace(preempted=preempted)
         return mesh.put_batch(self.mesh, batch, self.config.train.batch_size)
 
-    def _loop(self, batches: loader.Prefetcher, writer: Writer) -> None:
+    def _loop(self, batches: Prefetcher[Batch], writer: Writer) -> None:
         c = self.config
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
         # checkpoint waits for the device anyway, and its counters include the present step.
         pending: collections.deque[step.Metrics] = collections.deque()
         lengths: list[int] = []  # of the captions since the last record
+        compiled: set[int] = set()  # lengths whose step is there
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
             stream = text_length.with_lengths(batches, self.model.config.text, self.mesh)
             for batch, length in self._until_stopped(stream):
-                with self.profiler.step(self.step + 1):
+                new = length not in compiled
+                compiled.add(length)
+                with (
+                    self.profiler.step(self.step + 1),
+                    self.clock.spent("compile") if new else contextlib.nullcontext(),
+                    jax.transfer_guard("disallow"),  # nothing but batches goes to the devices
+                ):
                     self.state, scalars = self.program.train_step(self.state, batch, length)
                 lengths.append(length)
                 self.step += 1
@@ -219,7 +213,8 @@ class Run:
                     raise Preempted
                 due = [e for e in self.evaluators if self._due(e.every_examples)]
                 if due and not last:
-                    self.record(writer, self.evaluate(due))
+                    with self.clock.spent("evaluation"):
+                        self.record(writer, self.evaluate(due))
                     self.clock.skip(self.step, batches.waited)
                 if saved:
                     self.save()
@@ -263,7 +258,7 @@ class Run:
         return bool(scalars["preempted"])
 
     def _log(
-        self, scalars: step.Metrics, batches: loader.Prefetcher, writer: Writer, lengths: list[int]
+        self, scalars: step.Metrics, batches: Prefetcher[Batch], writer: Writer, lengths: list[int]
     ) -> None:
         c, values = self.config, {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
@@ -275,6 +270,7 @@ class Run:
             "images_per_second": c.train.batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.unreadable,
+            **self.clock.shares(),
             **{k: v for k, v in values.items() if k not in ("unreadable", "preempted")},
         }
         work = (self.model, self.mesh, c.train.batch_size, lengths, seconds_per_step)
@@ -301,9 +297,11 @@ class Run:
             "bad": self.unreadable,
             "seconds": self.clock.seconds(),
             "config": self.config.to_dict(),
+            **self.input.metadata(),
             "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax")},
         }
-        self.checkpoints.save(self.step, self.state, metadata)
+        with self.clock.spent("checkpoint"):
+            self.checkpoints.save(self.step, self.state, metadata)
 
     def state_fingerprint(self) -> str:
         """One hex string that identifies the train state."""

@@ -8,11 +8,12 @@ import pytest
 from data_configs import data_config
 
 from clip_jax.config import ConfigError
-from clip_jax.data import loader, transforms
+from clip_jax.data import transforms
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry as sources
 from clip_jax.data.pairs.base import Example, Source, caption_group
 from clip_jax.data.preprocess import Preprocess
+from clip_jax.data.stream.rows import RowReader
 from clip_jax.data.test_sets import registry as readers
 from clip_jax.data.test_sets.types import from_arrays
 
@@ -53,7 +54,7 @@ def test_a_source_from_outside(monkeypatch):
     source = sources.build(data)
     assert sources.captions(source) == ["a dark image", "a grey image"]
     assert (source.groups, source.weights) == (None, None)
-    reader = loader.RowReader(
+    reader = RowReader(
         pickle.loads(pickle.dumps(source)), lambda texts: [[len(t) for t in texts]], data, 4, 0
     )
     levels = {int(reader(position).images[0, 0, 0]) for position in range(2)}
@@ -106,6 +107,6 @@ def test_an_augmentation_from_outside(monkeypatch):
     rows = {}
     for name in ("negative", "square_crop"):
         data.augmentation = name
-        reader = loader.RowReader(sources.build(data), lambda texts: [[0]], data, 8, 0)
+        reader = RowReader(sources.build(data), lambda texts: [[0]], data, 8, 0)
         rows[name] = reader(3).images
     np.testing.assert_array_equal(rows["negative"], 255 - rows["square_crop"])

@@ -5,16 +5,22 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from clip_jax import config as config_lib
-from clip_jax.data import batch, loader
+from clip_jax.data import batch
 from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.synthetic import SyntheticSource
+from clip_jax.data.stream import batches as stream
+from clip_jax.data.stream.batches import Readers, host_batches
+from clip_jax.data.stream.order import Order
+from clip_jax.data.stream.prefetcher import Prefetcher
+from clip_jax.data.stream.rows import RowReader
 
 
 class Tokens:
@@ -42,6 +48,7 @@ class Broken:
 
     groups = weights = None
     fingerprint = "broken"
+    reads_ahead = False
 
     def __init__(self, bad, size=100):
         self.bad, self.inner = set(bad), Numbered(size)
@@ -51,7 +58,7 @@ class Broken:
 
     def read(self, index, rng):
         if index in self.bad:
-            raise OSError("disk on fire")
+            raise OSError(f"disk of record {index} on fire")
         return self.inner.read(index, rng)
 
     def describe(self, index):
@@ -62,13 +69,18 @@ def reader(source=None, seed=0, **changes):
     data = config_lib.defaults().data
     data.update(changes)
     source = Numbered(200) if source is None else source
-    return loader.RowReader(source, Tokens(), data, 8, seed)
+    return RowReader(source, Tokens(), data, 8, seed)
 
 
 def batches(r, rows=range(16), first_step=0, steps=6, **options):
     return list(
-        loader.host_batches(
-            r, batch=16, rows=np.array(rows), first_step=first_step, steps=steps, **options
+        host_batches(
+            r,
+            batch=16,
+            rows=np.array(rows),
+            first_step=first_step,
+            steps=steps,
+            readers=Readers(**options),
         )
     )
 
@@ -138,9 +150,9 @@ class Counted(Numbered):
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 2), (8, 1), (8, 2), (8, 4)])
 def test_no_more_batches_than_asked_for_are_in_memory(threads, prefetch):
     source = Counted(threads)
-    stream = loader.host_batches(
-        reader(source), batch=32, rows=np.arange(32), first_step=0, steps=50, threads=threads,
-        prefetch=prefetch,
+    stream = host_batches(
+        reader(source), batch=32, rows=np.arange(32), first_step=0, steps=50,
+        readers=Readers(threads=threads, prefetch=prefetch),
     )  # fmt: skip
     for taken in range(1, 4):
         next(stream)
@@ -162,6 +174,43 @@ def test_a_thread_hands_over_its_error():
 def test_worker_processes_do_not_matter(whole):
     assert_same(batches(reader(), workers=2), whole)
     assert_same(batches(reader(), workers=3, first_step=2), whole[2:])
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 16])
+def test_chunks_of_any_size_make_up_the_same_batches(whole, size):
+    positions = stream._Positions(16, np.arange(16), size, steps=6)
+    chunks = stream._Chunks(reader(), positions, threads=2, stride=2)
+    parts = (chunks[i] for i in range(2 * positions.chunks, len(positions)))
+    assert_same(list(stream._joined(parts, positions.chunks, 16)), whole[2:])
+
+
+@pytest.mark.parametrize("rows, size, workers, prefetch", [
+    (4096, 224, 16, 2), (4096, 224, 1, 2), (32768, 336, 16, 4), (256, 224, 15, 2), (7, 8, 3, 2),
+    (1, 8, 16, 1),
+])  # fmt: skip
+def test_chunks_fit_into_shared_memory(rows, size, workers, prefetch, monkeypatch):
+    for free in (64 << 20, 1 << 40):  # a container's, and no limit
+        usage = types.SimpleNamespace(free=free)
+        monkeypatch.setattr(stream.shutil, "disk_usage", lambda path, usage=usage: usage)
+        readers = Readers(2, workers, prefetch)
+        chunk = stream.chunk_rows(rows, 3 * size**2, readers)
+        assert 1 <= chunk <= rows
+        held = chunk * 3 * size**2 * 3 * workers
+        assert held <= min(1 << 30, free) or chunk == 1
+        # Chunks of one size: the last one of a batch is no small remainder.
+        assert -(-rows // chunk) * chunk - rows < -(-rows // chunk)
+
+
+def test_the_source_hears_of_the_rows_that_come_next():
+    source = Counted(1)
+    source.reads_ahead, told = True, []
+    source.will_read = told.append
+    r = reader(source)
+    chunks = stream._Chunks(r, stream._Positions(16, np.arange(16), 8, 3), threads=1, stride=2)
+    for i in (1, 3, 5):
+        chunks[i]
+    # This chunk, and then that reader's next; nothing twice, nothing behind the end.
+    assert told == [[r.order(8 * i + k) for k in range(8)] for i in (1, 3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +254,7 @@ def test_grouped_sampling_draws_every_group_once_a_pass():
 def test_weights_decide_how_often_a_member_is_drawn():
     source = SyntheticSource(112)  # 56 groups of two
     source.weights = np.where(np.arange(112) < 56, 3.0, 1.0)
-    r = loader.Order(source, "grouped", 0)
+    r = Order(source, "grouped", 0)
     first = sum(r(i) < 56 for i in range(56 * 40))
     assert first / (56 * 40) == pytest.approx(0.75, abs=0.03)
 
@@ -227,11 +276,11 @@ def test_unreadable_records_are_replaced_and_counted_and_shift_nothing(caplog):
     assert replaced > 0
     assert_same(batches(reader(Broken({3, 50, 51}))), broken)
     assert "record" in caplog.text
-    assert "disk on fire" in caplog.text
+    assert "disk of record" in caplog.text
 
 
-def test_nothing_readable_is_an_error_that_names_a_record():
-    with pytest.raises(DataError, match=r"9 records in a row.*record \d+: disk on fire"):
+def test_nothing_readable_is_an_error_that_names_the_record_that_failed_last():
+    with pytest.raises(DataError, match=r"9 records in a row.*record (\d+): disk of record \1 on"):
         reader(Broken(range(100)))(0)
 
 
@@ -252,7 +301,7 @@ def test_prefetching_keeps_order_and_hands_over_errors():
         yield from range(5)
         raise OSError("cable")
 
-    items = loader.Prefetcher(numbers(), lambda x: x * 10, depth=2)
+    items = Prefetcher(numbers(), lambda x: x * 10, depth=2)
     got = []
     with pytest.raises(OSError, match="cable"):
         for item in items:
@@ -266,7 +315,7 @@ def test_prefetching_counts_waiting_and_closes():
             time.sleep(0.05)
             yield 1
 
-    items = loader.Prefetcher(slow(), lambda x: x, depth=1)
+    items = Prefetcher(slow(), lambda x: x, depth=1)
     for _ in range(4):
         next(items)
     assert items.waited > 0.05
@@ -284,7 +333,7 @@ def test_what_the_prefetching_starts_does_not_hear_stop_signals(number):
         process.send_signal(number)
         yield process.wait()
 
-    items = loader.Prefetcher(child(), lambda x: x, depth=1)
+    items = Prefetcher(child(), lambda x: x, depth=1)
     assert next(items) == 0
     items.close()
     assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # of this thread
