@@ -2,6 +2,8 @@
 
 step, encode: how fast a train step or the encoding is here, alone or beside open_clip; with flags
     of their own (--help) and --config.
+input: how fast images are read and decoded, where the time goes, and how many cores a chip needs;
+    with --config, the data being one's own.
 
 baselines: cheap methods on the quickstart's zero-shot tasks; needs the extra benchmark.
 probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
@@ -19,7 +21,14 @@ import numpy as np
 
 from clip_jax import aot, cli
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import baselines, linear_probe, recipes, require_scikit_learn, speed
+from clip_jax.benchmarks import (
+    baselines,
+    input_rate,
+    linear_probe,
+    recipes,
+    require_scikit_learn,
+    speed,
+)
 from clip_jax.data import paths
 from clip_jax.data.emoji import drawings
 from clip_jax.data.pairs import emoji
@@ -97,6 +106,7 @@ def _ahead_of_time(name: str, measure: Callable[[], None]) -> Callable[[Sequence
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "step": speed.step,
     "encode": speed.encode,
+    "input": input_rate.command,
     "baselines": _baselines,
     "probe": _without_flags("probe", linear_probe.compare),
     "fits": _ahead_of_time("fits", recipes.fits),

@@ -79,15 +79,17 @@ def test_every_flag_of_the_evaluation_exists(root):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("train", ""), ("convert", ""), ("aot", ""), ("benchmark", "step"), ("tokenizers.train", "")],
-)
+    [("train", ""), ("convert", ""), ("aot", ""), ("benchmark", "step"), ("benchmark", "input"),
+     ("tokenizers.train", "")],
+)  # fmt: skip
 def test_every_flag_of_a_command_exists(pages, module, name, capsys):
     """In commands of one or several lines, here and in the launchers' documentation."""
     with contextlib.suppress(SystemExit):
         main = importlib.import_module(f"clip_jax.{module}").main
         main([name, "--help"] if name else ["--help"])
     known = set(FLAG.findall(capsys.readouterr().out))
-    command = re.compile(rf"-m clip_jax\.{re.escape(module)}\b((?:[^\n`]*\\\n)*[^\n`]*)")
+    start = rf"-m clip_jax\.{re.escape(module)}\b" + (rf" {name}\b" if name else "")
+    command = re.compile(rf"{start}((?:[^\n`]*\\\n)*[^\n`]*)")
     named = {
         (path.name, flag)
         for path, text in pages.items()

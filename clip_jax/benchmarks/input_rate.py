@@ -1,0 +1,281 @@
+"""How fast one's own data is read: images/s, where the time goes, the cores that a chip needs."""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax import cli, tokenizers
+from clip_jax import config as config_lib
+from clip_jax.analysis.chips import CHIPS
+from clip_jax.benchmarks import paired
+from clip_jax.data import decoders
+from clip_jax.data.batch import Batch
+from clip_jax.data.pairs import registry
+from clip_jax.data.stream.batches import Readers, host_batches
+from clip_jax.data.stream.input import cores
+from clip_jax.data.stream.order import generator
+from clip_jax.data.stream.rows import RowReader
+from clip_jax.models import clip, flops
+
+USEFUL = 0.5  # of a chip's peak: what a good train step reaches, to say what it takes in
+BARE = "bare decoding"
+
+
+@dataclasses.dataclass
+class Rate:
+    """Images a second of wall time and of CPU time, one value a round."""
+
+    wall: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to get images.
+
+    Attributes:
+      name: for the table.
+      run: gets some, and returns how many.
+      prepare: called before each ``run``, and not measured.
+      reference: name of the method with which it is compared: bare decoding in as many threads,
+        because cores that are all busy are slower than one alone.
+    """
+
+    name: str
+    run: Callable[[], int]
+    prepare: Callable[[], object] = lambda: None
+    reference: str = BARE
+
+
+def command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark input``."""
+    parser = cli.Parser("benchmark input", __doc__)
+    parser.add_argument("--config", required=True, help="Python file with get_config()")
+    parser.add_argument("--rows", type=int, default=256, help="images of a batch (256)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=max(1, cores() - 1))
+    parser.add_argument("--chip", choices=sorted(CHIPS), default="h100")
+    parser.add_argument("--json", help="file to write the results to")
+    flags, rest = parser.parse_known_args(arguments)
+    if min(flags.rows, flags.rounds, flags.workers) < 1:
+        raise config_lib.ConfigError("--rows, --rounds and --workers must be 1 or more")
+    if flags.json and not Path(flags.json).parent.is_dir():
+        raise config_lib.ConfigError(f"--json={flags.json}: there is no folder of that name")
+    config = config_lib.load(flags.config, config_lib.overrides(rest))
+    record = {
+        "command": f"python -m clip_jax.benchmark input {' '.join(arguments)}",
+        "machine": paired.machine(),
+        "results": measure(config, flags),
+    }
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(config: config_lib.ConfigDict, flags: argparse.Namespace) -> paired.JsonDict:
+    """Measures a config's input and prints what was found."""
+    config.data.cache_decoded = False  # it is decoding that is measured
+    tokenizer, image_size, needed = _model(config, flags.chip)
+    source = registry.build(config.data)
+    reader = RowReader(source, tokenizer, config.data, image_size, config.seed)
+    print(f"{len(source):,} pairs, {image_size} px, batches of {flags.rows}, {cores()} cores")
+    parts = time_by_part(reader, flags.rows)
+    whole = sum(parts.values())
+    print("one row: " + ", ".join(f"{k} {v / whole:.0%}" for k, v in parts.items()))
+    print(f"{'':<32}{'images/s':>10}{'by CPU-s':>12}{'of bare':>22}")
+    images = _images(reader, flags.rows)
+    methods = _methods(reader, config, images, flags)
+    rates = _in_turn(methods, flags.rounds)
+    references = {m.name: m.reference for m in methods}
+    results: paired.JsonDict = {"parts": {k: v / whole for k, v in parts.items()}}
+    for name, rate in rates.items():
+        shares = [a / b for a, b in zip(rate.cpu, rates[references[name]].cpu, strict=True)]
+        low, share, high = paired.quartiles(shares)
+        wall, cpu = paired.quartiles(rate.wall)[1], paired.quartiles(rate.cpu)[1]
+        print(f"{name:<32}{wall:>10,.0f}{cpu:>12,.0f}{share:>8.2f} ({low:.2f} to {high:.2f})")
+        results[name] = {
+            "images_per_second": wall, "images_per_cpu_second": cpu,
+            "of_bare_by_cpu": [low, share, high], "all": dataclasses.asdict(rate),
+        }  # fmt: skip
+    for name in decoders.DECODERS:
+        if f"{BARE}, {name}" in rates:
+            print(decoders.difference(name, images[:32], image_size, config.data.resize))
+    if needed:
+        rate = results[methods[-1].name]["images_per_cpu_second"]
+        print(
+            f"{flags.chip} at {USEFUL:.0%} of its peak takes {needed:,.0f} images/s of this model: "
+            f"{needed / rate:,.1f} cores with data.workers and data.decoder={config.data.decoder}"
+        )
+        results["needed"] = {"chip": flags.chip, "images_per_second": needed,
+                             "cores": needed / rate}  # fmt: skip
+    return results
+
+
+def _methods(
+    reader: RowReader,
+    config: config_lib.ConfigDict,
+    images: Sequence[bytes | np.ndarray],
+    flags: argparse.Namespace,
+) -> list[Method]:
+    """Everything that is measured; the last one is the workers' stream."""
+    methods = [_bare(BARE, reader, images, 1)]
+    for name, other in _other_decoders(reader, config).items():
+        methods.append(_bare(f"{BARE}, {name}", other, images, 1))
+    streams = dict.fromkeys((Readers(1), Readers(config.data.threads), Readers(1, flags.workers)))
+    names = {}
+    for readers in streams:
+        count = readers.workers or readers.threads
+        names[count] = BARE if count == 1 else f"{BARE}, {count} threads"
+    methods += [_bare(name, reader, images, count) for count, name in names.items() if count > 1]
+    return methods + [
+        _loader(reader, readers, flags.rows, names[readers.workers or readers.threads])
+        for readers in streams
+    ]
+
+
+def _model(config: config_lib.ConfigDict, chip: str) -> tuple[tokenizers.Tokenizer, int, float]:
+    """The tokenizer, the image size, and the images/s that a chip takes; 0 where not known."""
+    c = config.tokenizer
+    name, model = c.name, c.model or None
+    if name == "sentencepiece" and model is None:
+        print("tokenizing with CLIP's: a run would train its own first")
+        name = "clip"
+    tokenizer = tokenizers.build(name, c.context_length, model)
+    sizes = clip.resolve(config.model, tokenizer)
+    needed = flops.training(sizes, 1, config.model.patch_dropout)
+    return tokenizer, sizes.vision.image_size, USEFUL * CHIPS[chip].flops / needed if needed else 0
+
+
+def _images(reader: RowReader, count: int) -> list[bytes | np.ndarray]:
+    """Images of the data, in memory."""
+    found = []
+    for position in range(2 * count):
+        try:
+            example = reader.source.read(reader.order(position), generator(0, 0, position))
+            reader.decoder.decode(example.image, reader.image_size)
+        except Exception:  # an unreadable record is not what is measured
+            continue
+        found.append(example.image)
+        if len(found) == count:
+            break
+    return found
+
+
+def _other_decoders(reader: RowReader, config: config_lib.ConfigDict) -> dict[str, RowReader]:
+    """A reader for each other decoder that is installed."""
+    others = {}
+    for name in decoders.DECODERS:
+        if name != config.data.decoder:
+            data = config_lib.ConfigDict(config.data.to_dict() | {"decoder": name})
+            try:
+                others[name] = RowReader(
+                    reader.source, reader.tokenizer, data, reader.image_size, reader.seed
+                )
+            except config_lib.ConfigError as error:
+                print(error)
+    return others
+
+
+def _bare(
+    name: str, reader: RowReader, images: Sequence[bytes | np.ndarray], threads: int
+) -> Method:
+    """Decodes and augments images in memory: the least that any loader has to do."""
+    pool = futures.ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def one(data: bytes | np.ndarray) -> None:
+        rng = np.random.default_rng(0)
+        reader.augment(reader.decoder.decode(data, reader.image_size), reader.image_size, rng)
+
+    def run() -> int:
+        for _ in pool.map(one, images) if pool else map(one, images):
+            pass
+        return len(images)
+
+    return Method(name, run, reference=BARE if threads == 1 else name)
+
+
+def time_by_part(reader: RowReader, rows: int) -> dict[str, float]:
+    """CPU seconds of the parts of some rows, read in one thread."""
+    parts = dict.fromkeys(("order", "read", "decode", "augment", "tokenize"), 0.0)
+    for position in range(rows):
+        try:
+            times = [time.thread_time()]
+            index = reader.order(position)
+            rng = generator(reader.seed, 0, position)
+            times.append(time.thread_time())
+            example = reader.source.read(index, rng)
+            times.append(time.thread_time())
+            image = reader.decoder.decode(example.image, reader.image_size)
+            times.append(time.thread_time())
+            reader.augment(image, reader.image_size, rng)
+            times.append(time.thread_time())
+            reader.tokenizer([example.caption])
+            times.append(time.thread_time())
+        except Exception:  # an unreadable record is not what is measured
+            continue
+        for name, spent in zip(parts, np.diff(times), strict=True):
+            parts[name] += float(spent)
+    return parts
+
+
+def _loader(reader: RowReader, readers: Readers, rows: int, reference: str) -> Method:
+    """Takes batches from a stream, once those are gone that were made ahead."""
+    stream: Iterator[Batch] = host_batches(
+        reader, batch=rows, rows=np.arange(rows), first_step=0, steps=1 << 30, readers=readers
+    )
+
+    def take(batches: int) -> int:
+        return sum(len(next(stream).groups) for _ in range(batches))
+
+    name = f"{readers.workers} worker(s)" if readers.workers else f"{readers.threads} thread(s)"
+    ahead = readers.prefetch + 2
+    return Method(name, functools.partial(take, 4), functools.partial(take, ahead), reference)
+
+
+def _in_turn(methods: Sequence[Method], rounds: int) -> dict[str, Rate]:
+    """Measures all in every round, in random order."""
+    order, rates = random.Random(0), {m.name: Rate() for m in methods}
+    for number in range(rounds + 1):
+        for method in order.sample(methods, len(methods)):
+            method.prepare()
+            wall, cpu = time.perf_counter(), cpu_seconds()
+            images = method.run()
+            wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+            _settle()
+            if number:  # the first round warms caches
+                rates[method.name].wall.append(images / wall)
+                rates[method.name].cpu.append(images / cpu)
+    return rates
+
+
+def _settle() -> None:
+    """Waits until the threads and workers of a stream have filled its buffers and rest."""
+    before, now = -1.0, cpu_seconds()
+    while now - before > 0.02:
+        time.sleep(0.2)
+        before, now = now, cpu_seconds()
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its living descendants (on Linux; else of itself alone)."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    parents, spent = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        spent[int(folder.name)] = (int(fields[11]) + int(fields[12])) / ticks
+    mine = {os.getpid()}
+    while more := {p for p, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return time.process_time() + sum(spent.get(p, 0.0) for p in mine - {os.getpid()})
