@@ -2,6 +2,8 @@
 
 step, encode: how fast a train step or the encoding is here, alone or beside open_clip; with flags
     of their own (--help) and --config.
+loss: how fast each implementation of a loss is on the devices here.
+start: how long a launch takes until its first step, with --config.
 input: how fast images are read and decoded, where the time goes, and how many cores a chip needs;
     with --config, the data being one's own.
 
@@ -25,9 +27,11 @@ from clip_jax.benchmarks import (
     baselines,
     input_rate,
     linear_probe,
+    loss,
     recipes,
     require_scikit_learn,
     speed,
+    start,
 )
 from clip_jax.data import paths
 from clip_jax.data.emoji import drawings
@@ -106,6 +110,8 @@ def _ahead_of_time(name: str, measure: Callable[[], None]) -> Callable[[Sequence
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "step": speed.step,
     "encode": speed.encode,
+    "loss": loss.command,
+    "start": start.command,
     "input": input_rate.command,
     "baselines": _baselines,
     "probe": _without_flags("probe", linear_probe.compare),

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import random
 import time
@@ -68,16 +67,9 @@ def command(arguments: Sequence[str]) -> None:
     flags, rest = parser.parse_known_args(arguments)
     if min(flags.rows, flags.rounds, flags.workers) < 1:
         raise config_lib.ConfigError("--rows, --rounds and --workers must be 1 or more")
-    if flags.json and not Path(flags.json).parent.is_dir():
-        raise config_lib.ConfigError(f"--json={flags.json}: there is no folder of that name")
+    paired.require_folder(flags.json)
     config = config_lib.load(flags.config, config_lib.overrides(rest))
-    record = {
-        "command": f"python -m clip_jax.benchmark input {' '.join(arguments)}",
-        "machine": paired.machine(),
-        "results": measure(config, flags),
-    }
-    if flags.json:
-        Path(flags.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    paired.write_record(flags.json, "input", arguments, measure(config, flags))
 
 
 def measure(config: config_lib.ConfigDict, flags: argparse.Namespace) -> paired.JsonDict:

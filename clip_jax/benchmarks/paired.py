@@ -5,6 +5,7 @@ says much. Each program runs in a process of its own, so that neither's threads 
 other's; the processes wait while they are not asked.
 """
 
+import functools
 import json
 import os
 import platform
@@ -13,11 +14,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 from clip_jax.analysis.chips import MEMORY_FRACTION
+from clip_jax.config import ConfigError
 from clip_jax.runtime.digests import Json
 
 JsonDict = dict[str, Json]
+Value = TypeVar("Value")
 
 
 class Worker:
@@ -78,13 +83,18 @@ def serve(about: JsonDict, call: Callable[[int], float], last: Callable[[], Json
 
 def in_turn(workers: Sequence[Worker], rounds: int, calls: int) -> dict[str, list[float]]:
     """Seconds a call of every worker in every round; the order within a round is random."""
-    order, times = random.Random(0), {w.name: [] for w in workers}
     for worker in workers:
         worker.measure(1)  # the first one warms caches
+    return alternate({w.name: functools.partial(w.measure, calls) for w in workers}, rounds)
+
+
+def alternate(calls: Mapping[str, Callable[[], Value]], rounds: int) -> dict[str, list[Value]]:
+    """What every call returns in every round; the order within a round is random."""
+    order, values = random.Random(0), {name: [] for name in calls}
     for _ in range(rounds):
-        for worker in order.sample(workers, len(workers)):
-            times[worker.name].append(worker.measure(calls))
-    return times
+        for name in order.sample(list(calls), len(calls)):
+            values[name].append(calls[name]())
+    return values
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -98,6 +108,27 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def ratios(times: Mapping[str, Sequence[float]], ours: str, other: str) -> tuple[float, ...]:
     """How many times as fast as the other ours was, round by round: quartiles."""
     return quartiles([b / a for a, b in zip(times[ours], times[other], strict=True)])
+
+
+def require_folder(path: str | None) -> None:
+    """Refuses, before anything is measured, a ``--json`` that could not be written.
+
+    Raises:
+      ConfigError: there is no folder for it.
+    """
+    if path and not Path(path).parent.is_dir():
+        raise ConfigError(f"--json={path}: there is no folder of that name")
+
+
+def write_record(path: str | None, name: str, arguments: Sequence[str], results: Json) -> None:
+    """Writes results, with the command that made them and the machine, where there is a path."""
+    record = {
+        "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
+        "machine": machine(),
+        "results": results,
+    }
+    if path:
+        Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> JsonDict:

@@ -50,24 +50,17 @@ def _run(name: str, parts: Sequence[str], arguments: Sequence[str]) -> None:
     if flags.against and importlib.util.find_spec("open_clip") is None:
         raise config_lib.ConfigError("--against=open_clip: pip install '.[benchmark]'")
     results = [_measure(part, config, flags, overrides) for part in parts]
-    record = {
-        "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
-        "machine": paired.machine(),
-        "results": results,
-    }
-    if flags.json:
-        Path(flags.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    paired.write_record(flags.json, name, arguments, results)
     if flags.compare:
         _compare(results, json.loads(Path(flags.compare).read_text(encoding="utf-8")))
 
 
 def _check(flags: argparse.Namespace, config: config_lib.ConfigDict) -> None:
     """Refuses, before anything is measured, what could not be measured or written."""
+    paired.require_folder(flags.json)
     problem = ""
     if min(flags.rounds, flags.calls) < 1:
         problem = "--rounds and --calls must be 1 or more"
-    elif flags.json and not Path(flags.json).parent.is_dir():
-        problem = f"--json={flags.json}: there is no folder of that name"
     elif flags.compare and not Path(flags.compare).is_file():
         problem = f"--compare={flags.compare}: no such file"
     elif flags.against:
