@@ -20,7 +20,7 @@ from clip_jax.data import decoders
 from clip_jax.data.batch import Batch
 from clip_jax.data.pairs import registry
 from clip_jax.data.stream.batches import Readers, host_batches
-from clip_jax.data.stream.input import cores
+from clip_jax.data.stream.input import usable_cores
 from clip_jax.data.stream.order import generator
 from clip_jax.data.stream.rows import RowReader
 from clip_jax.models import clip, flops
@@ -61,7 +61,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, help="Python file with get_config()")
     parser.add_argument("--rows", type=int, default=256, help="images of a batch (256)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=max(1, cores() - 1))
+    parser.add_argument("--workers", type=int, default=max(1, len(usable_cores()) - 1))
     parser.add_argument("--chip", choices=sorted(CHIPS), default="h100")
     parser.add_argument("--json", help="file to write the results to")
     flags, rest = parser.parse_known_args(arguments)
@@ -78,7 +78,8 @@ def measure(config: config_lib.ConfigDict, flags: argparse.Namespace) -> paired.
     tokenizer, image_size, needed = _model(config, flags.chip)
     source = registry.build(config.data)
     reader = RowReader(source, tokenizer, config.data, image_size, config.seed)
-    print(f"{len(source):,} pairs, {image_size} px, batches of {flags.rows}, {cores()} cores")
+    have = len(usable_cores())
+    print(f"{len(source):,} pairs, {image_size} px, batches of {flags.rows}, {have} cores")
     parts = time_by_part(reader, flags.rows)
     whole = sum(parts.values())
     print("one row: " + ", ".join(f"{k} {v / whole:.0%}" for k, v in parts.items()))

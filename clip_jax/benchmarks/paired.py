@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from clip_jax.analysis.chips import MEMORY_FRACTION
 from clip_jax.config import ConfigError
+from clip_jax.data.stream.input import usable_cores
 from clip_jax.runtime.digests import Json
 
 JsonDict = dict[str, Json]
@@ -122,12 +123,12 @@ def require_folder(path: str | None) -> None:
 
 def write_record(path: str | None, name: str, arguments: Sequence[str], results: Json) -> None:
     """Writes results, with the command that made them and the machine, where there is a path."""
-    record = {
-        "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
-        "machine": machine(),
-        "results": results,
-    }
     if path:
+        record = {
+            "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
+            "machine": machine(),
+            "results": results,
+        }
         Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -144,7 +145,7 @@ def machine() -> JsonDict:
         pass
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(usable_cores()),
         "devices": f"{len(devices)} {devices[0].device_kind}",
         "python": platform.python_version(),
         "jax": jax.__version__,

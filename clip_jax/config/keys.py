@@ -85,10 +85,10 @@ KEYS: dict[str, Key] = {
     "data.augmentation": Key("square_crop", "what training does to an image", OneOf("clip_jax.data.transforms:AUGMENTATIONS")),
     "data.sampling": Key("uniform", "an epoch has every record once (uniform) or every group once (grouped)", OneOf("clip_jax.data.stream.order:SAMPLINGS")),
     "data.decoder": Key("pillow", "exact; or draft: large JPEGs are decoded at a fraction of their size; or fast: the same by simplejpeg and kornia-rs", OneOf("clip_jax.data.decoders:DECODERS")),
-    "data.threads": _FreeKey(2, "reading threads of a process, or of each of its workers", POSITIVE),
-    "data.workers": _FreeKey("auto", "reading processes of a process; 0: threads alone; auto: from 4 cores on, for an accelerator", AUTO_OR_COUNT, kind=object),
+    "data.threads": _FreeKey(2, "reading threads of a process that has no workers", POSITIVE),
+    "data.workers": _FreeKey("auto", "reading processes of a process; 0: threads; auto: from 4 cores on, for an accelerator, up to 32", AUTO_OR_COUNT, kind=object),
     "data.cache_decoded": _FreeKey(False, "keep decoded images in memory: for datasets that fit"),
-    "data.prefetch": _FreeKey(2, "batches ready on the device, and as many in the host's memory", POSITIVE),
+    "data.prefetch": _FreeKey(2, "batches ready on the device, and about as many more being made", POSITIVE),
     "data.max_bad_fraction": _FreeKey(0.01, "unreadable records tolerated before the run stops", FRACTION),
 
     "train.batch_size": Key(32768, "global", POSITIVE),

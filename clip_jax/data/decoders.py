@@ -17,7 +17,7 @@ from PIL import Image
 from clip_jax.config import ConfigError
 from clip_jax.config.checks import require_choice
 from clip_jax.data import transforms
-from clip_jax.data.image_file import MAX_PIXELS
+from clip_jax.data.image_file import MAX_PIXELS, BadImage
 from clip_jax.data.transforms import Augmentation
 
 Decoded = Image.Image | np.ndarray  # uint8[H, W, 3]
@@ -83,9 +83,10 @@ class Fast:
             try:
                 height, width, space, _ = self._jpeg.decode_jpeg_header(data)
                 if space in ("YCbCr", "RGB") and height * width <= MAX_PIXELS:
-                    return self._jpeg.decode_jpeg(
-                        data, "RGB", min_height=least, min_width=least, min_factor=2
-                    )
+                    # It forgets one side's minimum where that side is too short by itself.
+                    smaller = dict(min_height=least, min_width=least, min_factor=2)
+                    options = smaller if min(height, width) >= 2 * least else {}
+                    return self._jpeg.decode_jpeg(data, "RGB", **options)
             except ValueError:
                 pass  # Pillow decides what is damaged, and says how
         return transforms.decode(data, at_least=least)
@@ -120,6 +121,8 @@ class Fast:
         del rng
         height, width = pixels.shape[:2]
         long = int(size * max(height, width) / min(height, width))
+        if size * long > MAX_PIXELS:
+            raise BadImage(f"{width} x {height} pixels are too long and thin: crop the image first")
         height, width = (size, long) if height <= width else (long, size)
         top, left = round((height - size) / 2), round((width - size) / 2)
         return self._resized(pixels, height, width)[top : top + size, left : left + size]
@@ -185,7 +188,7 @@ def difference(
 
     Args:
       name: of the decoder.
-      images: those that Pillow cannot read are left out.
+      images: those that either of them refuses are left out.
       size: target, in pixels of a side.
       resize: as ``data.resize``.
 
@@ -196,11 +199,12 @@ def difference(
     count = 0
     for data in images:
         try:
-            reference = get("pillow").decode(data, size)
-        except ValueError:
+            expected, got = (
+                decoder.augmentation("none", resize)(decoder.decode(data, size), size, None)
+                for decoder in (get("pillow"), get(name))
+            )
+        except BadImage:  # counted where it is trained on
             continue
-        expected = get("pillow").augmentation("none", resize)(reference, size, None)
-        got = get(name).augmentation("none", resize)(get(name).decode(data, size), size, None)
         distance = np.abs(expected.astype(np.int16) - got)
         histogram += np.bincount(distance.ravel(), minlength=256)
         count += 1

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import hashlib
 import os
+import resource
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from clip_jax.data.errors import DataError
 from clip_jax.data.paths import cached_arrays
 from clip_jax.runtime import distributed
 
-MOST_OPEN = 256  # shards, of the 1,024 files that a process may usually have open
+# Shards, of the files that a process may open (1,024 where nobody has changed it).
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+MOST_OPEN = (min(_FILES, 4096) if _FILES > 0 else 4096) // 4
 _NEAR = 1 << 16  # bytes: to read so many in vain takes less time than a second read
 _ARRAYS = ("keys", "spans", "incomplete")  # of a ``TarIndex``
 
@@ -55,7 +58,23 @@ class _File:
     """An open file, closed once no thread reads from it any more."""
 
     def __init__(self, path: Path):
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.path, self.descriptor = path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """So many bytes from an offset on.
+
+        Raises:
+          ShardError: the file ends before.
+        """
+        data = os.pread(self.descriptor, size, offset)
+        while len(data) < size:  # some file systems give less than there is
+            more = os.pread(self.descriptor, size - len(data), offset + len(data))
+            if not more:
+                raise ShardError(
+                    f"{self.path}: cut since it was indexed: ends at byte {offset + len(data)}"
+                )
+            data += more
+        return data
 
     def __del__(self):
         if hasattr(self, "descriptor"):
@@ -88,22 +107,23 @@ class TarShards(Sequence):
         shard = int(np.searchsorted(self.starts, sample, "right")) - 1
         return self.indices[shard], sample - int(self.starts[shard])
 
-    def _file(self, path: Path) -> _File:
+    def _file(self, path: Path, keep: bool = True) -> _File:
         with self._lock:
-            file = self._open.get(path)
-            if file is None:
-                file = self._open[path] = _File(path)
+            if file := self._open.get(path):
+                self._open.move_to_end(path)
+                return file
+        file = _File(path)  # which may take long
+        if keep:
+            with self._lock:
+                self._open[path] = file
                 if len(self._open) > MOST_OPEN:
                     self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(path)
-            return file
+        return file
 
     def _read(self, sample: int, column: int) -> bytes:
         index, row = self._find(sample)
         offset, size = index.spans[row, column : column + 2].tolist()
-        file = self._file(index.path)
-        return os.pread(file.descriptor, size, offset)
+        return self._file(index.path).read(size, offset)
 
     def __getitem__(self, sample: int) -> bytes:
         return self._read(sample, 0)
@@ -119,10 +139,8 @@ class TarShards(Sequence):
         file = self._file(index.path)
         start, stop = _extent(span)
         if stop - start > span[1] + span[3] + _NEAR:
-            return os.pread(file.descriptor, span[1], span[0]), os.pread(
-                file.descriptor, span[3], span[2]
-            )
-        data = os.pread(file.descriptor, stop - start, start)
+            return file.read(span[1], span[0]), file.read(span[3], span[2])
+        data = file.read(stop - start, start)
         image, text = span[0] - start, span[2] - start
         return data[image : image + span[1]], data[text : text + span[3]]
 
@@ -134,7 +152,7 @@ class TarShards(Sequence):
             index, row = self._find(sample)
             start, stop = _extent(index.spans[row].tolist())
             with contextlib.suppress(OSError):  # what cannot be read is found out when it is read
-                file = self._file(index.path)
+                file = self._file(index.path, keep=False)
                 os.posix_fadvise(file.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def texts(self) -> Iterator[tuple[str, bytes]]:
@@ -142,7 +160,7 @@ class TarShards(Sequence):
         for index in self.indices:
             file = self._file(index.path)
             for key, (at, size) in zip(index.keys, index.spans[:, 2:].tolist(), strict=True):
-                yield f"{index.path}: {key}", os.pread(file.descriptor, size, at)
+                yield f"{index.path}: {key}", file.read(size, at)
 
     def describe(self, sample: int) -> str:
         """Where a sample lies, for messages."""

@@ -61,8 +61,8 @@ class Clock:
             self._spent[kind] += time.perf_counter() - start
 
     def shares(self) -> dict[str, float]:
-        """Of this launch's time, "goodput", the share spent in train steps, and as "time/KIND" that
-        of each of ``KINDS``.
+        """Of this launch's time on this process, "time/KIND", the share of each of ``KINDS``, and
+        "goodput", the rest: train steps, and in them the wait for slower processes.
         """
         seconds = max(time.perf_counter() - self._launched, 1e-9)
         shares = {f"time/{kind}": min(spent / seconds, 1) for kind, spent in self._spent.items()}

@@ -65,6 +65,8 @@ def test_large_jpegs_are_decoded_at_a_fraction_and_never_below_twice_the_target(
         (256, 256, 128),
         (254, 256, 254),
         (1100, 800, 200),
+        (260, 2000, 130),
+        (2000, 100, 100),
     ):
         decoded = decoders.get(name).decode(encoded(photo(width, height)), 64)
         shape = decoded.shape[:2] if isinstance(decoded, np.ndarray) else decoded.size[::-1]
@@ -105,6 +107,15 @@ def test_an_augmentation_that_only_knows_pillow_gets_its_images():
     data = encoded(photo(100, 90))
     ours = prepared("fast", data, 64, "drawing").astype(int)
     assert abs(ours - prepared("pillow", data, 64, "drawing")).mean() < 0.1
+
+
+@pytest.mark.parametrize("name", decoders.DECODERS)
+def test_what_would_become_too_long_is_refused(name):
+    data = encoded(Image.new("RGB", (1, 65_000)))
+    with pytest.raises(BadImage, match="1 x 65000 pixels are too long and thin"):
+        prepared(name, data, 64)
+    assert prepared(name, data, 64, "square_crop").shape == (64, 64, 3)
+    assert prepared(name, data, 64, resize="squash").shape == (64, 64, 3)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):

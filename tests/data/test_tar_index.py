@@ -2,6 +2,7 @@
 
 import gc
 import io
+import os
 import pathlib
 import pickle
 import tarfile
@@ -168,6 +169,26 @@ def test_shards_stay_open_up_to_a_number_and_are_closed(tmp_path, monkeypatch):
     del copy, shards
     gc.collect()
     assert open_files(tmp_path) == 0
+
+
+def test_a_shard_that_was_cut_since_is_said_and_no_caption_is_shortened(tmp_path):
+    shards = indexed(tmp_path, 1, samples=2)
+    offset, size = shards.indices[0].spans[1, 2:].tolist()
+    assert len(shards.text(1)) == size
+    with open(tmp_path / "0.tar", "r+b") as file:
+        file.truncate(offset + size - 1)
+    for read in (shards.sample, shards.text):
+        with pytest.raises(tar_index.ShardError, match=rf"0.tar: cut .*byte {offset + size - 1}"):
+            read(1)
+    assert shards.sample(0) == (shards[0], shards.text(0))
+
+
+def test_a_file_system_may_give_less_than_was_asked_for(tmp_path, monkeypatch):
+    shards = indexed(tmp_path, 1)
+    want = [shards.sample(i) for i in range(5)]
+    pread = os.pread
+    monkeypatch.setattr(tar_index.os, "pread", lambda f, n, at: pread(f, min(n, 7), at))
+    assert [shards.sample(i) for i in range(5)] == want
 
 
 def test_reading_ahead_forgives_what_cannot_be_read(tmp_path):

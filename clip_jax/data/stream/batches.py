@@ -6,13 +6,14 @@ memory, which is limited (to 64 MB in a container, by default), and a batch of 4
 """
 
 import dataclasses
-import functools
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
@@ -20,8 +21,9 @@ import numpy as np
 from clip_jax.data.batch import Batch
 from clip_jax.data.stream.rows import RowReader
 
-MAX_SHARED_BYTES = 1 << 30  # of shared memory, for the chunks of all workers
-CHUNKS_OF_A_WORKER = 3  # one being made, one ready, one on its way
+SHARED_MEMORY = "/dev/shm"
+MAX_SHARED_BYTES = 1 << 30  # of shared memory, for the chunks of all workers on a machine
+CHUNKS_OF_A_WORKER = 4  # in shared memory: waiting, in the queue, in Grain's buffer, in its hand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +31,16 @@ class Readers:
     """Who reads the rows.
 
     Attributes:
-      threads: reading threads, of each worker if there are workers.
+      threads: reading threads, where there are no workers: those have one each.
       workers: reading processes; 0: this process's threads.
       prefetch: batches being made or ready.
+      processes: of the run on this machine, which share its memory.
     """
 
     threads: int = 2
     workers: int = 0
     prefetch: int = 2
+    processes: int = 1
 
 
 class _Chunks:
@@ -80,10 +84,11 @@ class _Chunks:
 
     def _announce(self, chunk: int) -> None:
         """Tells the source of this chunk, if it has not been told, and of the reader's next."""
-        for number in (chunk, chunk + self.stride):
-            if self._announced < number < len(self):
-                self.reader.will_read(self.positions[number])
-                self._announced = number
+        with self._lock:
+            for number in (chunk, chunk + self.stride):
+                if self._announced < number < len(self):
+                    self.reader.will_read(self.positions[number])
+                    self._announced = number
 
     def _threads(self) -> futures.ThreadPoolExecutor:
         with self._lock:
@@ -165,15 +170,18 @@ def _from_workers(
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+    # Started by the thread that starts the workers, it would let them hear the signals that are
+    # blocked there.
+    resource_tracker.ensure_running()
     size = chunk_rows(len(rows), 3 * reader.image_size**2, readers)
     positions = _Positions(batch, rows, size, steps)
-    source = _Chunks(reader, positions, readers.threads, stride=readers.workers)
+    source = _Chunks(reader, positions, threads=1, stride=readers.workers)
     chunks = (
         grain.MapDataset.source(source)[first_step * positions.chunks :]
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         .mp_prefetch(
             grain.MultiprocessingOptions(num_workers=readers.workers),
-            worker_init_fn=functools.partial(_begin_worker, readers.threads),
+            worker_init_fn=_begin_worker,
         )
     )
     # The images alone through shared memory: for less, a block of it costs more than it saves.
@@ -192,10 +200,11 @@ def chunk_rows(rows: int, row_bytes: int, readers: Readers) -> int:
       readers: the number of workers, and of batches to prefetch.
     """
     try:
-        room = min(MAX_SHARED_BYTES, shutil.disk_usage("/dev/shm").free // 2)
+        room = min(MAX_SHARED_BYTES, shutil.disk_usage(SHARED_MEMORY).free // 2)
     except OSError:  # no such folder: shared memory is not a file system here
         room = MAX_SHARED_BYTES
-    chunks = CHUNKS_OF_A_WORKER * readers.workers
+    room //= readers.processes
+    chunks = CHUNKS_OF_A_WORKER * readers.workers + 1  # the last one is being copied
     wanted = min(readers.prefetch * rows // chunks, room // (chunks * row_bytes), rows)
     # Chunks of one size: a batch's last one would else be a small one that costs as much.
     return -(-rows // -(-rows // max(1, wanted)))
@@ -215,15 +224,23 @@ def _joined(chunks: grain.DatasetIterator, count: int, rows: int) -> Iterator[Ba
                     array[start:stop] = value
                 start = stop
             yield batch
+    except RuntimeError as error:
+        if "exit code -7" in str(error):  # SIGBUS
+            raise RuntimeError(
+                f"a reading process found no room in {SHARED_MEMORY}, which something else fills: "
+                "give the machine or container more (docker: --shm-size), or set data.workers=0"
+            ) from error
+        raise
     finally:
         chunks.close()  # ends the workers
 
 
-def _begin_worker(threads: int, worker: int, workers: int) -> None:
+def _begin_worker(worker: int, workers: int) -> None:
     """Makes a worker end when its parent has, however that ended: no signal ends it any more."""
     del worker, workers
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     # kornia-rs would start a thread a core in every worker.
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -2,9 +2,12 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import socket
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,18 +26,48 @@ from clip_jax.data.stream.rows import RowReader
 from clip_jax.tokenizers import Tokenizer
 
 LEAST_CORES = 4  # of a process, from which on workers are worth what they cost
+MOST_WORKERS = 32  # unless data.workers says more: each has a copy of the list of records
 COMPARED = 32  # images, when a decoder is compared with Pillow
 _COMPARISON = 4  # a stream of randomness, beside those of ``data.stream.order``
 
 
-def cores() -> int:
-    """Cores of this machine that this process may use, shared with the run's other ones here."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if jax.process_count() == 1:
-        return mine
-    name = np.frombuffer(socket.gethostname().encode().ljust(64)[:64], np.uint8)
-    names = multihost_utils.process_allgather(name)
-    return max(1, mine // int((np.asarray(names) == name).all(axis=-1).sum()))
+def usable_cores() -> set[int]:
+    """The cores of this machine that this process may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _quota() -> float:
+    """Cores' worth of time that a container may use; infinite where nothing limits it."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
+
+
+def _machine() -> str:
+    """What identifies this machine; containers on it have names of their own."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return socket.gethostname()
+
+
+def cores() -> tuple[int, int]:
+    """Cores for this process, and processes of the run on this machine. All must call it.
+
+    Processes that may use the same cores share them; a scheduler may have given each its own.
+    """
+    mine = usable_cores()
+    keys = [_machine(), f"{_machine()} {sorted(mine)}"]
+    digests = np.array([zlib.crc32(key.encode()) for key in keys], np.uint32)
+    everyone = digests[None]
+    if jax.process_count() > 1:
+        everyone = np.asarray(multihost_utils.process_allgather(digests))
+    here, sharing = (everyone == digests).sum(0).tolist()
+    return max(1, int(min(len(mine), _quota()) // sharing)), here
 
 
 def choose_readers(data: ConfigDict) -> tuple[Readers, str]:
@@ -44,7 +77,7 @@ def choose_readers(data: ConfigDict) -> tuple[Readers, str]:
     waits for the images; threads on few cores, for images that are kept in memory, and where the
     cores themselves train.
     """
-    have = cores()
+    have, processes = cores()
     workers, reason = data.workers, "as data.workers says"
     if workers == "auto":
         workers = 0
@@ -55,11 +88,9 @@ def choose_readers(data: ConfigDict) -> tuple[Readers, str]:
         elif have < LEAST_CORES:
             reason = f"{have} core(s)"
         else:
-            workers, reason = have - 1, f"{have} cores"
-    readers = Readers(threads=data.threads, workers=workers, prefetch=data.prefetch)
-    who = f"{data.threads} thread(s)"
-    if workers:
-        who = f"{workers} worker process(es) of {who}"
+            workers, reason = min(have - 1, MOST_WORKERS), f"{have} cores"
+    readers = Readers(data.threads, workers, data.prefetch, processes)
+    who = f"{workers} worker(s)" if workers else f"{data.threads} thread(s)"
     return readers, f"{who} a process ({reason}), decoder {data.decoder}"
 
 

@@ -1,5 +1,6 @@
 """Upcoming batches, made ready in a thread."""
 
+import logging
 import queue
 import signal
 import threading
@@ -70,4 +71,6 @@ class Prefetcher(Generic[Made]):
     def close(self) -> None:
         """Stops the thread; what it had prepared is dropped."""
         self._closed.set()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=60)  # workers finish what they are making
+        if self._thread.is_alive():
+            logging.warning("the input has not ended after a minute; leaving it behind")

@@ -1,5 +1,7 @@
 """The input stream: the same rows at every step, whichever process reads them."""
 
+import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -176,6 +178,44 @@ def test_worker_processes_do_not_matter(whole):
     assert_same(batches(reader(), workers=3, first_step=2), whole[2:])
 
 
+@pytest.mark.slow
+def test_no_worker_hears_the_signals_that_stop_a_run():
+    """A terminal and a scheduler send them to all; only the run's own process must act on them."""
+    ready = Prefetcher(
+        host_batches(reader(), batch=16, rows=np.arange(16), first_step=0, steps=1 << 20,
+                     readers=Readers(workers=3)), lambda x: x, depth=1)  # fmt: skip
+    next(ready)
+    found = 0
+    for path in pathlib.Path("/proc").glob("[0-9]*/status"):
+        fields = dict(
+            line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line
+        )
+        command = (path.parent / "cmdline").read_text()
+        if int(fields["PPid"]) == os.getpid() and "spawn_main" in command:
+            blocked = int(fields["SigBlk"], 16)
+            assert all(blocked >> (s - 1) & 1 for s in (signal.SIGINT, signal.SIGTERM))
+            found += 1
+    ready.close()
+    assert found == 3
+
+
+def test_a_worker_without_shared_memory_is_explained():
+    class Chunks:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise RuntimeError("Worker process was terminated unexpectedly with exit code -7")
+
+        def close(self):
+            self.closed = True
+
+    chunks = Chunks()
+    with pytest.raises(RuntimeError, match=r"no room in /dev/shm.*--shm-size.*data.workers=0"):
+        list(stream._joined(chunks, 1, 1))
+    assert chunks.closed
+
+
 @pytest.mark.parametrize("size", [1, 3, 5, 16])
 def test_chunks_of_any_size_make_up_the_same_batches(whole, size):
     positions = stream._Positions(16, np.arange(16), size, steps=6)
@@ -195,8 +235,12 @@ def test_chunks_fit_into_shared_memory(rows, size, workers, prefetch, monkeypatc
         readers = Readers(2, workers, prefetch)
         chunk = stream.chunk_rows(rows, 3 * size**2, readers)
         assert 1 <= chunk <= rows
-        held = chunk * 3 * size**2 * 3 * workers
-        assert held <= min(1 << 30, free) or chunk == 1
+        held = chunk * 3 * size**2 * (4 * workers + 1)
+        assert held <= min(1 << 30, free // 2) or chunk == 1
+        shared = stream.chunk_rows(rows, 3 * size**2, Readers(2, workers, prefetch, processes=8))
+        assert (
+            8 * shared * 3 * size**2 * (4 * workers + 1) <= min(1 << 30, free // 2) or shared == 1
+        )
         # Chunks of one size: the last one of a batch is no small remainder.
         assert -(-rows // chunk) * chunk - rows < -(-rows // chunk)
 
