@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -15,7 +16,7 @@ import numpy as np
 from clip_jax import cli, tokenizers
 from clip_jax import config as config_lib
 from clip_jax.analysis.chips import CHIPS
-from clip_jax.benchmarks import paired
+from clip_jax.benchmarks import paired, photos
 from clip_jax.data import decoders
 from clip_jax.data.batch import Batch
 from clip_jax.data.pairs import registry
@@ -63,13 +64,27 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=max(1, len(usable_cores()) - 1))
     parser.add_argument("--chip", choices=sorted(CHIPS), default="h100")
+    parser.add_argument("--photos", type=_size, metavar="WIDTHxHEIGHT",
+                        help="measure made-up photographs of this size")  # fmt: skip
     parser.add_argument("--json", help="file to write the results to")
     flags, rest = parser.parse_known_args(arguments)
     if min(flags.rows, flags.rounds, flags.workers) < 1:
         raise config_lib.ConfigError("--rows, --rounds and --workers must be 1 or more")
     paired.require_folder(flags.json)
     config = config_lib.load(flags.config, config_lib.overrides(rest))
-    paired.write_record(flags.json, "input", arguments, measure(config, flags))
+    with tempfile.TemporaryDirectory() as folder:
+        if flags.photos:
+            path = photos.write(Path(folder), *flags.photos)
+            config.data.update(source="tar", path=path, image_key="jpg", caption_key="txt")
+        results = measure(config, flags)
+    paired.write_record(flags.json, "input", arguments, results)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    if min(width, height) < 8:
+        raise ValueError
+    return width, height
 
 
 def measure(config: config_lib.ConfigDict, flags: argparse.Namespace) -> paired.JsonDict:

@@ -124,8 +124,9 @@ def require_folder(path: str | None) -> None:
 def write_record(path: str | None, name: str, arguments: Sequence[str], results: Json) -> None:
     """Writes results, with the command that made them and the machine, where there is a path."""
     if path:
+        flags = " ".join(a for a in arguments if not a.startswith("--json="))
         record = {
-            "command": f"python -m clip_jax.benchmark {name} {' '.join(arguments)}",
+            "command": f"python -m clip_jax.benchmark {name} {flags}",
             "machine": machine(),
             "results": results,
         }

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from clip_jax import benchmark
-from clip_jax.benchmarks import input_rate
+from clip_jax import config as config_lib
+from clip_jax.benchmarks import input_rate, photos
+from clip_jax.data.pairs import registry
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,21 @@ def test_it_says_where_the_time_goes_and_what_a_chip_needs(root, shard, tmp_path
     assert "a100 at 50% of its peak takes" in printed
 
 
+def test_made_up_photographs_can_be_read(tmp_path):
+    pattern = photos.write(tmp_path, 40, 30)
+    data = config_lib.defaults().data
+    data.update(source="tar", path=pattern, image_key="jpg", caption_key="txt")
+    source = registry.build(data)
+    assert len(source) == photos.COUNT
+    example = source.read(7, None)
+    assert Image.open(io.BytesIO(example.image)).size == (40, 30)
+    assert len(example.caption.split()) == 12
+    assert source.fingerprint == registry.build(data).fingerprint
+
+
 @pytest.mark.parametrize("flag, message", [
+    ("--photos=0x300", "--photos"),
+    ("--photos=wide", "--photos"),
     ("--rows=0", "--rows, --rounds and --workers must be 1 or more"),
     ("--json=/nowhere/x.json", "there is no folder of that name"),
     ("--config.data.decoder=turbo", "data.decoder='turbo': must be one of"),
