@@ -2,14 +2,17 @@
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from clip_jax import config as config_lib
 from clip_jax import tokenizers
+from clip_jax.analysis import trace
 from clip_jax.benchmarks import inputs, paired
 from clip_jax.data.batch import Batch
 from clip_jax.models import clip
@@ -87,7 +90,19 @@ def main(task: paired.JsonDict) -> None:
             jax.block_until_ready(out)
             return time.perf_counter() - started
 
-        paired.serve(about, calls, _memory)
+        def last() -> paired.JsonDict:
+            return _memory() | (_kernels(calls) if task["profile"] else {})
+
+        paired.serve(about, calls, last)
+
+
+def _kernels(calls: Callable[[int], float], count: int = 2) -> paired.JsonDict:
+    """Seconds a call by kind of kernel, summed over devices and threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            calls(count)
+        seconds = trace.time_by_kind(Path(folder))
+    return {"kernels": {kind: s / count for kind, s in seconds.items()}}
 
 
 def _memory() -> paired.JsonDict:

@@ -33,6 +33,7 @@ def _parser(name: str) -> cli.Parser:
     parser.add_argument("--captions", choices=inputs.CAPTIONS, default="full", help="their lengths")
     parser.add_argument("--against", choices=(THEIRS,), help="measure it too, in turn")
     parser.add_argument("--torch-compile", action="store_true", help="compile open_clip's model")
+    parser.add_argument("--profile", action="store_true", help="also the time by kind of kernel")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=1, help="a round and program")
     parser.add_argument("--json", help="file to write the results to")
@@ -87,7 +88,8 @@ def _measure(
     sizes = SimpleNamespace(context_length=c.context_length, vocab_size=49408, eot_id=49407)
     model = clip.resolve(config.model, sizes)
     common = {"what": part, "batch": config.train.batch_size, "captions": flags.captions}
-    ours = {**common, "config": flags.config, "overrides": list(overrides)}
+    ours = {**common, "config": flags.config, "overrides": list(overrides),
+            "profile": flags.profile}  # fmt: skip
     workers = [paired.Worker(OURS, "clip_jax.benchmarks.clip_jax_worker", ours)]
     if flags.against and workers[0].about["devices"] > 1:
         workers[0].close()
@@ -132,6 +134,9 @@ def _show(part: str, result: paired.JsonDict) -> None:
     if "ratio" in result:
         low, middle, high = result["ratio"]
         print(f"{part:<7}{OURS} is {middle:.2f} times as fast ({low:.2f} to {high:.2f})")
+    if kernels := result[OURS].get("kernels"):
+        whole = sum(kernels.values())
+        print("       kernels: " + ", ".join(f"{k} {s / whole:.0%}" for k, s in kernels.items()))
     print(f"       {result[OURS]['execution']}; captions at {result[OURS]['text_length']} tokens")
     sys.stdout.flush()
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from clip_jax import benchmark
+from clip_jax.analysis import trace
 
 TINY = (
     "--config=configs/vit_b32.py", "--config.model.variant=ViT-Test/8",
@@ -16,7 +17,7 @@ TINY = (
 def test_alone(monkeypatch, root, tmp_path, capsys):
     monkeypatch.chdir(root)
     path = tmp_path / "step.json"
-    for more in ([], [f"--compare={path}"]):
+    for more in ([], [f"--compare={path}", "--profile"]):
         assert benchmark.main(["step", *TINY, f"--json={path}", *more]) == 0
     said = capsys.readouterr().out
     assert "pairs/s" in said and "layers unrolled, nothing recomputed" in said
@@ -24,6 +25,9 @@ def test_alone(monkeypatch, root, tmp_path, capsys):
     (result,) = json.loads(path.read_text())["results"]
     assert result["clip_jax"]["seconds"] > 0 and len(result["clip_jax"]["all"]) == 2
     assert result["clip_jax"]["peak_bytes"] > 2**20
+    kernels = result["clip_jax"]["kernels"]
+    assert kernels["products"] > 0 and trace.REST in kernels
+    assert f"kernels: {next(iter(kernels))} " in said
 
 
 @pytest.mark.reference
