@@ -161,7 +161,7 @@ def test_two_processes_train(trainer, root, tmp_path):
 def test_four_processes_survive_the_loss_of_one(trainer, root, tmp_path):
     """One is killed: all end within a minute and say why; the same command then takes the run to
     the end that an undisturbed one has."""
-    flags = ("--config=configs/tiny.py", "--config.train.examples=3200",
+    flags = ("--config=configs/tiny.py", "--config.train.examples=1600",
              "--config.eval.evaluators=()", "--config.log.report=False",
              "--config.log.tensorboard=False", "--config.log.every_steps=1")  # fmt: skip
     environment = trainer.environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -177,7 +177,7 @@ def test_four_processes_survive_the_loss_of_one(trainer, root, tmp_path):
     assert undisturbed.returncode == 0, output
     workdir = tmp_path / "run"
     launcher = start(workdir)
-    trainer.wait_for_step(launcher, workdir, 40, timeout=300)
+    trainer.wait_for_step(launcher, workdir, 20, timeout=300)
     os.kill(process_of(workdir, 2), signal.SIGKILL)
     killed = time.monotonic()
     output, _ = launcher.communicate(timeout=120)
