@@ -38,4 +38,5 @@ def get_config():
     c.log.every_steps = 1
     c.log.tensorboard = False
     c.log.report = False
+    c.data.workers = 0  # the default of its time
     return c
