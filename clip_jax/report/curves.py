@@ -84,7 +84,7 @@ def totals(records: Records) -> list[tuple[str, str]]:
         ("image-text pairs seen", values("examples")[-1:], "{:,.0f}".format),
         ("of training", values("seconds")[-1:], duration),
         ("pairs per second", rate, "{:,.0f}".format),
-        ("goodput: of the last launch, in train steps", values("goodput")[-1:], "{:.0%}".format),
+        ("goodput of the last launch", values("goodput")[-1:], "{:.0%}".format),
         ("final loss", values("loss")[-1:], "{:.3f}".format),
     ]
     return [(spell(float(value[0])), name) for name, value, spell in known if len(value)]
