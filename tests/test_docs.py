@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib.util
+import json
 import re
 
 import pytest
@@ -98,6 +99,32 @@ def test_every_flag_of_a_command_exists(pages, module, name, capsys):
     }
     assert {x for x in named if x[1] not in known} == set()
     assert known and named
+
+
+def test_figures_of_benchmarks_are_those_of_their_files(root):
+    """Medians and quartiles are not typed; see ``benchmarks/results``."""
+    text = (root / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    folder = root / "benchmarks" / "results"
+    results = {p.stem: json.loads(p.read_bytes())["results"] for p in folder.glob("*.json")}
+    for name in ("small", "small-emoji", "vit-b32", "vit-b32-emoji"):
+        low, middle, high = results[f"step-{name}-2-cores"][0]["ratio"]
+        assert f"| {middle:.2f} ({low:.2f} to {high:.2f})" in text, name
+    start = [results["start-quickstart-2-cores"][k]["all"][1] for k in ("empty", "full")]
+    assert "{:.1f} s, {:.1f} s after the launch".format(*start) in text
+    small, large = (results[f"input-{size}-2-cores"] for size in ("500x375", "1500x1125"))
+    share = {
+        (size, name): f"{r[name]['of_bare_by_cpu'][1]:.2f}"
+        for size, r in (("small", small), ("large", large))
+        for name in r if name not in ("parts", "needed")
+    }  # fmt: skip
+    draft, fast = "bare decoding, draft", "bare decoding, fast"
+    for words in (
+        f"{share['small', '1 thread(s)']} with one, {share['small', '2 thread(s)']} with two",
+        f"| input by two workers, likewise | {share['small', '2 worker(s)']} |",
+        f"{share['large', draft]} times Pillow",
+        f"{share['large', fast]} and {share['small', fast]} times Pillow by CPU time",
+    ):
+        assert words in text
 
 
 def test_every_link_leads_somewhere(pages):

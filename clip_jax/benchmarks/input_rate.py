@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -249,19 +248,21 @@ def _loader(reader: RowReader, readers: Readers, rows: int, reference: str) -> M
 
 
 def _in_turn(methods: Sequence[Method], rounds: int) -> dict[str, Rate]:
-    """Measures all in every round, in random order."""
-    order, rates = random.Random(0), {m.name: Rate() for m in methods}
-    for number in range(rounds + 1):
-        for method in order.sample(methods, len(methods)):
-            method.prepare()
-            wall, cpu = time.perf_counter(), cpu_seconds()
-            images = method.run()
-            wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-            _settle()
-            if number:  # the first round warms caches
-                rates[method.name].wall.append(images / wall)
-                rates[method.name].cpu.append(images / cpu)
-    return rates
+    """Measures all in every round, in random order, after one that warms caches."""
+    measured = paired.alternate({m.name: functools.partial(_rates, m) for m in methods}, rounds + 1)
+    return {
+        name: Rate(*map(list, zip(*values[1:], strict=True))) for name, values in measured.items()
+    }
+
+
+def _rates(method: Method) -> tuple[float, float]:
+    """Images a second of wall time, and of CPU time."""
+    method.prepare()
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    images = method.run()
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    _settle()
+    return images / wall, images / cpu
 
 
 def _settle() -> None:

@@ -76,7 +76,7 @@ def _matmul_fwd(x, kernel, contract):
 def _matmul_bwd(contract, residuals, dy):
     x, kernel = residuals
     lead = x.ndim - contract
-    # XLA on CPU would compute the cotangent's chain of norms and residuals anew inside each of the
+    # XLA on CPU would compute the cotangent's chain of norms and residuals again in each of the
     # three products and sums that read it.
     dy = jax.lax.platform_dependent(dy, cpu=jax.lax.optimization_barrier, default=lambda y: y)
     rows, drows = _merged(x, lead), _merged(dy, lead)
