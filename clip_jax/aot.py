@@ -4,7 +4,8 @@ python -m clip_jax.aot --config=configs/vit_b32.py --topology=v5e:16x16
 
 For TPUs (v4, v5e, v5p, v6e, tpu7x; two slices: v5e:16x16*2) and GPUs (a100:8, h100:8, h200:8,
 b200:8) the real compiler runs on this machine's CPU, which needs the extra ``tpu`` or ``gpu``.
-``--topology=cpu:8`` compiles for 8 emulated devices.
+``--topology=cpu:8`` compiles for 8 emulated devices. Of a config with ``train.stages`` the step of
+every stage is compiled, and all must fit.
 """
 
 import argparse
@@ -36,11 +37,17 @@ def parse(arguments: list[str]) -> tuple[config_lib.ConfigDict, argparse.Namespa
         "--search-plan", action="store_true",
         help="try every way to compute the step; with --search-batch each at its largest batch",
     )  # fmt: skip
+    parser.add_argument(
+        "--stage", type=int, help="of a config with train.stages: one of them, from 1; else all"
+    )
     parser.add_argument("--json", help="file to write the report to")
     flags, rest = parser.parse_known_args(arguments)
     if flags.json and not Path(flags.json).parent.is_dir():
         raise config_lib.ConfigError(f"--json={flags.json}: there is no folder of that name")
-    return config_lib.load(flags.config, config_lib.overrides(rest)), flags
+    config = config_lib.load(flags.config, config_lib.overrides(rest))
+    if flags.stage is not None:
+        config_lib.stage_config(config, flags.stage - 1)  # complains where there is none
+    return config, flags
 
 
 def prepare_environment() -> None:
@@ -68,21 +75,30 @@ def _command(arguments: list[str]) -> int:
             raise config_lib.ConfigError(
                 f"{name} needs a topology of TPUs or GPUs: a CPU's memory has no bound here"
             )
-        if flags.search_plan:
-            best = search.fastest_plan(config, target, flags.search_batch)
-        elif flags.search_batch:
-            best = search.largest_batch(config, target)
-        else:
-            best = step.compile_step(config, target)
-    if best is None:
-        print("nothing that was tried fits", file=sys.stderr)
-        fields = {"topology": flags.topology, "fits": False}
-    else:
-        print(report.table(best))
-        fields = report.as_dict(best)
+        count = len(config.train.stages) or 1
+        chosen = range(1, count + 1) if flags.stage is None else [flags.stage]
+        found = []
+        for number in chosen:
+            if count > 1:
+                print(f"stage {number} of {count}")
+            own = config_lib.stage_config(config, number - 1)
+            if flags.search_plan:
+                best = search.fastest_plan(own, target, flags.search_batch)
+            elif flags.search_batch:
+                best = search.largest_batch(own, target)
+            else:
+                best = step.compile_step(own, target)
+            if best is None:
+                print("nothing that was tried fits", file=sys.stderr)
+                found.append({"topology": flags.topology, "stage": number, "fits": False})
+            else:
+                print(report.table(best), flush=True)
+                found.append({**report.as_dict(best), "stage": number})
+    fits = all(fields["fits"] for fields in found)
     if flags.json:
+        fields = found[0] if len(found) == 1 else {"fits": fits, "stages": found}
         Path(flags.json).write_text(json.dumps(fields, indent=2) + "\n")
-    return OK if fields["fits"] else MISMATCH
+    return OK if fits else MISMATCH
 
 
 def main(arguments: list[str] | None = None) -> int:

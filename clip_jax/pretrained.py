@@ -14,9 +14,10 @@ from clip_jax.interop.files import json_file
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.models import clip
 from clip_jax.runtime.integrity import Mismatch
-from clip_jax.runtime.mesh import create_mesh
+from clip_jax.runtime.mesh import PyTree, create_mesh
 from clip_jax.tokenizers import build as build_tokenizer
-from clip_jax.training import checkpoint, state, stochastic_rounding, workdir
+from clip_jax.training import checkpoint, state, workdir
+from clip_jax.training.optim import stochastic_rounding
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Of a model that has both, the safetensors.
@@ -94,34 +95,37 @@ def from_workdir(path: Path, step: int | None = None) -> weights.Weights:
       LayoutError: there is no such checkpoint, or it is not whole; or the tokenizer or the
         preprocessing is not what it was trained with.
     """
-    config = config_lib.with_defaults(json_file(path / "config.json"))
-    t = config["tokenizer"]
-    own = path / "tokenizer.model"
+    config = config_lib.ConfigDict(config_lib.with_defaults(json_file(path / "config.json")))
+    t, own = config.tokenizer, path / "tokenizer.model"
+    mesh = create_mesh({"data": 1}, jax.local_devices()[:1])
+
+    def model_of(stage: int) -> clip.ClipModel:
+        return clip.build(config_lib.stage_config(config, stage).model, tokenizer)
+
+    def wanted(metadata: checkpoint.Metadata) -> dict[str, PyTree]:
+        """Of the state of a step, not the optimizer's part."""
+        model, ema = model_of(metadata.get("stage", 0)), config.optim.ema_decay > 0
+        dtype = config.model.text.param_dtype
+        whole, _ = state.abstract(model, optax.identity(), ema, mesh, text_dtype=dtype)
+        if whole.ema is not None:
+            return {"ema": whole.ema}
+        return {"params": whole.params, "batch_stats": whole.batch_stats}
+
     try:
         tokenizer = build_tokenizer(
-            t["name"], t["context_length"], own if own.is_file() else t["model"] or None
+            t.name, t.context_length, own if own.is_file() else t.model or None
         )
-        model = clip.build(config["model"], tokenizer)
+        model_of(0)
     except ValueError as error:
         raise LayoutError(f"{path}: {error}") from None
-    c = model.config
-    preprocess = transforms.evaluation(
-        c.vision.image_size, config["data"]["resize"], c.image_mean, c.image_std
-    )
-    mesh = create_mesh({"data": 1}, jax.local_devices()[:1])
-    # Of the state, not the optimizer's part.
-    optim = config["optim"]
-    whole, _ = state.abstract(
-        model, optax.identity(), optim["ema_decay"] > 0, mesh,
-        text_dtype=config["model"]["text"]["param_dtype"],
-    )  # fmt: skip
-    wanted = {"params": whole.params, "batch_stats": whole.batch_stats}
     try:
-        state_parts, metadata = checkpoint.read(
-            path / "checkpoints", wanted if whole.ema is None else {"ema": whole.ema}, step
+        parts, metadata = checkpoint.read(path / "checkpoints", wanted, step)
+        c = model_of(metadata.get("stage", 0)).config
+        preprocess = transforms.evaluation(
+            c.vision.image_size, config.data.resize, c.image_mean, c.image_std
         )
         workdir.check_metadata(path, metadata, workdir.model_metadata(preprocess, tokenizer))
     except (checkpoint.CheckpointError, Mismatch) as error:
         raise LayoutError(str(error)) from None
-    variables = jax.device_get(stochastic_rounding.upcast(state_parts.get("ema", state_parts)))
+    variables = jax.device_get(stochastic_rounding.upcast(parts.get("ema", parts)))
     return weights.Weights(c, variables, preprocess, tokenizer, "clip_jax", str(path))

@@ -47,6 +47,28 @@ def test_emulated_devices(root, tmp_path):
     )
 
 
+@pytest.mark.parametrize("stage", [None, 2])
+def test_every_stage_is_compiled_or_the_one_that_is_asked_for(monkeypatch, capsys, root, stage):
+    compiled = []
+
+    def compile_step(config, target):
+        compiled.append((config.train.batch_size, config.train.stages))
+        return report(batch=config.train.batch_size)
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(chips, "devices_of", _emulated(chips.devices_of))
+    monkeypatch.setattr("clip_jax.compiled.step.compile_step", compile_step)
+    stages = [{"examples": 64}, {"examples": 64, "batch_size": 64}]
+    flags = [f"--config={root}/configs/tiny.py", "--topology=cpu:8",
+             "--config.train.examples=0", f"--config.train.stages={stages}"]  # fmt: skip
+    assert aot.main(flags + ([f"--stage={stage}"] if stage else [])) == 0
+    assert compiled == [(32, ()), (64, ())][1 if stage else 0 :]
+    out = capsys.readouterr().out
+    assert "stage 2 of 2" in out and ("stage 1 of 2" in out) == (stage is None)
+    assert aot.main([*flags, "--stage=3"]) == 64
+    assert "there is no stage 3: the config has 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

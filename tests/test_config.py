@@ -74,6 +74,21 @@ def test_all_nine_recipes_are_the_papers(root, file, variant, size, rate, beta2,
     assert c.tokenizer.context_length == 77
 
 
+def test_the_last_epoch_in_one_run_is_that_of_a_run_of_its_own(root):
+    staged, last, first = (
+        load(str(root / "configs" / f"{file}.py"))
+        for file in ("vit_l14_staged", "vit_l14_336", "vit_l14")
+    )
+    stages = config_lib.Stages(staged, 400_000_000)
+    sizes = [variants.resolve(s.config.model.to_dict()) for s in stages]
+    assert sizes == [variants.resolve(c.model.to_dict()) for c in (first, last)]
+    assert [s.config.optim for s in stages] == [first.optim, last.optim]
+    assert [s.last_step - s.first_step for s in stages] == [
+        config_lib.Stages(c, 400_000_000).total_steps for c in (first, last)
+    ]
+    assert stages[1].new_schedule
+
+
 def test_a_file_outside_the_checkout_imports_a_recipe(root, tmp_path):
     """Also where nothing but ``clip_jax`` itself can be imported."""
     file = tmp_path / "configs" / "mine.py"
@@ -190,9 +205,9 @@ def test_whole_numbers_do_for_numbers(write):
 
 def test_steps_follow_examples(write):
     c = load(write("pass"), [("train.batch_size", "100")])
-    assert config_lib.total_steps(c, 1000) == 10
-    assert config_lib.total_steps(c, 1001) == 11
-    assert config_lib.steps(c, 50) == 1
+    assert config_lib.Stages(c, 1000).total_steps == 10
+    assert config_lib.Stages(c, 1001).total_steps == 11
+    assert config_lib.Stages(c, 1000).steps(50) == 1
 
 
 def test_differences_list_what_changes_a_run_and_nothing_else(write):

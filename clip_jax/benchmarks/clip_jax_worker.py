@@ -17,19 +17,21 @@ from clip_jax.benchmarks import inputs, paired
 from clip_jax.data.batch import Batch
 from clip_jax.models import clip
 from clip_jax.runtime import mesh as mesh_lib
-from clip_jax.training import program, step
+from clip_jax.training import program, step, text_length
 
 
 def _sizes(config: config_lib.ConfigDict) -> tokenizers.Tokenizer:
     return tokenizers.build("clip", config.tokenizer.context_length)
 
 
-def _batch(task: paired.JsonDict, model: clip.ClipModel, mesh: jax.sharding.Mesh) -> Batch:
+def _batch(
+    task: paired.JsonDict, model: clip.ClipModel, mesh: jax.sharding.Mesh, length: int
+) -> Batch:
     c, size = model.config, task["batch"]
     zeros = np.zeros(size, np.int32)
     host = Batch(
         inputs.images(size, c.vision.image_size),
-        inputs.tokens(size, c.text.context_length, task["captions"]),
+        inputs.tokens(size, length, task["captions"]),
         np.arange(size, dtype=np.int32), zeros, zeros,
     )  # fmt: skip
     return mesh_lib.put_batch(mesh, host, size)
@@ -58,16 +60,20 @@ def _encode(
 
 
 def main(task: paired.JsonDict) -> None:
-    """Serves one task: config, overrides, what ("step", "images", "texts"), batch, captions."""
-    config = config_lib.load(task["config"], [*map(tuple, task["overrides"])])
+    """Serves one task: config, overrides, stage, what ("step", "images", "texts"), batch, captions,
+    profile.
+    """
+    config = config_lib.stage_config(
+        config_lib.load(task["config"], [*map(tuple, task["overrides"])]), task["stage"] - 1
+    )
     mesh = mesh_lib.create_mesh(config.mesh)
     model = clip.build(config.model, _sizes(config))
-    made = program.build(config, model, mesh, total_steps=2**30)
+    made = program.build(config, model, mesh)
     with jax.set_mesh(mesh):
-        batch = _batch(task, model, mesh)
-        text = model.config.text
-        length = text.static_length(int(text.longest(np.asarray(batch.tokens))))
-        stepping = task["what"] == "step"
+        text, stepping = model.config.text, task["what"] == "step"
+        most = text_length.longest(config, text) if stepping else text.context_length
+        batch = _batch(task, model, mesh, most)
+        length = min(most, text.static_length(int(text.longest(np.asarray(batch.tokens)))))
         if stepping:
             call = _train(made, batch, length)
         else:

@@ -24,6 +24,7 @@ from clip_jax.data.stream.input import usable_cores
 from clip_jax.data.stream.order import generator
 from clip_jax.data.stream.rows import RowReader
 from clip_jax.models import clip, flops
+from clip_jax.training import text_length
 
 USEFUL = 0.5  # of a chip's peak: what a good train step reaches, to say what it takes in
 BARE = "bare decoding"
@@ -59,6 +60,7 @@ def command(arguments: Sequence[str]) -> None:
     """The command ``benchmark input``."""
     parser = cli.Parser("benchmark input", __doc__)
     parser.add_argument("--config", required=True, help="Python file with get_config()")
+    parser.add_argument("--stage", type=int, default=1, help="of a config with train.stages (1)")
     parser.add_argument("--rows", type=int, default=256, help="images of a batch (256)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=max(1, len(usable_cores()) - 1))
@@ -71,6 +73,7 @@ def command(arguments: Sequence[str]) -> None:
         raise config_lib.ConfigError("--rows, --rounds and --workers must be 1 or more")
     paired.require_folder(flags.json)
     config = config_lib.load(flags.config, config_lib.overrides(rest))
+    config = config_lib.stage_config(config, flags.stage - 1)
     with tempfile.TemporaryDirectory() as folder:
         if flags.photos:
             path = photos.write(Path(folder), *flags.photos)
@@ -157,7 +160,11 @@ def _model(config: config_lib.ConfigDict, chip: str) -> tuple[tokenizers.Tokeniz
         name = "clip"
     tokenizer = tokenizers.build(name, c.context_length, model)
     sizes = clip.resolve(config.model, tokenizer)
-    needed = flops.training(sizes, 1, config.model.patch_dropout)
+    length = text_length.longest(config, sizes.text)
+    text = dataclasses.replace(sizes.text, context_length=length)
+    cut = dataclasses.replace(sizes, text=text)
+    needed = flops.training(cut, 1, config.model.patch_dropout)
+    tokenizer = tokenizer.with_context_length(length)
     return tokenizer, sizes.vision.image_size, USEFUL * CHIPS[chip].flops / needed if needed else 0
 
 

@@ -30,6 +30,7 @@ def encode(arguments: Sequence[str]) -> None:
 def _parser(name: str) -> cli.Parser:
     parser = cli.Parser(f"benchmark {name}", __doc__)
     parser.add_argument("--config", required=True, help="Python file with get_config()")
+    parser.add_argument("--stage", type=int, default=1, help="of a config with train.stages (1)")
     parser.add_argument("--captions", choices=inputs.CAPTIONS, default="full", help="their lengths")
     parser.add_argument("--against", choices=(THEIRS,), help="measure it too, in turn")
     parser.add_argument("--torch-compile", action="store_true", help="compile open_clip's model")
@@ -44,7 +45,7 @@ def _parser(name: str) -> cli.Parser:
 def _run(name: str, parts: Sequence[str], arguments: Sequence[str]) -> None:
     flags, rest = _parser(name).parse_known_args(arguments)
     overrides = config_lib.overrides(rest)
-    config = config_lib.load(flags.config, overrides)
+    config = config_lib.stage_config(config_lib.load(flags.config, overrides), flags.stage - 1)
     if config.tokenizer.name != "clip":
         raise config_lib.ConfigError("the benchmark needs tokenizer.name=clip, as its peers have")
     _check(flags, config)
@@ -67,6 +68,10 @@ def _check(flags: argparse.Namespace, config: config_lib.ConfigDict) -> None:
     elif flags.against:
         ours_alone = {
             "model.patch_dropout": (config.model.patch_dropout, 0),
+            "train.context_length": (
+                config.train.context_length or config.tokenizer.context_length,
+                config.tokenizer.context_length,
+            ),
             "train.num_microbatches": (config.train.num_microbatches, 1),
             "loss.name": (config.loss.name, "softmax"),
         }
@@ -89,7 +94,7 @@ def _measure(
     model = clip.resolve(config.model, sizes)
     common = {"what": part, "batch": config.train.batch_size, "captions": flags.captions}
     ours = {**common, "config": flags.config, "overrides": list(overrides),
-            "profile": flags.profile}  # fmt: skip
+            "stage": flags.stage, "profile": flags.profile}  # fmt: skip
     workers = [paired.Worker(OURS, "clip_jax.benchmarks.clip_jax_worker", ours)]
     if flags.against and workers[0].about["devices"] > 1:
         workers[0].close()

@@ -13,9 +13,9 @@ from clip_jax import config as config_lib
 from clip_jax.analysis import hlo
 from clip_jax.analysis.chips import Chip
 from clip_jax.compiled.report import Report, gib
-from clip_jax.models import clip, flops
+from clip_jax.models import clip
 from clip_jax.runtime import mesh
-from clip_jax.training import program
+from clip_jax.training import program, text_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def compile_step(config: config_lib.ConfigDict, target: Target) -> Report:
     mesh.local_rows(on, config.train.batch_size)  # complains of a batch that cannot be divided
     model = clip.build(config.model, _tokenizer_sizes(config))
     capacity = chip.memory if chip else 0
-    made = program.build(config, model, on, total_steps=2**30, memory=capacity)
+    made = program.build(config, model, on, memory=capacity)
     started, problem = time.perf_counter(), ""
     memory, collectives, moves = hlo.Memory(0, 0, 0, 0), [], []
     batch = program.abstract_batch(config, model, on)
@@ -58,9 +58,9 @@ def compile_step(config: config_lib.ConfigDict, target: Target) -> Report:
                 problem = f"{gib(memory.total)} of {gib(capacity)}"
     between = sum(c.received for c in collectives if c.kind == hlo.BETWEEN_SLICES)
     received = sum(c.received for c in collectives) - between
-    work = math.ceil(flops.training(model.config, config.train.batch_size) / len(devices))
-    a_pair = flops.recomputed(model.config, made.model.execution.remat_policy)
-    recomputed = math.ceil(a_pair * config.train.batch_size / len(devices))
+    step = made.model, config.train.batch_size, text_length.longest(config, model.config.text)
+    work = math.ceil(program.step_flops(*step) / len(devices))
+    recomputed = math.ceil(program.recomputed_flops(*step) / len(devices))
     return Report(
         topology=target.topology,
         devices=len(devices),

@@ -6,30 +6,20 @@ that is not in ``keys.KEYS`` is an error, which names the nearest legal one.
 """
 
 import json
-import math
 
 from ml_collections import ConfigDict
 
 from clip_jax.config.files import load, overrides
 from clip_jax.config.keys import defaults
+from clip_jax.config.stages import Stage, Stages, stage_config
 from clip_jax.config.stored import RENAMED, differences, with_defaults
 from clip_jax.config.validate import validate
 from clip_jax.runtime.errors import ConfigError
 
 __all__ = [
-    "RENAMED", "ConfigDict", "ConfigError", "defaults", "differences", "load", "overrides",
-    "steps", "to_json", "total_steps", "validate", "with_defaults",
+    "RENAMED", "ConfigDict", "ConfigError", "Stage", "Stages", "defaults", "differences", "load",
+    "overrides", "stage_config", "to_json", "validate", "with_defaults",
 ]  # fmt: skip
-
-
-def steps(config: ConfigDict, examples: int) -> int:
-    """Examples to optimizer steps, rounded up; at least 1."""
-    return max(1, math.ceil(examples / config.train.batch_size))
-
-
-def total_steps(config: ConfigDict, dataset_size: int) -> int:
-    """Number of optimizer steps of the whole run."""
-    return steps(config, config.train.examples or round(config.train.epochs * dataset_size))
 
 
 def to_json(config: ConfigDict) -> str:

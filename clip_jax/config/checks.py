@@ -141,6 +141,8 @@ STEPS = Check(
     lambda v: not v or (len(v) == 2 and all(map(is_int, v)) and 0 < v[0] <= v[1]),
     "empty or two steps, the first and the last",
 )
+# ``config.stages`` checks what is in them.
+STAGES = Check(lambda v: all(isinstance(stage, dict) for stage in v), "a list of dicts")
 DTYPE = OneOf("float32", "bfloat16")
 AUTO_OR_COUNT = Check(lambda v: v == "auto" or (is_int(v) and v >= 0), "auto, or 0 or more")
 AUTO_OR_BOOL = Check(lambda v: v == "auto" or isinstance(v, bool), "auto, True or False")

@@ -120,6 +120,8 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
         value = float(value)
     if isinstance(default, tuple) and isinstance(value, str):
         value = tuple(v for v in value.split(",") if v)
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
     if isinstance(default, str) and not isinstance(value, str):
         value = text
     group = config

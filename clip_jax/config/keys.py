@@ -19,6 +19,7 @@ from clip_jax.config.checks import (
     POSITIVE_RGB,
     RGB,
     SEED,
+    STAGES,
     STEPS,
     Key,
     OneOf,
@@ -94,6 +95,8 @@ KEYS: dict[str, Key] = {
     "train.batch_size": Key(32768, "global", POSITIVE),
     "train.epochs": Key(0.0, "passes over the data; or set train.examples", NOT_NEGATIVE),
     "train.examples": Key(0, "examples seen in all; or set train.epochs", NOT_NEGATIVE),
+    "train.context_length": Key(0, "tokens of a caption in training; 0: tokenizer.context_length", NOT_NEGATIVE),
+    "train.stages": Key((), "stages of the run (docs/stages.md): mappings with the keys of `config/stages.py`, each with its own examples or epochs", STAGES),
     # Each micro-batch sums all gradients over the devices, and with fsdp gathers parameters twice.
     "train.num_microbatches": _FreeKey(1, "of a step: the memory of one, the gradient of all", POSITIVE),
     "train.max_consecutive_nonfinite": _FreeKey(10, "steps with a non-finite gradient before the run stops", POSITIVE),

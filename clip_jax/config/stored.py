@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from clip_jax.config.keys import KEYS, defaults, flatten
+from clip_jax.config.stages import STAGE_KEYS
 
 # Keys of earlier versions and what they are called now. They are read from stored runs only.
 RENAMED: dict[str, str] = json.loads(
@@ -42,6 +43,15 @@ def _free_on_resume(name: str) -> bool:
     return bool(rows) and all(key.free_on_resume for key in rows)
 
 
+def _without_free_keys(flat: Mapping[str, object]) -> dict[str, object]:
+    """A flat config without what stages may change when a run resumes."""
+    stages = [
+        {k: v for k, v in stage.items() if not _free_on_resume(STAGE_KEYS.get(k, k))}
+        for stage in flat["train.stages"]
+    ]
+    return {**flat, "train.stages": stages}
+
+
 def differences(old: Mapping[str, object], new: ConfigDict) -> list[str]:
     """Keys in which a run's stored config and the present one differ and may not.
 
@@ -50,7 +60,8 @@ def differences(old: Mapping[str, object], new: ConfigDict) -> list[str]:
 
     Returns lines such as "optim.learning_rate: 0.0005 (this run) -> 0.001 (given)".
     """
-    before, after = flatten(defaults()) | _upgraded(old), flatten(new)
+    before = _without_free_keys(flatten(defaults()) | _upgraded(old))
+    after = _without_free_keys(flatten(new))
     missing = object()
     lines = []
     for key in sorted(before.keys() | after.keys()):

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from clip_jax.config import stages
 from clip_jax.config.checks import registry
 from clip_jax.config.keys import KEYS, flatten
 from clip_jax.runtime.errors import ConfigError
@@ -17,9 +18,5 @@ def validate(config: ConfigDict) -> None:
     for name, key in KEYS.items():
         if required := key.problem(flat[name]):
             raise ConfigError(f"{name}={flat[name]!r}: must be {required}")
-    if (config.train.epochs > 0) == (config.train.examples > 0):
-        raise ConfigError(
-            f"train.epochs={config.train.epochs} and train.examples={config.train.examples}: "
-            "set exactly one of them above 0"
-        )
+    stages.check(config)
     registry("clip_jax.data.pairs.registry:check")(config.data)

@@ -47,6 +47,9 @@ class PixelCache:
         """
         key = data.fingerprint, preprocess.fingerprint
         if key not in self._images:
+            # The images of another preprocessing will not come back: the model has another size.
+            for old in [k for k in self._images if k[0] == key[0]]:
+                self._left += self._images.pop(old)[0].nbytes
             shape = (len(data), preprocess.image_size, preprocess.image_size, 3)
             count = len(data) if int(np.prod(shape)) <= self._left else 0
             self._images[key] = np.empty((count, *shape[1:]), np.uint8), np.zeros(count, bool)

@@ -11,7 +11,6 @@ from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.weights import Weights
 from clip_jax.models.resnet import ResNetConfig
 from clip_jax.models.variants import check
-from clip_jax.tokenizers import ClipTokenizer
 
 _TEXT_POSITIONS = "params/text_tower/position_embedding"
 
@@ -91,10 +90,8 @@ def for_context_length(weights: Weights, context_length: int) -> Weights:
     moved = (1 - share) * old[left] + share * old[left + 1]
     flat[key] = moved.astype(old.dtype)
     tokenizer = weights.tokenizer
-    if isinstance(tokenizer, ClipTokenizer):
-        tokenizer = ClipTokenizer(context_length)
-    elif tokenizer is not None:
-        tokenizer = type(tokenizer)(tokenizer.model, context_length)
+    if tokenizer is not None:
+        tokenizer = tokenizer.with_context_length(context_length)
     return dataclasses.replace(
         weights,
         config=dataclasses.replace(weights.config, text=text),

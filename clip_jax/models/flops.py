@@ -36,7 +36,7 @@ def _vit(c: ViTConfig, embed_dim: int, patch_dropout: float = 0.0) -> int:
         channels = wider
     patches, patch = (c.image_size // c.patch_size) ** 2, c.patch_size // 2 ** len(c.stem)
     total += _product(patches, patch * patch * channels, c.width)
-    patches = max(1, round(patches * (1 - patch_dropout)))
+    patches = c.patches_kept(patch_dropout)
     if c.pool == "map":
         total += _encoder(c.num_layers, patches, patches, c.width, c.mlp_width)
         return total + _block(patches, 1, c.width, c.mlp_width)
@@ -89,7 +89,7 @@ def training(config: ClipConfig, batch: int, patch_dropout: float = 0.0) -> int:
     return 3 * batch * forward(config, patch_dropout) + 3 * _product(batch, config.embed_dim, batch)
 
 
-def recomputed(config: ClipConfig, remat_policy: str) -> int:
+def recomputed(config: ClipConfig, remat_policy: str, patch_dropout: float = 0.0) -> int:
     """FLOPs that a policy of ``execution.REMAT_POLICIES`` adds to the training of one pair."""
     total = 0
     for tower in (config.vision, config.text):
@@ -99,7 +99,10 @@ def recomputed(config: ClipConfig, remat_policy: str) -> int:
             continue
         if not isinstance(tower, ViTConfig | TextConfig):
             continue  # a tower from outside, which decides for itself
-        tokens = tower.context_length if isinstance(tower, TextConfig) else tower.tokens
+        if isinstance(tower, TextConfig):
+            tokens = tower.context_length
+        else:
+            tokens = tower.patches_kept(patch_dropout) + (tower.pool == "cls")
         attention = 2 * _product(tokens, tower.width, tokens)
         hidden = _product(tokens, tower.width, tower.mlp_width)
         qkv = _product(tokens, tower.width, 3 * tower.width)

@@ -43,6 +43,11 @@ class ViTConfig:
         """Sequence length: patches plus the class token, if there is one."""
         return (self.image_size // self.patch_size) ** 2 + (self.pool == "cls")
 
+    def patches_kept(self, patch_dropout: float) -> int:
+        """Patches of an image that are left where this share of them is dropped."""
+        patches = (self.image_size // self.patch_size) ** 2
+        return max(1, round(patches * (1 - patch_dropout)))
+
     @property
     def mlp_width(self) -> int:
         """Hidden width of the MLPs."""
@@ -224,7 +229,7 @@ class ViT(nn.Module):
 
     def _drop_patches(self, x: jax.Array, microbatch: Microbatch | None) -> jax.Array:
         """Keeps a random subset of patches, the same number in every image."""
-        keep = max(1, round(x.shape[1] * (1 - self.patch_dropout)))
+        keep = self.config.patches_kept(self.patch_dropout)
         examples = x.shape[0] if microbatch is None else microbatch.batch
         noise = jax.random.uniform(self.make_rng("patch_dropout"), (examples, x.shape[1]))
         if microbatch is not None:

@@ -20,6 +20,7 @@ class Clock:
         self.seconds_before = 0.0
         self._start = self._launched = time.perf_counter() if launched is None else launched
         self._spent = dict.fromkeys(KINDS, 0.0)
+        self._waited_before = 0.0  # for earlier inputs
         self.skip(0, 0.0)
 
     def begin(self, step: int, seconds_before: float) -> None:
@@ -36,7 +37,7 @@ class Clock:
     def lap(self, step: int, waited: float) -> tuple[float, float]:
         """Seconds a step since the last mark, and the share spent waiting for data. Sets a mark.
 
-        ``waited`` are the seconds spent waiting for data since the start, in all.
+        ``waited`` are the seconds spent waiting for data since the input began, in all.
         """
         seconds = max(time.perf_counter() - self._mark, 1e-9)
         per_step = seconds / max(step - self._step, 1)
@@ -49,7 +50,12 @@ class Clock:
         the steps done since the last mark.
         """
         self._mark, self._step, self._waited = time.perf_counter(), step, waited
-        self._spent["input"] = waited
+        self._spent["input"] = self._waited_before + waited
+
+    def next_input(self, step: int) -> None:
+        """Says that another input begins, which has not been waited for yet. Sets a mark."""
+        self._waited_before = self._spent["input"]
+        self.skip(step, 0.0)
 
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:

@@ -50,6 +50,16 @@ class Tokenizer(abc.ABC):
         identity = [self.name, content, self.cleaning, context_length]
         self.fingerprint = json_digest(identity)
 
+    def with_context_length(self, context_length: int) -> "Tokenizer":
+        """The same tokenizer with rows of another length.
+
+        One whose constructor takes more than the length must override this.
+
+        Raises:
+          ValueError: as the constructor.
+        """
+        return type(self)(context_length)
+
     @abc.abstractmethod
     def encode(self, text: str) -> Sequence[int]:
         """All ids of the cleaned ``text``, without start, end and padding."""

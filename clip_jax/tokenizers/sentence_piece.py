@@ -51,6 +51,9 @@ class ModelTokenizer(Tokenizer):
         self.vocab_size = self._processor.get_piece_size()
         self._take_ids(source)
 
+    def with_context_length(self, context_length: int) -> "ModelTokenizer":
+        return type(self)(self.model, context_length)
+
     def __reduce__(self):
         """Pickles the model itself, so that a worker needs no file."""
         return type(self), (self.model, self.context_length)

@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from clip_jax.runtime.mesh import PyTree
 from clip_jax.training.verification import CheckpointError, Manifests
 
 Metadata = dict[str, Any]  # what JSON can hold
+Abstract = Callable[[Metadata], PyTree]  # of the state of a step with these metadata
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -137,8 +138,12 @@ class Checkpoints:
             self._orbax.reload()
         return steps
 
-    def restore(self, abstract_state: PyTree) -> tuple[PyTree, Metadata] | None:
-        """The newest step that is whole, laid out as ``abstract_state`` says; None if no step.
+    def restore(self, abstract: Abstract) -> tuple[PyTree, Metadata] | None:
+        """The newest step that is whole; None if there is no step.
+
+        Args:
+          abstract: shapes and shardings of the state of a step, by the metadata stored with it;
+            raises Mismatch where there is no such state.
 
         Raises:
           CheckpointError: there are steps, or have been, and every one is damaged; or one that is
@@ -149,7 +154,7 @@ class Checkpoints:
             distributed.heartbeat(f"restoring step {step}")
             whole, problem = self.manifests.check(step)
             if distributed.all_hosts(problem is None):
-                state, metadata, problem = self._load(step, abstract_state, whole)
+                state, metadata, problem = self._load(step, abstract, whole)
                 if distributed.all_hosts(problem is None):
                     return state, metadata
             self._set_aside(step, problem or "another process has damage")
@@ -163,7 +168,7 @@ class Checkpoints:
         return None
 
     def _load(
-        self, step: int, abstract_state: PyTree, whole: bool
+        self, step: int, abstract: Abstract, whole: bool
     ) -> tuple[PyTree, Metadata, str | None]:
         """State, metadata and None; or nothing and the damage that loading has proven.
 
@@ -176,6 +181,7 @@ class Checkpoints:
             metadata = dict(stored.custom_metadata or {})
             if "fingerprint" not in metadata:
                 raise ValueError("no fingerprint in its metadata")
+            abstract_state = abstract(metadata)
             check_tree(step, metadata["fingerprint"], stored.metadata["state"], abstract_state)
             state = self._orbax.load_checkpointables(step, {"state": abstract_state})["state"]
             now = fingerprint(state)
@@ -218,13 +224,14 @@ class Checkpoints:
 
 
 def read(
-    folder: Path, wanted: Mapping[str, PyTree], step: int | None = None
+    folder: Path, wanted: Callable[[Metadata], Mapping[str, PyTree]], step: int | None = None
 ) -> tuple[dict[str, PyTree], Metadata]:
     """Parts of the newest step of a run that is whole; nothing in its folder is touched.
 
     Args:
       folder: where the run keeps its checkpoints; it may be writing there.
-      wanted: fields of the run's state and their shapes; what is empty is left out.
+      wanted: fields of the state of a step and their shapes, by the metadata stored with it; what
+        is empty is left out.
       step: this one and no other.
 
     Returns:
@@ -247,12 +254,14 @@ def read(
     raise CheckpointError(f"no whole checkpoint in {folder}: " + "; ".join(problems))
 
 
-def _read_step(path: Path, wanted: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], Metadata]:
+def _read_step(
+    path: Path, wanted: Callable[[Metadata], Mapping[str, PyTree]]
+) -> tuple[dict[str, PyTree], Metadata]:
     metadata = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        state = ocp.load_checkpointables(path, {"state": _filled(wanted)})["state"]
+        state = ocp.load_checkpointables(path, {"state": _filled(wanted(metadata))})["state"]
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not isinstance(leaf, jax.Array):
             name = jax.tree_util.keystr(key_path, simple=True, separator="/")

@@ -24,10 +24,11 @@ def duration(seconds: float) -> str:
     return f"{s}s"
 
 
-def progress_line(r: Scalars, total_steps: int) -> str:
-    """One line about the training record ``r`` (see ``trainer.py`` for its fields)."""
+def progress_line(r: Scalars, total_steps: int, left: float) -> str:
+    """One line about the training record ``r`` (see ``trainer.py`` for its fields), and the
+    seconds that are left.
+    """
     mfu = f"  MFU {r['mfu']:.0%}" if "mfu" in r else ""
-    left = (total_steps - r["step"]) * r["seconds_per_step"]
     return (
         f"step {r['step']:>{len(str(total_steps))}}/{total_steps}"
         f"  examples {r['examples']:>9,}"

@@ -25,6 +25,7 @@ from clip_jax.models.vit import ViTConfig
 from clip_jax.runtime import distributed
 from clip_jax.runtime.errors import ConfigError
 from clip_jax.runtime.mesh import batch_shards
+from clip_jax.training import text_length
 
 # From the fastest to the one that needs least memory; "dots" keeps as much as "elementwise" and
 # recomputes more.
@@ -126,7 +127,7 @@ def step_bytes(
     gradients = (4 + 2) * parameters
     sharded = (state + gradients) / (mesh.shape["fsdp"] * mesh.shape["tensor"])
     kept, largest = 0.0, 0.0
-    for whole, policy_bytes in _blocks(model, execution):
+    for whole, policy_bytes in _blocks(config, model, execution):
         kept += policy_bytes
         largest = max(largest, whole)
     # Pixels as bytes, in float32 for their normalisation, and in the compute dtype as patches.
@@ -134,19 +135,24 @@ def step_bytes(
     return math.ceil(sharded + each * (kept + 2 * largest + pixels))
 
 
-def _blocks(model: ClipConfig, execution: Execution) -> Iterator[tuple[float, float]]:
+def _blocks(
+    config: ConfigDict, model: ClipConfig, execution: Execution
+) -> Iterator[tuple[float, float]]:
     """Of each block: bytes an example while it is differentiated, and bytes kept until then."""
     for tower in (model.vision, model.text):
         if isinstance(tower, ResNetConfig):
             yield from _resnet_blocks(tower, execution)
-        elif isinstance(tower, ViTConfig | TextConfig):
-            yield from _transformer_blocks(tower, execution)
+        elif isinstance(tower, ViTConfig):
+            tokens = tower.patches_kept(config.model.patch_dropout) + (tower.pool == "cls")
+            yield from _transformer_blocks(tower, tokens, execution)
+        elif isinstance(tower, TextConfig):
+            tokens = text_length.longest(config, tower)
+            yield from _transformer_blocks(tower, tokens, execution)
 
 
 def _transformer_blocks(
-    tower: ViTConfig | TextConfig, execution: Execution
+    tower: ViTConfig | TextConfig, tokens: int, execution: Execution
 ) -> Iterator[tuple[float, float]]:
-    tokens = tower.context_length if isinstance(tower, TextConfig) else tower.tokens
     tokens = padded_length(execution.attention, tokens)
     size = jnp.dtype(execution.dtype).itemsize
     width, hidden = tower.width, tower.mlp_width

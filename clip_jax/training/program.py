@@ -10,20 +10,21 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clip_jax import config as config_lib
 from clip_jax import losses
 from clip_jax.analysis.chips import peak_flops
 from clip_jax.data import batch
 from clip_jax.models import flops
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.resnet import ResNetConfig
+from clip_jax.models.variants import ClipConfig
 from clip_jax.models.vit import ViTConfig
 from clip_jax.runtime.mesh import batch_sharding, batch_shards
-from clip_jax.training import gradient_cache, optim, plan, state, step
+from clip_jax.training import gradient_cache, optim, plan, state, step, text_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +54,24 @@ class Program:
 
 
 def build(
-    config: ConfigDict, model: ClipModel, mesh: Mesh, total_steps: int, memory: int | None = None
+    config: ConfigDict,
+    model: ClipModel,
+    mesh: Mesh,
+    schedule: optim.Schedule | None = None,
+    memory: int | None = None,
 ) -> Program:
     """The program of a config; ``model`` is that of ``clip.build(config.model, ...)``.
 
     Args:
+      schedule: of the learning rate; by default its peak throughout, which costs the same.
       memory: bytes of a device that the program may use; by default what the device says.
 
     Raises:
       ValueError: parts of the config do not go together; names the keys.
     """
     c = config
-    warmup = config_lib.steps(c, c.optim.warmup_examples) if c.optim.warmup_examples else 0
-    tx, schedule = optim.build(c.optim, warmup, total_steps, c.seed, c.model.text.param_dtype)
+    schedule = schedule or (lambda _: jnp.float32(c.optim.learning_rate))
+    tx = optim.build(c.optim, schedule, c.seed, c.model.text.param_dtype)
     kind = (model, tx, c.optim.ema_decay > 0, mesh)
     abstract, shardings = state.abstract(*kind, text_dtype=c.model.text.param_dtype)
     memory = plan.device_memory(mesh) if memory is None else memory
@@ -76,6 +82,7 @@ def build(
     _check_axes(model, mesh, shardings)
     resnet = isinstance(model.config.vision, ResNetConfig)
     group = c.model.batch_norm_group if resnet else None
+    text_length.longest(c, model.config.text)  # complains of one that cannot be
     gradient_cache.check(c.train.num_microbatches, c.train.batch_size, mesh, group)
     options = step.StepOptions(
         seed=c.seed,
@@ -116,9 +123,19 @@ def _check_axes(model: ClipModel, mesh: Mesh, shardings: state.TrainState) -> No
 
 def step_flops(model: ClipModel, batch_size: int, length: int) -> int:
     """FLOPs of a step of a built-in model whose captions are computed up to ``length`` tokens."""
+    return flops.training(_with_captions_of(length, model), batch_size, model.patch_dropout)
+
+
+def recomputed_flops(model: ClipModel, batch_size: int, length: int) -> int:
+    """Those that the model's rematerialisation adds."""
+    policy = model.execution.remat_policy
+    a_pair = flops.recomputed(_with_captions_of(length, model), policy, model.patch_dropout)
+    return batch_size * a_pair
+
+
+def _with_captions_of(length: int, model: ClipModel) -> ClipConfig:
     text = dataclasses.replace(model.config.text, context_length=length)
-    config = dataclasses.replace(model.config, text=text)
-    return flops.training(config, batch_size, model.patch_dropout)
+    return dataclasses.replace(model.config, text=text)
 
 
 def mesh_peak(mesh: Mesh) -> float:
@@ -150,5 +167,5 @@ def utilisation(
 
 def abstract_batch(config: ConfigDict, model: ClipModel, mesh: Mesh) -> batch.Batch:
     """Shapes of a global batch of the train step."""
-    size, length = model.config.vision.image_size, model.config.text.context_length
+    size, length = model.config.vision.image_size, text_length.longest(config, model.config.text)
     return batch.abstract(config.train.batch_size, size, length, batch_sharding(mesh))

@@ -12,7 +12,7 @@ from clip_jax.evals import evaluators, records
 from clip_jax.evals.records import Record
 from clip_jax.runtime import distributed
 from clip_jax.runtime.distributed import say
-from clip_jax.training import metric_writer, workdir
+from clip_jax.training import metric_writer, setup, workdir
 from clip_jax.training.trainer import Run
 
 Summary = list[tuple[str, object]]
@@ -29,7 +29,7 @@ def finish(run: Run, write_report: WriteReport) -> dict[str, object]:
     measured = run.evaluate(run.evaluators)
     result = {
         "step": run.step,
-        "examples": run.step * run.config.train.batch_size,
+        "examples": run.stages.examples(run.step),
         "seconds": run.clock.seconds(),
         "metrics": {name: evaluators.scalars(record) for name, record in measured.items()},
         "state_fingerprint": run.state_fingerprint(),
@@ -55,16 +55,15 @@ def finish(run: Run, write_report: WriteReport) -> dict[str, object]:
 
 
 def _summary(run: Run) -> Summary:
-    c, m = run.config, run.model.config
-    count = sum(x.size for x in jax.tree.leaves(run.program.abstract.params))
+    c, m = run.config, run.setup.model.config
+    count = sum(x.size for x in jax.tree.leaves(run.setup.program.abstract.params))
     return [
         ("model", f"{c.model.variant}, {count:,} parameters"),
         ("image tower", f"{m.vision.image_size} px, {_sizes(m.vision)}"),
         ("text tower", f"{m.text.context_length} tokens, {_sizes(m.text)}"),
         ("data", f"{c.data.source}, {len(run.source):,} pairs"),
-        ("tokenizer", f"{c.tokenizer.name}, {run.tokenizer.vocab_size:,} entries"),
-        ("training", f"{run.total_steps:,} steps of {c.train.batch_size:,} pairs"),
-        ("learning rate", c.optim.learning_rate),
+        ("tokenizer", f"{c.tokenizer.name}, {run.setup.tokenizer.vocab_size:,} entries"),
+        *setup.summary(run.setups),
         ("devices", f"{jax.device_count()} {jax.default_backend()}"),
         ("seed", c.seed),
     ]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from clip_jax.models.clip import ClipModel
 from clip_jax.models.execution import Execution
 from clip_jax.runtime.mesh import PyTree, partition_spec
-from clip_jax.training import stochastic_rounding
+from clip_jax.training.optim import stochastic_rounding
 
 
 @struct.dataclass

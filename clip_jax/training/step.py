@@ -12,8 +12,8 @@ from clip_jax.data.batch import Batch
 from clip_jax.losses import LossFn, caption_topics
 from clip_jax.models.clip import MAX_LOGIT_SCALE, ClipModel, probe_features
 from clip_jax.runtime.mesh import PyTree, batch_sharding, replicated
-from clip_jax.training import gradient_cache, stochastic_rounding
-from clip_jax.training.optim import Schedule, rate
+from clip_jax.training import gradient_cache
+from clip_jax.training.optim import Schedule, rate, stochastic_rounding
 from clip_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]

@@ -13,24 +13,32 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clip_jax import config as config_lib
-from clip_jax.data import transforms
 from clip_jax.data.batch import Batch
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
 from clip_jax.data.stream.input import Input
 from clip_jax.data.stream.prefetcher import Prefetcher
-from clip_jax.evals import embedder, evaluators
+from clip_jax.evals import evaluators
 from clip_jax.evals.evaluators import Evaluator
 from clip_jax.evals.records import Record
-from clip_jax.evals.types import EvalModel
 from clip_jax.interop import weights
-from clip_jax.models import clip
 from clip_jax.runtime import distributed, integrity, mesh
 from clip_jax.runtime.clock import Clock
 from clip_jax.runtime.distributed import say
 from clip_jax.runtime.profiler import Profiler
-from clip_jax.training import initialize, metric_writer, program, state, step, text_length, workdir
+from clip_jax.training import (
+    initialize,
+    metric_writer,
+    program,
+    resize,
+    setup,
+    state,
+    step,
+    text_length,
+    workdir,
+)
 from clip_jax.training.checkpoint import Checkpoints
+from clip_jax.training.setup import Setup
 
 
 class TrainingError(RuntimeError):
@@ -58,7 +66,9 @@ class Run:
     Attributes:
       config: the resolved config.
       workdir: the run's folder.
-      total_steps: length of the run.
+      stages: of the run; without ``train.stages`` there is one.
+      setups, setup: what each of them trains with, and what the present one does.
+      step: steps done.
       state: the train state, ahead of its checkpoints by at most their interval.
     """
 
@@ -72,27 +82,20 @@ class Run:
             f"{jax.process_count()} process(es), {jax.device_count()} {jax.default_backend()} "
             f"device(s), mesh {dict(self.mesh.shape)}"
         )
-        self.rows = mesh.local_rows(self.mesh, config.train.batch_size)
         self.source = self._lead_first("data", lambda: registry.build(config.data))
-        self.tokenizer = workdir.build_tokenizer(config, folder, self.source)
-        model = clip.build(config.model, self.tokenizer)
-        c = model.config
-        self.image_size = c.vision.image_size
-        self.preprocess = transforms.evaluation(
-            self.image_size, config.data.resize, c.image_mean, c.image_std
-        )
-        self.total_steps = config_lib.total_steps(config, len(self.source))
-        self.program = program.build(config, model, self.mesh, self.total_steps)
-        self.model = self.program.model
-        self.embed_steps = step.embed_steps(self.model, self.mesh)
+        self.stages = config_lib.Stages(config, len(self.source))
+        self.setups = setup.build(self.stages, self.source, self.mesh, folder)
+        images = self.setups[0].preprocess
         self.evaluators = self._lead_first(
-            "evaluators",
-            lambda: evaluators.prepare(config, self.preprocess, self.source.fingerprint),
+            "evaluators", lambda: evaluators.prepare(config, images, self.source.fingerprint)
         )
         self.profiler = Profiler(config.log.profile_steps, folder / "profile")
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-        self.input = Input(config, self.source, self.tokenizer, self.image_size, self.rows)
-        self._restore_or_create(load_weights)
+        self.setup, seconds = self._restore_or_create(load_weights)
+        if self._between_stages():
+            self._advance()
+        self.input = self._input()
+        self.clock.begin(self.step, seconds)
 
     def _lead_first(self, what: str, make: Callable[[], Made]) -> Made:
         """What the lead prepares on disk, the others read there."""
@@ -101,48 +104,65 @@ class Run:
         distributed.barrier(f"{what} prepared")
         return made if distributed.is_lead() else make()
 
-    def _metadata(self) -> dict[str, str]:
-        model = workdir.model_metadata(self.preprocess, self.tokenizer)
-        return {"data fingerprint": self.source.fingerprint, **model}
-
-    def _restore_or_create(self, load_weights: Callable[[str], weights.Weights]) -> None:
+    def _restore_or_create(
+        self, load_weights: Callable[[str], weights.Weights]
+    ) -> tuple[Setup, float]:
+        """Sets the state and the step; returns their setup and the seconds trained until then."""
+        of = functools.partial(setup.of_checkpoint, self.setups)
         with jax.set_mesh(self.mesh):
-            restored = self.checkpoints.restore(self.program.abstract)
-        seconds = 0.0
-        self.unreadable = 0
+            restored = self.checkpoints.restore(lambda stored: of(stored).program.abstract)
         if restored is None:
-            self.state = self.program.create(self.config.seed)
-            self.step = 0
+            first = self.setups[0]
+            self.state, self.step, self.unreadable = first.program.create(self.config.seed), 0, 0
             if name := self.config.model.init_from:
                 say(f"beginning from {name}")
                 pretrained = load_weights(name)
-                ours = (self.model.config, self.tokenizer, self.preprocess)
+                ours = (first.model.config, first.tokenizer, first.preprocess)
                 self.state = initialize.from_weights(self.state, pretrained, name, *ours)
-        else:
-            self.state, stored = restored
-            workdir.check_metadata(self.workdir, stored, self._metadata())
-            self.step, self.unreadable, seconds = stored["step"], stored["bad"], stored["seconds"]
-        self.clock.begin(self.step, seconds)
+            return first, 0.0
+        self.state, stored = restored
+        workdir.check_metadata(self.workdir, stored, of(stored).metadata(self.source))
+        self.step, self.unreadable = stored["step"], stored["bad"]
+        return of(stored), stored["seconds"]
+
+    def _input(self) -> Input:
+        s, size = self.setup, self.setup.preprocess.image_size
+        return Input(s.config, self.source, s.caption_tokenizer, size, s.rows)
+
+    def _between_stages(self) -> bool:
+        """Whether the present stage is over, and another is to come."""
+        return self.setup.stage.last_step == self.step < self.stages.total_steps
+
+    def _advance(self) -> None:
+        """Takes the state from a stage that is over to the next one."""
+        self.setup.clear()
+        self.setup = self.setups[self.setup.stage.number + 1]
+        with jax.set_mesh(self.mesh):
+            self.state = resize.for_image_size(self.state, self.setup.program.abstract)
 
     def describe(self) -> None:
         """Prints what is about to happen: config, model, data, where the run stands."""
         c = self.config
+        tokenizer = self.setup.tokenizer
         say("config:", config_lib.to_json(c), "parameters:")
-        say(state.parameter_table(self.program.abstract.params))
+        say(state.parameter_table(self.setup.program.abstract.params))
         say(
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
-            f"{self.tokenizer.vocab_size:,} entries, {self.tokenizer.context_length} tokens",
-            f"execution: {self.program.execution}",
-            f"captions: {text_length.describe(self.model.config.text)}",
-            f"loss: {self.program.loss}",
-            self.input.describe(),
-            f"training: {self.total_steps:,} steps of {c.train.batch_size:,} pairs",
+            f"{tokenizer.vocab_size:,} entries, {tokenizer.context_length} tokens"
         )
+        self._describe_stage()
+        say(*(f"{name}: {words}" for name, words in setup.summary(self.setups)))
         if self.step:
+            total = self.stages.total_steps
             say(
-                f"resuming the run in {self.workdir} at step {self.step} of {self.total_steps}"
+                f"resuming the run in {self.workdir} at step {self.step} of {total}"
                 f" ({metric_writer.duration(self.clock.seconds_before)} of training done)"
             )
+
+    def _describe_stage(self) -> None:
+        if len(self.stages) > 1:
+            say(f"stage {self.setup.stage.number + 1} of {len(self.stages)}")
+        say(*self.setup.describe(), self.input.describe())
 
     def train(self) -> None:
         """Takes the run from where it stands to its last step.
@@ -152,29 +172,43 @@ class Run:
           TrainingError: too many non-finite steps.
           DataError: too many unreadable records.
         """
-        if self.step >= self.total_steps:
+        if self.step >= self.stages.total_steps:
             say(f"the run in {self.workdir} is complete: evaluating it again")
             return
-        c = self.config
-        batches = self.input.start(self.step, self.total_steps, self._to_device)
         writer = None
         if distributed.is_lead():
-            writer = metric_writer.Writer(self.workdir, self.step, c.log.tensorboard)
+            writer = metric_writer.Writer(self.workdir, self.step, self.config.log.tensorboard)
+        try:
+            while self.step < self.stages.total_steps:
+                if self._between_stages():
+                    with self.clock.spent("start"):
+                        self._advance()
+                        self.input = self._input()
+                    self.clock.next_input(self.step)
+                    self._describe_stage()
+                self._train_stage(writer)
+        finally:
+            self.profiler.close()
+            if writer is not None:
+                writer.close()
+
+    def _train_stage(self, writer: Writer) -> None:
+        """Takes the run to the end of the present stage."""
+        stage = self.setup.stage
+        steps = self.step - stage.first_step, stage.last_step - stage.first_step
+        batches = self.input.start(*steps, self._to_device, stage.first_example)
         try:
             self._loop(batches, writer)
         finally:
-            self.profiler.close()
             batches.close()
-            if writer is not None:
-                writer.close()
 
     def _to_device(self, batch: Batch) -> Batch:
         preempted = np.full_like(batch.preempted, distributed.stop_requested())
         batch = batch._replace(preempted=preempted)
-        return mesh.put_batch(self.mesh, batch, self.config.train.batch_size)
+        return mesh.put_batch(self.mesh, batch, self.setup.stage.batch_size)
 
     def _loop(self, batches: Prefetcher[Batch], writer: Writer) -> None:
-        c = self.config
+        c, stage, program = self.config, self.setup.stage, self.setup.program
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
         # checkpoint waits for the device anyway, and its counters include the present step.
@@ -183,7 +217,7 @@ class Run:
         compiled: set[int] = set()  # lengths whose step is there
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
-            stream = text_length.with_lengths(batches, self.model.config.text, self.mesh)
+            stream = text_length.with_lengths(batches, program.model.config.text, self.mesh)
             for batch, length in self._until_stopped(stream):
                 new = length not in compiled
                 compiled.add(length)
@@ -192,15 +226,15 @@ class Run:
                     self.clock.spent("compile") if new else contextlib.nullcontext(),
                     jax.transfer_guard("disallow"),  # nothing but batches goes to the devices
                 ):
-                    self.state, scalars = self.program.train_step(self.state, batch, length)
+                    self.state, scalars = program.train_step(self.state, batch, length)
                 lengths.append(length)
                 self.step += 1
                 if self.profiler.after(self.step, scalars):
                     say(f"wrote a trace: {self.profiler.folder}")
                 pending.append(scalars)
-                last = self.step == self.total_steps
-                logged = last or self.step % c.log.every_steps == 0
-                saved = last or self._due(c.checkpoint.every_examples)
+                last, border = self.step == self.stages.total_steps, self.step == stage.last_step
+                logged = border or self.step % c.log.every_steps == 0
+                saved = border or self.stages.due(self.step, c.checkpoint.every_examples)
                 stop = self._check(pending, lag=0 if logged or saved else 2)
                 distributed.heartbeat(f"step {self.step}")
                 self.checkpoints.poll()
@@ -211,7 +245,7 @@ class Run:
                     self._check(pending, lag=0)
                     self.save()
                     raise Preempted
-                due = [e for e in self.evaluators if self._due(e.every_examples)]
+                due = [e for e in self.evaluators if self.stages.due(self.step, e.every_examples)]
                 if due and not last:
                     with self.clock.spent("evaluation"):
                         self.record(writer, self.evaluate(due))
@@ -230,10 +264,6 @@ class Run:
             self.save()
             raise Preempted from None
 
-    def _due(self, every_examples: int) -> bool:
-        period = config_lib.steps(self.config, every_examples)
-        return every_examples > 0 and self.step % period == 0
-
     def _check(self, pending: collections.deque[step.Metrics], lag: int) -> bool:
         """Counts what all steps but the last ``lag`` report; True if a stop was asked for."""
         stops = [self._count(pending.popleft()) for _ in range(len(pending) - lag)]
@@ -242,7 +272,7 @@ class Run:
     def _count(self, scalars: step.Metrics) -> bool:
         self.unreadable += int(scalars["unreadable"])
         nonfinite = int(scalars["nonfinite_steps"])
-        seen = self.step * self.config.train.batch_size
+        seen = self.stages.examples(self.step)
         if self.unreadable > self.config.data.max_bad_fraction * max(seen, 1000):
             raise DataError(
                 f"{self.unreadable} of {seen} records could not be read, more than "
@@ -260,25 +290,27 @@ class Run:
     def _log(
         self, scalars: step.Metrics, batches: Prefetcher[Batch], writer: Writer, lengths: list[int]
     ) -> None:
-        c, values = self.config, {k: float(v) for k, v in jax.device_get(scalars).items()}
+        batch_size = self.setup.stage.batch_size
+        values = {k: float(v) for k, v in jax.device_get(scalars).items()}
         seconds_per_step, wait = self.clock.lap(self.step, batches.waited)
         record = {
             "step": self.step,
-            "examples": self.step * c.train.batch_size,
+            "examples": self.stages.examples(self.step),
             "seconds": self.clock.seconds(),
             "seconds_per_step": seconds_per_step,
-            "images_per_second": c.train.batch_size / seconds_per_step,
+            "images_per_second": batch_size / seconds_per_step,
             "data_wait": wait,
             "bad_records": self.unreadable,
             **self.clock.shares(),
             **{k: v for k, v in values.items() if k not in ("unreadable", "preempted")},
         }
-        work = (self.model, self.mesh, c.train.batch_size, lengths, seconds_per_step)
+        work = (self.setup.model, self.mesh, batch_size, lengths, seconds_per_step)
         if mfu := program.utilisation(*work):
             record["mfu"] = mfu
         if writer is not None:
             writer.write(record)
-            say(metric_writer.progress_line(record, self.total_steps))
+            left = setup.seconds_left(self.setups, self.setup, self.step, seconds_per_step)
+            say(metric_writer.progress_line(record, self.stages.total_steps, left))
 
     def record(self, writer: Writer, records: dict[str, Record]) -> None:
         """Writes the values of an evaluation at the present step."""
@@ -293,7 +325,8 @@ class Run:
     def save(self) -> None:
         """Starts a checkpoint of the present step."""
         metadata = {
-            **self._metadata(),
+            **self.setup.metadata(self.source),
+            "stage": self.setup.stage.number,
             "bad": self.unreadable,
             "seconds": self.clock.seconds(),
             "config": self.config.to_dict(),
@@ -308,41 +341,8 @@ class Run:
         with jax.set_mesh(self.mesh):  # as where checkpoints are saved: compiled once for both
             return integrity.combined(integrity.fingerprint(self.state))
 
-    def embedder(self) -> embedder.Embedder:
-        """The present model as evaluations see it."""
-        variables = self.state.eval_variables
-        return embedder.BatchedEmbedder(
-            *(functools.partial(f, variables) for f in self.embed_steps),
-            mesh=self.mesh,
-            batch_size=self.config.eval.batch_size,
-            embed_dim=self.model.config.embed_dim,
-            probe_dim=self.model.probe_dim,
-            text=self.model.config.text,
-            on_batch=functools.partial(distributed.heartbeat, "evaluating"),
-        )
-
     def evaluate(self, due: Sequence[Evaluator]) -> dict[str, Record]:
-        """Runs evaluators on the present model and prints their numbers: name -> record.
-
-        Data that has become unreadable costs that evaluator's numbers, not the run.
-        """
-        scale = self.state.eval_variables["params"]["logit_scale"]
-        records = {}
+        """Runs evaluators on the present model and prints their numbers: name -> record."""
         with jax.set_mesh(self.mesh):
-            model = EvalModel(
-                self.workdir.name,
-                "",
-                self.embedder(),
-                self.tokenizer,
-                self.preprocess,
-                self.mesh,
-                float(np.exp(jax.device_get(scale))),
-            )
-            for each in due:
-                record = records[each.name] = each.run(model)
-                if record.skipped:
-                    say(f"{evaluators.KEY}, {each.name}: left out this time: {record.skipped}")
-                else:
-                    line = metric_writer.evaluation_line(evaluators.scalars(record))
-                    say(f"  {each.name}: {line}")
-        return records
+            variables = self.state.eval_variables
+            return self.setup.evaluate(variables, due, self.mesh, self.workdir.name)

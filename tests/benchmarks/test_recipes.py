@@ -28,8 +28,8 @@ def test_the_formula_is_what_a_program_sends(implementation, chips):
 
 
 def test_every_recipe_is_a_file(root):
-    assert {name for name, _ in recipes.RECIPES} == {
-        p.stem for p in (root / "configs").glob("*.py") if p.stem.startswith(("vit_", "rn"))
-    }
+    files = {p.stem for p in (root / "configs").glob("*.py") if p.stem.startswith(("vit_", "rn"))}
+    # Its two stages are two of the others.
+    assert {name for name, _ in recipes.RECIPES} == files - {"vit_l14_staged"}
     for name, _ in recipes.RECIPES:
         assert config.load(str(recipes.CONFIGS / f"{name}.py")).train.batch_size == 32768

@@ -53,6 +53,17 @@ def test_goodput_is_what_is_left_of_a_launchs_time(now):
     })  # fmt: skip
 
 
+def test_the_wait_for_an_earlier_input_is_not_forgotten(now):
+    c = Clock()
+    c.begin(0, 0.0)
+    now[0] += 50
+    c.skip(5, 10.0)
+    c.next_input(5)
+    now[0] += 50
+    assert c.lap(10, 25.0) == (10.0, 0.5)
+    assert c.shares()["time/input"] == pytest.approx(0.35)
+
+
 def test_what_ends_with_an_error_has_taken_its_time(now):
     c = Clock()
     with pytest.raises(OSError), c.spent("checkpoint"):

@@ -42,10 +42,10 @@ def parameters(root, workdir):
         vocab_size, context_length, eot_id = 32, 20, 2
 
     model = clip.build(c.model, Tokenizer)
-    tx, _ = optim.build(c.optim, 0, 10)
+    tx = optim.build(c.optim, optim.warmup_cosine(c.optim.learning_rate, 0, 10))
     shapes, _ = state.abstract(model, tx, False, mesh)
     ck = checkpoint.Checkpoints(workdir / "checkpoints", keep=3)
-    restored, metadata = ck.restore(shapes)
+    restored, metadata = ck.restore(lambda _: shapes)
     ck.close()
     assert metadata["step"] == 20
     return jax.tree.map(np.asarray, restored.params)

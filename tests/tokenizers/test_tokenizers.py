@@ -90,5 +90,6 @@ def test_a_tokenizer_of_ones_own_is_one_entry(monkeypatch):
     monkeypatch.setitem(KINDS, "letters", Letters)
     tokenizer = build("letters", 6)
     np.testing.assert_array_equal(tokenizer("ab"), [[128, 97, 98, 129, 0, 0]])
+    np.testing.assert_array_equal(tokenizer.with_context_length(3)("ab"), [[128, 97, 129]])
     with pytest.raises(ValueError, match="has no use for tokenizer.model"):
         build("letters", 6, "a.model")

@@ -24,12 +24,12 @@ def test_durations(seconds, text):
 
 
 def test_the_line_says_it_all():
-    line = metric_writer.progress_line(RECORD, 150)
+    line = metric_writer.progress_line(RECORD, 150, 200.0)
     for part in ("step  50/150", "12,800", "1.2500", "50.0%", "14.50", "5.00e-04",
                  "1,234 images/s", "data wait 25%", "goodput 90%", "left 3m20s"):  # fmt: skip
         assert part in line
     assert "MFU" not in line
-    assert "images/s  MFU 41%" in metric_writer.progress_line({**RECORD, "mfu": 0.41}, 150)
+    assert "images/s  MFU 41%" in metric_writer.progress_line({**RECORD, "mfu": 0.41}, 150, 0.0)
 
 
 def test_an_evaluations_line_has_shares_and_counts():

@@ -119,8 +119,17 @@ def test_the_estimate_falls_with_every_policy(variant):
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[1] > sizes[-1]
 
 
-def _estimate(variant, policy):
+def test_what_is_not_computed_needs_no_memory():
+    whole = _estimate("ViT-B/32", "none")
+    short = _estimate("ViT-B/32", "none", train={"context_length": 16})
+    dropped = _estimate("ViT-B/32", "none", model={"patch_dropout": 0.5})
+    assert short < 0.8 * whole and dropped < 0.8 * whole
+
+
+def _estimate(variant, policy, **changes):
     c = config_lib.defaults()
+    for group, values in changes.items():
+        c[group].update(values)
     c.model.variant, c.train.batch_size, c.model.remat_policy = variant, 64, policy
     sizes = clip.resolve(c.model)
     mesh = create_mesh({"data": 1}, jax.devices()[:1])

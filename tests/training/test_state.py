@@ -14,7 +14,7 @@ def parts(name="adamw", **sizes):
     c = config_lib.defaults()
     c.model.variant, c.model.dtype, c.optim.name = "ViT-Test/8", "float32", name
     model = clip.build(c.model)
-    tx, _ = optim.build(c.optim, 0, 10)
+    tx = optim.build(c.optim, optim.warmup_cosine(c.optim.learning_rate, 0, 10))
     return model, tx, create_mesh(sizes)
 
 

@@ -40,7 +40,7 @@ def parts(mesh_name, implementation, ema, learning_rate, optimizer, microbatches
     c.loss.implementation, c.loss.mask_groups, c.loss.soft_targets = implementation, True, 0.3
     c.train.batch_size, c.train.num_microbatches = 16, microbatches
     model = clip.build(c.model)
-    made = program.build(c, model, mesh, 10)
+    made = program.build(c, model, mesh, optim.warmup_cosine(learning_rate, 1, 10))
     initial = jax.tree.map(np.array, state.create(model, made.tx, ema > 0, mesh, 0))
     return mesh, initial, made.shardings, made.train_step
 
@@ -225,7 +225,7 @@ def test_paper_recipe_lowers_at_full_batch_without_allocating(root):
     mesh = mesh_lib.create_mesh({"data": 4, "fsdp": 2})
     assert c.train.batch_size == 32768
     model = clip.build(c.model)
-    made = program.build(c, model, mesh, 390_625)
+    made = program.build(c, model, mesh)
     assert sum(x.size for x in jax.tree.leaves(made.abstract.params)) == 151_277_313
     with jax.set_mesh(mesh):
         lowered = made.train_step.lower(made.abstract, program.abstract_batch(c, model, mesh))

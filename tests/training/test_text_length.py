@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from clip_jax import config as config_lib
 from clip_jax.models.text import TextConfig
 from clip_jax.runtime import mesh as mesh_lib
 from clip_jax.training import text_length
@@ -23,6 +24,23 @@ def batches(mesh, *longest):
         yield types.SimpleNamespace(
             number=i, tokens=mesh_lib.put_batch(mesh, {"t": tokens}, 8)["t"]
         )
+
+
+def config(context_length=0):
+    c = config_lib.defaults()
+    c.train.context_length = context_length
+    return c
+
+
+def test_captions_can_be_shorter_in_training():
+    assert [text_length.longest(config(n), TEXT) for n in (0, 2, 39, 40)] == [40, 2, 39, 40]
+    for length in (1, 41):
+        with pytest.raises(ValueError, match=f"train.context_length={length} must be 2 to 40"):
+            text_length.longest(config(length), TEXT)
+    siglip = TextConfig(8, 2, 2, 40, 100, 99, causal=False, pool="last")
+    assert text_length.longest(config(40), siglip) == 40
+    with pytest.raises(ValueError, match="pools at the last position, and has to be trained at"):
+        text_length.longest(config(16), siglip)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +76,15 @@ def test_a_tower_that_sees_padding_computes_all_of_it(mesh):
     siglip = TextConfig(8, 2, 2, 40, 100, 99, causal=False, pool="last")
     untouched = iter([types.SimpleNamespace(tokens=None)] * 2)  # nothing is asked of the devices
     assert [n for _, n in text_length.with_lengths(untouched, siglip, mesh)] == [40, 40]
-    assert "pools at the last position" in text_length.describe(siglip)
+    assert "pools at the last position" in text_length.describe(config(), siglip)
     open_eyed = TextConfig(8, 2, 2, 40, 100, 99, causal=False)
     assert open_eyed.static_lengths == (40,)
-    assert "is not causal" in text_length.describe(open_eyed)
+    assert "is not causal" in text_length.describe(config(), open_eyed)
 
 
 def test_what_people_read():
-    assert text_length.describe(TEXT) == "cut to the longest of their batch: at 16, 32, 40 tokens"
+    whole, cut = (text_length.describe(config(length), TEXT) for length in (0, 20))
+    assert whole == "cut to the longest of their batch: at 16, 32, 40 tokens"
+    assert cut == "cut to the longest of their batch: at 16, 20 tokens"
     assert TextConfig(8, 2, 2).static_lengths == (16, 32, 48, 77)
     assert TextConfig(8, 2, 2, context_length=12).static_lengths == (12,)

@@ -57,7 +57,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(saved, damage, manif
     mesh = create_mesh(MESHES[0])
     ck = checkpoint.Checkpoints(saved, keep=3)
     with caplog.at_level(logging.ERROR):
-        state, metadata = ck.restore(abstract(tree(mesh)))
+        state, metadata = ck.restore(lambda _: abstract(tree(mesh)))
     if metadata["step"] == 3:  # the fingerprint alone cannot see damage that does no harm
         assert not manifest
         want = tree(mesh, 3)
@@ -88,7 +88,7 @@ def test_flipped_bits_anywhere_are_never_restored_silently(saved, tmp_path):
         data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
         ck = checkpoint.Checkpoints(copy / "checkpoints", keep=3)
-        state, metadata = ck.restore(abstract(tree(mesh)))
+        state, metadata = ck.restore(lambda _: abstract(tree(mesh)))
         fell_back += metadata["step"] == 2
         for a, b in zip(jax.tree.leaves(state), wanted[metadata["step"]], strict=True):
             np.testing.assert_array_equal(np.asarray(a), b)
@@ -102,13 +102,13 @@ def test_all_damaged_is_refused_every_time_and_nothing_is_deleted(saved):
     for _ in range(2):  # the second time, all steps have been moved aside
         ck = checkpoint.Checkpoints(saved, keep=3)
         with pytest.raises(checkpoint.CheckpointError, match=r"all checkpoints .*give another"):
-            ck.restore(abstract(tree(create_mesh(MESHES[0]))))
+            ck.restore(lambda _: abstract(tree(create_mesh(MESHES[0]))))
         ck.close()
     assert len(list(saved.parent.glob("damaged-*"))) == 3
     for path in saved.parent.glob("damaged-*"):
         shutil.rmtree(path)
     ck = checkpoint.Checkpoints(saved, keep=3)
-    assert ck.restore(abstract(tree(create_mesh(MESHES[0])))) is None
+    assert ck.restore(lambda _: abstract(tree(create_mesh(MESHES[0])))) is None
     ck.close()
 
 
@@ -140,7 +140,7 @@ def test_another_model_is_named_and_not_taken_for_damage(opened):
         "new": abstract(tree(create_mesh(MESHES[0])))["step"]
     }
     with pytest.raises(checkpoint.Mismatch) as error:
-        opened.restore(wanted)
+        opened.restore(lambda _: wanted)
     assert "kernel: float32[16, 32] (stored) -> float32[16, 8] (this model)" in str(error.value)
     assert "new: absent (stored) -> int32[] (this model)" in str(error.value)
     assert "half" not in str(error.value)
@@ -148,14 +148,14 @@ def test_another_model_is_named_and_not_taken_for_damage(opened):
 
 def test_another_type_is_named_and_not_taken_for_damage(opened):
     with pytest.raises(checkpoint.Mismatch, match=r"kernel: float32\[16, 32\] .* -> int32\["):
-        opened.restore(reshaped([(16, 32), np.int32]))
+        opened.restore(lambda _: reshaped([(16, 32), np.int32]))
 
 
 def test_too_little_memory_is_not_damage(opened, monkeypatch):
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
     monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(error))
     with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is; use more"):
-        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+        opened.restore(lambda _: abstract(tree(create_mesh(MESHES[0]))))
 
 
 def test_files_that_may_not_be_read_are_not_damaged(opened, monkeypatch):
@@ -165,7 +165,7 @@ def test_files_that_may_not_be_read_are_not_damaged(opened, monkeypatch):
     monkeypatch.setattr(opened._orbax, "load_checkpointables", failing(ValueError("no")))
     monkeypatch.setattr(verification, "file_digests", denied)
     with pytest.raises(checkpoint.CheckpointError, match=r"step 3 .* is left as it is.*denied"):
-        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+        opened.restore(lambda _: abstract(tree(create_mesh(MESHES[0]))))
 
 
 def test_a_lost_process_is_not_damage(opened, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_lost_process_is_not_damage(opened, monkeypatch):
     monkeypatch.setattr(checkpoint.distributed, "identical_on_all_hosts", lambda value: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(RuntimeError, match="cannot load") as caught:
-        opened.restore(abstract(tree(create_mesh(MESHES[0]))))
+        opened.restore(lambda _: abstract(tree(create_mesh(MESHES[0]))))
     monkeypatch.undo()
     assert checkpoint.distributed.is_peer_loss(caught.value)
 
@@ -186,7 +186,7 @@ def test_what_a_manifest_vouches_for_is_not_damaged(saved, monkeypatch):
     before = listing(saved)
     monkeypatch.setattr(ck._orbax, "load_checkpointables", failing(ValueError("a defect")))
     with pytest.raises(checkpoint.CheckpointError, match=r"nothing says that it is damaged.*load"):
-        ck.restore(abstract(tree(create_mesh(MESHES[0]))))
+        ck.restore(lambda _: abstract(tree(create_mesh(MESHES[0]))))
     assert listing(saved) == before
     ck.close()
 

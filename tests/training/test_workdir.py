@@ -10,7 +10,7 @@ import pytest
 from clip_jax import config as config_lib
 from clip_jax.data import transforms
 from clip_jax.data.pairs.synthetic import SyntheticSource
-from clip_jax.training import trainer, workdir
+from clip_jax.training import workdir
 
 
 def test_the_lock_excludes_and_goes_with_its_process(tmp_path):
@@ -96,13 +96,11 @@ def test_a_run_that_has_begun_keeps_its_tokenizer(root, monkeypatch, tokenizer_o
 
 
 def test_changed_preprocessing_is_refused(tmp_path):
-    run = object.__new__(trainer.Run)
-    run.source = run.tokenizer = types.SimpleNamespace(fingerprint="same")
+    tokenizer = types.SimpleNamespace(fingerprint="same")
 
     def metadata(**changes):
         usual = {"image_size": 16, "resize": "shortest", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        run.preprocess = transforms.evaluation(**usual | changes)
-        return run._metadata()
+        return workdir.model_metadata(transforms.evaluation(**usual | changes), tokenizer)
 
     stored = metadata()
     workdir.check_metadata(tmp_path, stored, metadata())

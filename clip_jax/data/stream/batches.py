@@ -108,13 +108,15 @@ class _Positions:
       batch: global batch size.
       rows: int[b], the rows of the global batch that this process holds.
       size: rows of a chunk; the last one of a batch may have fewer.
-      steps: length of the run.
+      steps: number of batches.
+      first: stream position of the first batch's first row.
     """
 
     batch: int
     rows: np.ndarray
     size: int
     steps: int
+    first: int = 0
 
     @property
     def chunks(self) -> int:
@@ -127,7 +129,7 @@ class _Positions:
     def __getitem__(self, chunk: int) -> list[int]:
         step, part = divmod(chunk, self.chunks)
         rows = self.rows[part * self.size : (part + 1) * self.size]
-        return (step * self.batch + rows).tolist()
+        return (self.first + step * self.batch + rows).tolist()
 
 
 def host_batches(
@@ -137,6 +139,7 @@ def host_batches(
     rows: np.ndarray,
     first_step: int,
     steps: int,
+    first_position: int = 0,
     readers: Readers = Readers(),
 ) -> Iterator[Batch]:
     """This process's rows of the batches of steps first_step .. steps - 1, as NumPy arrays.
@@ -145,12 +148,16 @@ def host_batches(
       reader: makes a row of a position.
       batch: global batch size.
       rows: int[b], the rows of the global batch that this process holds.
-      first_step, steps: where to start, and the run's length.
+      first_step, steps: where to start, and how many steps there are.
+      first_position: in the stream, of step 0.
       readers: threads, processes and buffers.
     """
     if readers.workers:
-        return _from_workers(reader, batch, rows, first_step, steps, readers)
-    positions = _Positions(batch, rows, len(rows), steps)
+        image = 3 * reader.image_size**2
+        size = chunk_rows(len(rows), image, readers)
+        positions = _Positions(batch, rows, size, steps, first_position)
+        return _from_workers(reader, positions, first_step, readers)
+    positions = _Positions(batch, rows, len(rows), steps, first_position)
     batches = _Chunks(reader, positions, readers.threads, stride=1)
     # Grain's buffer counts batches, begun or ready. Two of its threads, which only wait for ours,
     # so that the rows of the next batch follow without a gap.
@@ -163,7 +170,7 @@ def host_batches(
 
 
 def _from_workers(
-    reader: RowReader, batch: int, rows: np.ndarray, first_step: int, steps: int, readers: Readers
+    reader: RowReader, positions: _Positions, first_step: int, readers: Readers
 ) -> Iterator[Batch]:
     """``host_batches`` in worker processes."""
     from absl import flags
@@ -173,8 +180,6 @@ def _from_workers(
     # Started by the thread that starts the workers, it would let them hear the signals that are
     # blocked there.
     resource_tracker.ensure_running()
-    size = chunk_rows(len(rows), 3 * reader.image_size**2, readers)
-    positions = _Positions(batch, rows, size, steps)
     source = _Chunks(reader, positions, threads=1, stride=readers.workers)
     chunks = (
         grain.MapDataset.source(source)[first_step * positions.chunks :]
@@ -187,7 +192,7 @@ def _from_workers(
     # The images alone through shared memory: for less, a block of it costs more than it saves.
     options = grain.experimental.DatasetOptions(min_shm_size=1 << 16)
     chunks = grain.experimental.WithOptionsIterDataset(chunks, options)
-    return _joined(iter(chunks), positions.chunks, len(rows))
+    return _joined(iter(chunks), positions.chunks, len(positions.rows))
 
 
 def chunk_rows(rows: int, row_bytes: int, readers: Readers) -> int:

@@ -152,15 +152,18 @@ class Input:
         return {"decoder": dataclasses.asdict(self.difference) | {"versions": versions}}
 
     def start(
-        self, first_step: int, steps: int, make: Callable[[Batch], Batch]
+        self, first_step: int, steps: int, make: Callable[[Batch], Batch], first_position: int = 0
     ) -> Prefetcher[Batch]:
-        """The batches of steps first_step .. steps - 1, each given to ``make`` before its step."""
+        """The batches of steps first_step .. steps - 1, each given to ``make`` before its step;
+        ``first_position`` is where step 0 begins in the stream of the data.
+        """
         host_batches = batches.host_batches(
             self.reader,
             batch=self.config.train.batch_size,
             rows=self.rows,
             first_step=first_step,
             steps=steps,
+            first_position=first_position,
             readers=self.readers,
         )
         return Prefetcher(host_batches, make, self.readers.prefetch)

@@ -224,6 +224,15 @@ def test_chunks_of_any_size_make_up_the_same_batches(whole, size):
     assert_same(list(stream._joined(parts, positions.chunks, 16)), whole[2:])
 
 
+def test_batches_of_another_size_go_on_where_the_stream_was(whole):
+    """16 rows a step for two steps, then 8: the same rows in the same order."""
+    later = host_batches(
+        reader(), batch=8, rows=np.arange(8), first_step=1, steps=4, first_position=32
+    )
+    joined = [np.concatenate([b.images for b in part]) for part in (whole[2:4], list(later))]
+    np.testing.assert_array_equal(joined[0][8:], joined[1])
+
+
 @pytest.mark.parametrize("rows, size, workers, prefetch", [
     (4096, 224, 16, 2), (4096, 224, 1, 2), (32768, 336, 16, 4), (256, 224, 15, 2), (7, 8, 3, 2),
     (1, 8, 16, 1),

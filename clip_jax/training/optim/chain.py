@@ -1,4 +1,4 @@
-"""Learning-rate schedule, weight-decay mask and the optax chain (paper section 2.5, Table 18)."""
+"""Weight-decay mask and the optax chain (paper section 2.5, Table 18)."""
 
 import functools
 import math
@@ -11,38 +11,14 @@ from optax import contrib
 
 from clip_jax.config.checks import require_choice
 from clip_jax.runtime.mesh import PyTree
-from clip_jax.training import stochastic_rounding
-
-Schedule = Callable[[jax.Array], jax.Array]
+from clip_jax.training.optim import stochastic_rounding
+from clip_jax.training.optim.schedule import Schedule
 
 # Parameters that are not decayed, by the last part of their path. "All weights that are not gains
 # or biases" (section 2.5) leaves the class embedding open: a single vector added to one token acts
 # as a bias and is treated as one. open_clip also spares the position embeddings.
 _PAPER = frozenset({"bias", "scale", "logit_scale", "logit_bias", "class_embedding"})
 NO_DECAY = {"paper": _PAPER, "open_clip": _PAPER | {"position_embedding"}}
-
-
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear from 0 to ``peak`` over ``warmup_steps``, then a half cosine to 0 at ``total_steps``.
-
-    Step 0, the first update, already has peak / warmup_steps: an update of size 0 is wasted.
-
-    Raises:
-      ValueError: the warm-up is not shorter than the training.
-    """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"optim.warmup_examples is {warmup_steps} steps, but training has only {total_steps}; "
-            "lower optim.warmup_examples or raise train.examples (or train.epochs)"
-        )
-
-    def schedule(step):
-        warm = (step + 1) / max(warmup_steps, 1)
-        progress = (step - warmup_steps) / (total_steps - warmup_steps)
-        cosine = 0.5 * (1 + jax.numpy.cos(jax.numpy.pi * jax.numpy.clip(progress, 0, 1)))
-        return peak * jax.numpy.where(step < warmup_steps, warm, cosine)
-
-    return schedule
 
 
 def _names(path: tuple[object, ...]) -> list[str]:
@@ -136,24 +112,19 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, int], optax.GradientTransformation]]
 
 
 def build(
-    optim: ConfigDict,
-    warmup_steps: int,
-    total_steps: int,
-    seed: int = 0,
-    text_param_dtype: str = "float32",
-) -> tuple[optax.GradientTransformation, Schedule]:
-    """The optax chain, with decoupled, masked weight decay, and its schedule.
+    optim: ConfigDict, schedule: Schedule, seed: int = 0, text_param_dtype: str = "float32"
+) -> optax.GradientTransformation:
+    """The optax chain, with decoupled, masked weight decay.
 
     Args:
       optim, text_param_dtype: ``config.optim`` and ``config.model.text.param_dtype``.
-      warmup_steps, total_steps: the schedule's lengths in optimizer steps.
+      schedule: of the learning rate.
       seed: of stochastic rounding.
 
     Raises:
-      ValueError: unknown optimizer or decay rule, or a warm-up longer than the run.
+      ValueError: unknown optimizer or decay rule.
     """
     require_choice("optim.name", optim["name"], OPTIMIZERS)
-    schedule = warmup_cosine(optim["learning_rate"], warmup_steps, total_steps)
     chain = [
         OPTIMIZERS[optim["name"]](optim, seed),
         optax.add_decayed_weights(optim["weight_decay"], decay_mask(optim["decay_rule"])),
@@ -166,15 +137,4 @@ def build(
     tx = optax.chain(*chain)
     if text_param_dtype != "float32":
         tx = stochastic_rounding.with_bf16_params(tx, seed)
-    return tx, schedule
-
-
-def rate(schedule: Schedule, opt_state: optax.OptState) -> jax.Array:
-    """The learning rate of the next update: that of the updates made, not of the steps done.
-
-    The two differ by the steps that were left out because something was not finite.
-    """
-    kind = optax.ScaleByScheduleState
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
-    (count,) = (x.count for x in leaves if isinstance(x, kind))
-    return schedule(count)
+    return tx

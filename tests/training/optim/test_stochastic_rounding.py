@@ -9,7 +9,8 @@ import pytest
 from clip_jax import config as config_lib
 from clip_jax.models import clip
 from clip_jax.runtime import mesh
-from clip_jax.training import optim, program, stochastic_rounding
+from clip_jax.training import optim, program
+from clip_jax.training.optim import stochastic_rounding
 
 
 def test_neighbours_in_the_right_proportion():
@@ -65,7 +66,7 @@ def test_the_option_halves_what_the_optimizer_keeps():
     params = {"image_tower": {"fc": {"kernel": jnp.ones((64, 64))}}}
     sizes = {}
     for c.moment_dtype in ("float32", "bfloat16"):
-        tx, _ = optim.build(c, 0, 10)
+        tx = optim.build(c, optim.warmup_cosine(c.learning_rate, 0, 10))
         state = tx.init(params)
         sizes[c.moment_dtype] = sum(x.nbytes for x in jax.tree.leaves(state))
         updates, after = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
@@ -117,7 +118,7 @@ def test_text_weights_and_moments_in_half_precision_train():
     c.model.text.param_dtype = c.optim.moment_dtype = "bfloat16"
     on = mesh.create_mesh({"data": 1}, jax.devices()[:1])
     model = clip.build(c.model)
-    made = program.build(c, model, on, 10)
+    made = program.build(c, model, on)
     start = made.create(0)
     inputs = jax.tree.map(
         lambda v: jnp.zeros(v.shape, v.dtype), program.abstract_batch(c, model, on)
