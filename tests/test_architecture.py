@@ -24,7 +24,8 @@ WITHOUT_JAX = [
     "data.emoji.builder", "data.preprocess_formats", "data.tfds_split", "data.test_sets.registry",
     "data.test_sets.webdataset", "data.test_sets.tfds", "data.test_sets.packages",
     "data.test_sets.prompt_files", "data.test_sets.selection", "training.metric_writer",
-    "evals.datasets.locate", "evals.datasets.prompts.matching",
+    "evals.datasets.locate", "evals.datasets.prompts.matching", "aot", "benchmark",
+    "benchmarks.recipes",
 ]  # fmt: skip
 FORBIDDEN = {"torch", "torchvision", "transformers", "tensorflow", "sklearn", "open_clip", "clip"}
 BENCHMARKS = "benchmarks"  # the one package that may import what it is compared with

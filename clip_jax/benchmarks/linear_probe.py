@@ -6,9 +6,11 @@ about 0.6), with a spectrum that decays, classes that overlap, and some wrong la
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from clip_jax import cli
 from clip_jax.benchmarks import require_scikit_learn
 from clip_jax.evals.probes import linear_probe
 from clip_jax.evals.probes.linear_probe import LAMBDAS, Split
@@ -125,6 +127,12 @@ def scikit_learn(
     norm = gradient_norm(_joined(splits), model.coef_, model.intercept_, lam)
     done = sum(n < limit for n in iterations)
     return Sweep(name, seconds, lam, model.score(*test), norm, f"{done} of {len(iterations)}")
+
+
+def command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark probe``."""
+    cli.Parser("benchmark probe", compare.__doc__).parse_args(arguments)
+    compare()
 
 
 def compare(

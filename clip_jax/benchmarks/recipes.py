@@ -1,12 +1,13 @@
 """What the recipes need on pods and GPUs, compiled ahead of time: the tables of docs/pods.md."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from clip_jax import aot, cli
 from clip_jax import config as config_lib
 from clip_jax.analysis import chips
 
@@ -64,6 +65,27 @@ def _row(cells: Sequence[object]) -> None:
 def _head(cells: Sequence[str]) -> None:
     _row(cells)
     _row(["---"] * len(cells))
+
+
+def _begin(name: str, measure: Callable[[], None], arguments: Sequence[str]) -> None:
+    cli.Parser(f"benchmark {name}", measure.__doc__).parse_args(arguments)
+    aot.prepare_environment()  # before anything imports jax
+    measure()
+
+
+def fits_command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark fits``."""
+    _begin("fits", fits, arguments)
+
+
+def fits_gpus_command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark fits-gpus``."""
+    _begin("fits-gpus", fits_gpus, arguments)
+
+
+def scaling_command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark scaling``."""
+    _begin("scaling", scaling, arguments)
 
 
 def fits(only: Sequence[str] = ()) -> None:
