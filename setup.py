@@ -81,7 +81,12 @@ setup(
             "transformers>=4.50",
         ],
         # What the benchmarks measure beside this package; nothing else imports it.
-        "benchmark": ["open_clip_torch>=2.30", "scikit-learn>=1.5", "torch>=2.4"],
+        "benchmark": [
+            "open_clip_torch>=2.30",
+            "scikit-learn>=1.5",
+            "torch>=2.4",
+            "webdataset>=0.2",
+        ],
         "hub": ["huggingface_hub>=0.30"],
         "gpu": ["jax[cuda12]>=0.9"],  # and to compile for GPUs on machines without one
         "tpu": ["jax[tpu]>=0.9"],  # and to compile for TPUs on machines without one

@@ -6,6 +6,8 @@ loss: how fast each implementation of a loss is on the devices here.
 start: how long a launch takes until its first step, with --config.
 input: how fast images are read and decoded, where the time goes, and how many cores a chip needs;
     with --config, the data being one's own.
+read: how fast records of tar shards are read in random order, beside webdataset's stream.
+tokenize: how fast captions are tokenized, beside open_clip.
 
 baselines: cheap methods on the quickstart's zero-shot tasks; needs the extra benchmark.
 probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
@@ -31,6 +33,8 @@ BENCHMARKS: dict[str, str] = {
         "loss": "loss:command",
         "start": "start:command",
         "input": "input_rate:command",
+        "read": "reading:command",
+        "tokenize": "tokenizing:command",
         "baselines": "baselines:command",
         "probe": "linear_probe:command",
         "fits": "recipes:fits_command",

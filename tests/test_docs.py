@@ -115,12 +115,23 @@ def test_figures_of_benchmarks_are_those_of_their_files(root):
     share = {
         (size, name): f"{r[name]['of_bare_by_cpu'][1]:.2f}"
         for size, r in (("small", small), ("large", large))
-        for name in r if name not in ("parts", "needed")
+        for name in r if name not in ("parts", "differences", "needed")
     }  # fmt: skip
+    order, cold, full = "clip_jax, random order", "clip_jax, empty cache", "clip_jax, full cache"
+    warm, small_records, cold_records, empty, again = (
+        f"{results[f'{name}-2-cores'][method]['ratio_by_cpu'][1]:.2f}"
+        for name, method in (
+            ("read-50000", order), ("read-100", order), ("read-50000-cold", order),
+            ("tokenize-emoji", cold), ("tokenize-emoji", full),
+        )
+    )  # fmt: skip
     draft, fast = "bare decoding, draft", "bare decoding, fast"
     for words in (
         f"{share['small', '1 thread(s)']} with one, {share['small', '2 thread(s)']} with two",
         f"| input by two workers, likewise | {share['small', '2 worker(s)']} |",
+        f"{warm} and {small_records} times webdataset's stream in order",
+        f"cold page cache, 50,000 bytes | {cold_records} |",
+        f"{empty}, {again} times open_clip's speed by CPU time",
         f"{share['large', draft]} times Pillow",
         f"{share['large', fast]} and {share['small', fast]} times Pillow by CPU time",
     ):

@@ -3,10 +3,9 @@
 import argparse
 import dataclasses
 import functools
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from clip_jax import cli, tokenizers
 from clip_jax import config as config_lib
 from clip_jax.analysis.chips import CHIPS
 from clip_jax.benchmarks import paired, photos
+from clip_jax.benchmarks.rates import Method, compare
 from clip_jax.data import decoders
 from clip_jax.data.batch import Batch
 from clip_jax.data.pairs import registry
@@ -28,32 +28,6 @@ from clip_jax.training import text_length
 
 USEFUL = 0.5  # of a chip's peak: what a good train step reaches, to say what it takes in
 BARE = "bare decoding"
-
-
-@dataclasses.dataclass
-class Rate:
-    """Images a second of wall time and of CPU time, one value a round."""
-
-    wall: list[float] = dataclasses.field(default_factory=list)
-    cpu: list[float] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One way to get images.
-
-    Attributes:
-      name: for the table.
-      run: gets some, and returns how many.
-      prepare: called before each ``run``, and not measured.
-      reference: name of the method with which it is compared: bare decoding in as many threads,
-        because cores that are all busy are slower than one alone.
-    """
-
-    name: str
-    run: Callable[[], int]
-    prepare: Callable[[], object] = lambda: None
-    reference: str = BARE
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -100,24 +74,15 @@ def measure(config: config_lib.ConfigDict, flags: argparse.Namespace) -> paired.
     parts = time_by_part(reader, flags.rows)
     whole = sum(parts.values())
     print("one row: " + ", ".join(f"{k} {v / whole:.0%}" for k, v in parts.items()))
-    print(f"{'':<32}{'images/s':>10}{'by CPU-s':>12}{'of bare':>22}")
     images = _images(reader, flags.rows)
     methods = _methods(reader, config, images, flags)
-    rates = _in_turn(methods, flags.rounds)
-    references = {m.name: m.reference for m in methods}
-    results: paired.JsonDict = {"parts": {k: v / whole for k, v in parts.items()}}
-    for name, rate in rates.items():
-        shares = [a / b for a, b in zip(rate.cpu, rates[references[name]].cpu, strict=True)]
-        low, share, high = paired.quartiles(shares)
-        wall, cpu = paired.quartiles(rate.wall)[1], paired.quartiles(rate.cpu)[1]
-        print(f"{name:<32}{wall:>10,.0f}{cpu:>12,.0f}{share:>8.2f} ({low:.2f} to {high:.2f})")
-        results[name] = {
-            "images_per_second": wall, "images_per_cpu_second": cpu,
-            "of_bare_by_cpu": [low, share, high], "all": dataclasses.asdict(rate),
-        }  # fmt: skip
+    results = compare(methods, flags.rounds, "images", "of_bare_by_cpu")
+    results |= {"parts": {k: v / whole for k, v in parts.items()}, "differences": {}}
     for name in decoders.DECODERS:
-        if f"{BARE}, {name}" in rates:
-            print(decoders.difference(name, images[:32], image_size, config.data.resize))
+        if f"{BARE}, {name}" in results:
+            found = decoders.difference(name, images[:32], image_size, config.data.resize)
+            print(found)
+            results["differences"][name] = dataclasses.asdict(found)
     if needed:
         rate = results[methods[-1].name]["images_per_cpu_second"]
         print(
@@ -213,7 +178,7 @@ def _bare(
             pass
         return len(images)
 
-    return Method(name, run, reference=BARE if threads == 1 else name)
+    return Method(name, run, BARE if threads == 1 else name)
 
 
 def time_by_part(reader: RowReader, rows: int) -> dict[str, float]:
@@ -251,47 +216,4 @@ def _loader(reader: RowReader, readers: Readers, rows: int, reference: str) -> M
 
     name = f"{readers.workers} worker(s)" if readers.workers else f"{readers.threads} thread(s)"
     ahead = readers.prefetch + 2
-    return Method(name, functools.partial(take, 4), functools.partial(take, ahead), reference)
-
-
-def _in_turn(methods: Sequence[Method], rounds: int) -> dict[str, Rate]:
-    """Measures all in every round, in random order, after one that warms caches."""
-    measured = paired.alternate({m.name: functools.partial(_rates, m) for m in methods}, rounds + 1)
-    return {
-        name: Rate(*map(list, zip(*values[1:], strict=True))) for name, values in measured.items()
-    }
-
-
-def _rates(method: Method) -> tuple[float, float]:
-    """Images a second of wall time, and of CPU time."""
-    method.prepare()
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    images = method.run()
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    _settle()
-    return images / wall, images / cpu
-
-
-def _settle() -> None:
-    """Waits until the threads and workers of a stream have filled its buffers and rest."""
-    before, now = -1.0, cpu_seconds()
-    while now - before > 0.02:
-        time.sleep(0.2)
-        before, now = now, cpu_seconds()
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of its living descendants (on Linux; else of itself alone)."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    parents, spent = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        parents[int(folder.name)] = int(fields[1])
-        spent[int(folder.name)] = (int(fields[11]) + int(fields[12])) / ticks
-    mine = {os.getpid()}
-    while more := {p for p, parent in parents.items() if parent in mine} - mine:
-        mine |= more
-    return time.process_time() + sum(spent.get(p, 0.0) for p in mine - {os.getpid()})
+    return Method(name, functools.partial(take, 4), reference, functools.partial(take, ahead))

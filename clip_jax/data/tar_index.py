@@ -6,9 +6,11 @@ shard is found: a stream reader takes a flipped bit in a header for the end of t
 loses the rest of the shard without a word.
 """
 
+import bisect
 import collections
 import contextlib
 import hashlib
+import itertools
 import os
 import resource
 import tarfile
@@ -89,7 +91,7 @@ class TarShards(Sequence):
 
     def __init__(self, indices: Sequence[TarIndex]):
         self.indices = indices
-        self.starts = np.cumsum([0] + [len(index) for index in indices])
+        self.starts = [0, *itertools.accumulate(len(index) for index in indices)]
         self._open: collections.OrderedDict[Path, _File] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -97,15 +99,16 @@ class TarShards(Sequence):
         return type(self), (self.indices,)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def _find(self, sample: int) -> tuple[TarIndex, int]:
         """The shard of a sample, and its row there."""
-        if not -len(self) <= sample < len(self):
+        count = self.starts[-1]
+        if not -count <= sample < count:
             raise IndexError(sample)
-        sample %= len(self)
-        shard = int(np.searchsorted(self.starts, sample, "right")) - 1
-        return self.indices[shard], sample - int(self.starts[shard])
+        sample %= count
+        shard = bisect.bisect_right(self.starts, sample) - 1
+        return self.indices[shard], sample - self.starts[shard]
 
     def _file(self, path: Path, keep: bool = True) -> _File:
         with self._lock:

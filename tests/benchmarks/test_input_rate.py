@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_jax import benchmark
 from clip_jax import config as config_lib
-from clip_jax.benchmarks import input_rate, photos
+from clip_jax.benchmarks import photos, rates
 from clip_jax.data.pairs import registry
 
 
@@ -87,8 +87,8 @@ def test_what_cannot_be_measured_is_one_line(root, shard, flag, message, capsys)
 
 
 def test_cpu_seconds_count_descendants():
-    before = input_rate.cpu_seconds()
+    before = rates.cpu_seconds()
     end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
-    assert input_rate.cpu_seconds() - before > 0.15
+    assert rates.cpu_seconds() - before > 0.15

@@ -96,7 +96,10 @@ def clean_caption(text: str | bytes) -> str:
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() else " " for c in text[:MAX_CAPTION_BYTES]).strip()
+    text = text[:MAX_CAPTION_BYTES]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = text.strip()
     if not text:
         raise DataError("empty caption")
     return text
