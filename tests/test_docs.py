@@ -8,8 +8,10 @@ import re
 
 import pytest
 
-from clip_jax import evaluation
+from clip_jax import config, evaluation
+from clip_jax.analysis import chips
 from clip_jax.config import keys
+from clip_jax.models import flops, variants
 
 KEY = re.compile(r"--config\.((?!key)[a-z_0-9]+(?:\.[a-z_0-9]+)*)")
 GROUP_KEY = re.compile(r"`([a-z]+\.[a-z_0-9.]*[a-z_0-9])(?:=[^`]*)?`")
@@ -136,6 +138,31 @@ def test_figures_of_benchmarks_are_those_of_their_files(root):
         f"{share['large', fast]} and {share['small', fast]} times Pillow by CPU time",
     ):
         assert words in text
+
+
+def test_the_table_of_recipes_is_what_the_compiler_said(root):
+    text = (root / "docs" / "pods.md").read_text(encoding="utf-8")
+    files = sorted((root / "benchmarks" / "results" / "aot").glob("*.json"))
+    assert files
+    for path in files:
+        r = json.loads(path.read_bytes())
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{path.stem}` | v"))
+        _, slice_, _, before, policy, gib, of, work, received, least, mfu = row.strip("| ").split(
+            " | "
+        )
+        assert slice_ == r["topology"]
+        policy = policy.strip("`")
+        words = "nothing recomputed" if policy == "none" else f"remat_policy {policy}"
+        assert f"layers unrolled, {words}, xla attention" in r["execution"]
+        assert (gib, of) == tuple(f"{n / 2**30:.2f}" for n in (r["memory"]["total"], r["capacity"]))
+        assert work == f"{r['flops'] / 1e12:.1f}"
+        assert received == f"{r['received'] / 1e6:,.0f}"
+        assert least == f"{1e3 * r['step_seconds']:,.0f} ms" and mfu == f"{r['best_mfu']:.0%}"
+        # At a third more arithmetic.
+        model = variants.resolve(config.load(root / "configs" / f"{path.stem}.py").model)
+        work = flops.training(model, r["batch"]) + r["batch"] * flops.recomputed(model, "full")
+        seconds = work / r["devices"] / chips.CHIPS[slice_.partition(":")[0]].flops
+        assert before == f"{1e3 * seconds:,.0f} ms"
 
 
 def test_every_link_leads_somewhere(pages):

@@ -94,13 +94,13 @@ def fits(only: Sequence[str] = ()) -> None:
     Args:
       only: names of recipes; all of them by default.
     """
-    _head(("config", "slice", "chips", "GiB a chip", "of", "TFLOPs a chip", "MB received",
-           "step at the least", "MFU at most"))  # fmt: skip
+    _head(("config", "slice", "chips", "execution", "GiB a chip", "of", "TFLOPs a chip",
+           "MB received", "step at the least", "MFU at most"))  # fmt: skip
     for name, topology in RECIPES:
         if only and name not in only:
             continue
         r = _compiled(name, topology)
-        cells = (f"`{name}`", topology, r.devices)
+        cells = (f"`{name}`", topology, r.devices, r.execution.partition(" (")[0])
         if r.problem:
             _row((*cells, r.problem, f"{r.capacity / 2**30:.2f}", f"{r.flops / 1e12:.1f}",
                   *["none"] * 3))  # fmt: skip
