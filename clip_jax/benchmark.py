@@ -14,6 +14,7 @@ probe: the linear probe's sweep against scikit-learn's; likewise, and minutes.
 fits: what the paper's recipes need on TPU pods; needs the extra tpu, and an hour.
 fits-gpus: what they need on eight GPUs; needs the extra gpu, and ten minutes.
 scaling: what a chip does as chips are added; likewise, a quarter of an hour.
+attention: what attention moves on a TPU, by XLA and by a Pallas kernel; likewise, a minute.
 """
 
 import functools
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, str] = {
         "fits": "recipes:fits_command",
         "fits-gpus": "recipes:fits_gpus_command",
         "scaling": "recipes:scaling_command",
+        "attention": "recipes:attention_command",
     }.items()
 }
 

@@ -88,6 +88,11 @@ def scaling_command(arguments: Sequence[str]) -> None:
     _begin("scaling", scaling, arguments)
 
 
+def attention_command(arguments: Sequence[str]) -> None:
+    """The command ``benchmark attention``."""
+    _begin("attention", attention, arguments)
+
+
 def fits(only: Sequence[str] = ()) -> None:
     """Prints, for each recipe, whether it fits its slice, and how fast a step could be at best.
 
@@ -122,6 +127,24 @@ def fits_gpus() -> None:
         _row((f"`{name}`", topology, pairs, r.execution.partition(" (")[0], f"{total / 2**30:.2f}",
               f"{r.capacity / 2**30:.2f}", f"{r.flops / 1e12:.1f}", f"{r.received / 1e6:,.0f}",
               f"{copied / 1e6:,.1f}", step, f"{r.best_mfu:.0%}"))  # fmt: skip
+
+
+# Sequences of the paper's towers: examples, tokens, heads.
+SEQUENCES = ((128, 50, 12), (128, 77, 8), (128, 197, 12), (128, 257, 16), (32, 577, 16))
+
+
+def attention() -> None:
+    """Prints what attention alone moves on a v5e, by XLA and by jax's Pallas kernel."""
+    from clip_jax.compiled import attention as compiled
+
+    _head(("tokens", "heads", "examples", "XLA: GB moved", "GB of temporaries",
+           "Pallas: GB moved", "GB of temporaries"))  # fmt: skip
+    (device, *_), _ = chips.devices_of("v5e:2x4")
+    for examples, tokens, heads in SEQUENCES:
+        costs = [compiled.cost(name, device, (examples, tokens, heads, 64))
+                 for name in ("xla", "pallas")]  # fmt: skip
+        figures = [f"{n / 1e9:.2f}" for c in costs for n in (c.moved, c.temporaries)]
+        _row((tokens, heads, examples, *figures))
 
 
 def loss_bytes(implementation: str, chips: int, each: int, width: int, itemsize: int) -> int:
