@@ -9,7 +9,7 @@ from clip_jax import cli
 from clip_jax.data.emoji.drawings import EmojiError
 from clip_jax.data.errors import DataError
 from clip_jax.data.image_file import BadImage
-from clip_jax.data.tar_index import ShardError
+from clip_jax.data.tar_scan import ShardError
 from clip_jax.interop.mapping import LayoutError
 from clip_jax.interop.torch.weight_file import WeightFileError
 from clip_jax.runtime import distributed, mesh

@@ -77,7 +77,7 @@ KEYS: dict[str, Key] = {
     "data.split": Key("train", "tfds: split to train on"),
     "data.validation_split": _FreeKey("validation", "tfds: split for the evaluation data `validation`"),
     "data.image_key": Key("image", "table, tfds, tar: column, feature or file ending of the image"),
-    "data.caption_key": Key("caption", "table, tfds, tar: likewise of the caption"),
+    "data.caption_key": Key("caption", "table, tfds, tar: likewise of the caption; tar: json:FIELD is a field of JSON files"),
     "data.cache_dir": _FreeKey("", "our prepared data; empty: `$CLIP_JAX_CACHE` or `~/.cache/clip_jax`"),
     "data.tfds_data_dir": _FreeKey("", "prepared TFDS datasets, to train and to evaluate; empty: TFDS's own default"),
     "data.emoji.preset": Key("all", "whose drawings; free: under free licences only", OneOf("clip_jax.data.emoji.drawings:PRESETS")),

@@ -2,7 +2,10 @@
 
 import glob
 import io
+import logging
 import os
+import re
+import tokenize
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +23,49 @@ def cache_dir(configured: str = "") -> Path:
     ).expanduser()
 
 
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+INDEX = ".index.npz"  # how the names of index files end, which lie beside the data
+
+
 def matching_files(pattern: str) -> list[Path]:
-    """The files of a list of paths and glob patterns with commas between, sorted.
+    """The files of a list of paths and patterns with commas between, sorted.
+
+    A path that exists is taken as it is. Patterns are those of ``glob``, and ranges of numbers,
+    ``{00000..00099}``. Index files match none of them.
 
     Raises:
-      DataError: there is none.
+      DataError: a part of the list matches nothing, or is a folder; names it.
     """
-    paths: set[str] = set()
-    for part in pattern.split(","):
-        paths.update(glob.glob(os.path.expanduser(part.strip())))
-    if not paths:
+    if os.path.isfile(os.path.expanduser(pattern)):
+        return [Path(pattern).expanduser()]
+    found: set[str] = set()
+    for part in filter(None, map(str.strip, pattern.split(","))):
+        for one in _expanded(os.path.expanduser(part)):
+            matched = [one] if os.path.exists(one) else glob.glob(one)
+            files = [p for p in matched if not p.endswith(INDEX) and not os.path.isdir(p)]
+            if not files:
+                folder = next(filter(os.path.isdir, matched), None)
+                advice = f"is a folder; give {folder}/*.tar, say" if folder else "no such file"
+                within = "" if one == pattern else f" ({one})"
+                raise DataError(
+                    f"data.path={pattern!r}{within}: {advice}; give paths or glob patterns, with "
+                    "commas between"
+                )
+            found.update(files)
+    if not found:
         raise DataError(f"data.path={pattern!r}: no such file; give a path or a glob pattern")
-    return [Path(p) for p in sorted(paths)]
+    return [Path(p) for p in sorted(found)]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """A pattern for each number of its ranges."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match[1], match[2]
+    numbers = range(int(first), int(last) + 1)
+    before, after = pattern[: match.start()], _expanded(pattern[match.end() :])
+    return [f"{before}{n:0{len(first)}d}{rest}" for n in numbers for rest in after]
 
 
 def cached_arrays(
@@ -45,10 +79,17 @@ def cached_arrays(
             arrays = dict(saved)
         if valid(arrays):
             return arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    # NumPy reads the head of an array as Python, and says of a damaged one what Python does.
+    except (
+        OSError, ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError,
+        zipfile.BadZipFile, NotImplementedError,
+    ):  # fmt: skip
         pass
     arrays, content = make(), io.BytesIO()
     np.savez(content, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+    except OSError as error:  # a full disk, say: next time they are made again
+        logging.warning("%s cannot be kept: %s", path, error)
     return arrays

@@ -13,30 +13,22 @@ import hashlib
 import itertools
 import os
 import resource
-import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from clip_jax.data.errors import DataError
-from clip_jax.data.paths import cached_arrays
+from clip_jax.data import tar_scan
+from clip_jax.data.paths import INDEX, cached_arrays
+from clip_jax.data.tar_scan import ShardError
 from clip_jax.runtime import distributed
 
 # Shards, of the files that a process may open (1,024 where nobody has changed it).
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 MOST_OPEN = (min(_FILES, 4096) if _FILES > 0 else 4096) // 4
 _NEAR = 1 << 16  # bytes: to read so many in vain takes less time than a second read
-_ARRAYS = ("keys", "spans", "incomplete")  # of a ``TarIndex``
-
-
-class ShardError(DataError):
-    """A shard that is not a whole tar file; the message names it and the byte."""
-
-
-class NoPairs(ShardError):
-    """A shard in which no sample has both files."""
+_ARRAYS = ("keys", "spans", "incomplete", "reasons")  # of a ``TarIndex``
 
 
 class TarIndex:
@@ -46,11 +38,20 @@ class TarIndex:
       path: the shard.
       keys: [n] names of the samples (the part of the file name before the first dot).
       spans: int64[n, 4]: image offset, image size, caption offset, caption size.
-      incomplete: [m] names of the samples that have one of the two files only.
+      incomplete: [m] names of the samples that are left out.
+      reasons: [m] what each of them lacks.
     """
 
-    def __init__(self, path: Path, keys: np.ndarray, spans: np.ndarray, incomplete: np.ndarray):
-        self.path, self.keys, self.spans, self.incomplete = path, keys, spans, incomplete
+    def __init__(
+        self,
+        path: Path,
+        keys: np.ndarray,
+        spans: np.ndarray,
+        incomplete: np.ndarray,
+        reasons: np.ndarray,
+    ):
+        self.path, self.keys, self.spans = path, keys, spans
+        self.incomplete, self.reasons = incomplete, reasons
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -179,8 +180,8 @@ def _extent(span: list[int]) -> tuple[int, int]:
 
 def index_path(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -> Path:
     """Where a shard's index is kept: beside it if that folder is writable, else in the cache."""
-    kinds = f"{image_key}-{caption_key}".replace(";", "+")
-    name = f"{shard.name}.{kinds}.index.npz"
+    kinds = "-".join("+".join(tar_scan.endings(key)) for key in (image_key, caption_key))
+    name = f"{shard.name}.{kinds}{INDEX}"
     if os.access(shard.parent, os.W_OK):
         return shard.parent / name
     folder = hashlib.sha256(str(shard.parent.resolve()).encode()).hexdigest()[:16]
@@ -196,8 +197,7 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
       cache_dir: where the index goes if the shard's folder cannot be written.
 
     Raises:
-      NoPairs: no sample has both files.
-      ShardError: the shard is truncated or damaged.
+      ShardError: the shard is truncated, damaged or compressed.
     """
     distributed.heartbeat(f"indexing {shard}")
     path = index_path(shard, image_key, caption_key, cache_dir)
@@ -205,48 +205,7 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
     stamp = np.array([stat.st_size, stat.st_mtime_ns])
     arrays = cached_arrays(
         path,
-        lambda: {"stamp": stamp, **_scan(shard, image_key, caption_key)},
+        lambda: {"stamp": stamp, **tar_scan.scan(shard, image_key, caption_key)},
         lambda saved: np.array_equal(saved["stamp"], stamp) and {*_ARRAYS} <= saved.keys(),
     )
     return TarIndex(shard, *(arrays[key] for key in _ARRAYS))
-
-
-def _scan(shard: Path, image_key: str, caption_key: str) -> dict[str, np.ndarray]:
-    """The arrays of a ``TarIndex``."""
-    column = {e: c for c, kinds in enumerate((image_key, caption_key)) for e in kinds.split(";")}
-    parts: dict[str, dict[int, tuple[int, int]]] = {}
-    end = 0
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                size = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                end = member.offset_data + size
-                folder, _, file = member.name.rpartition("/")
-                stem, _, ending = file.partition(".")
-                if member.isfile() and ending.lower() in column:
-                    key = f"{folder}/{stem}" if folder else stem
-                    span = (member.offset_data, member.size)
-                    parts.setdefault(key, {})[column[ending.lower()]] = span
-    except tarfile.TarError as error:
-        raise ShardError(f"{shard}: damaged near byte {end}: {error}") from error
-    _check_end(shard, end)
-    keys = sorted(k for k, v in parts.items() if len(v) == 2)
-    if not keys:
-        raise NoPairs(
-            f"{shard}: no sample has both .{image_key} and .{caption_key} files; "
-            "set data.image_key and data.caption_key to the endings in the shard"
-        )
-    spans = np.array([[*parts[k][0], *parts[k][1]] for k in keys], np.int64)
-    incomplete = np.array(sorted(parts.keys() - keys), str)
-    return dict(zip(_ARRAYS, (np.array(keys), spans, incomplete), strict=True))
-
-
-def _check_end(shard: Path, end: int) -> None:
-    """What follows the last member must be zeros: at least one block of them."""
-    with open(shard, "rb") as file:
-        file.seek(end)
-        rest = file.read(tarfile.BLOCKSIZE)
-        if len(rest) < tarfile.BLOCKSIZE:
-            raise ShardError(f"{shard}: truncated: ends at byte {end + len(rest)} without a mark")
-        if any(rest):
-            raise ShardError(f"{shard}: damaged header at byte {end}; the rest cannot be indexed")

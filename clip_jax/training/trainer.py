@@ -150,6 +150,8 @@ class Run:
             f"data: {c.data.source}, {len(self.source):,} pairs; tokenizer {c.tokenizer.name}, "
             f"{tokenizer.vocab_size:,} entries, {tokenizer.context_length} tokens"
         )
+        if left_out := registry.describe_left_out(self.source):
+            say(f"data: {left_out}")
         self._describe_stage()
         say(*(f"{name}: {words}" for name, words in setup.summary(self.setups)))
         if self.step:

@@ -21,6 +21,20 @@ class Example(NamedTuple):
     group: int
 
 
+class LeftOut(NamedTuple):
+    """Samples of the data that are no pairs, for one reason.
+
+    Attributes:
+      reason: what they lack.
+      count: how many there are.
+      first: where the first of them lies.
+    """
+
+    reason: str
+    count: int
+    first: str
+
+
 class Source(abc.ABC):
     """Pairs by number. Must be picklable, so that decoding processes can have a copy.
 
@@ -30,6 +44,7 @@ class Source(abc.ABC):
         the same thing and are not negatives of each other under ``loss.mask_groups``.
       weights: float[n], how often a pair is drawn in comparison with others of its group under
         ``data.sampling="grouped"``; None: equally often.
+      left_out: samples that are no pairs, by reason, the most frequent first.
       needs_path: whether ``data.path`` must be given.
       reads_ahead: whether ``will_read`` does anything.
     """
@@ -37,6 +52,7 @@ class Source(abc.ABC):
     fingerprint: str
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
+    left_out: Sequence[LeftOut] = ()
     needs_path: bool = False
     reads_ahead: bool = False
 

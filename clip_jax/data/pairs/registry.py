@@ -17,6 +17,8 @@ from clip_jax.data.pairs.table import TableSource
 from clip_jax.data.pairs.tar import TarSource
 from clip_jax.data.pairs.tfds import TfdsSource
 
+_REASONS = 4  # shown of those for which samples are left out
+
 SOURCES: dict[str, type[Source]] = {
     "emoji": EmojiSource,
     "table": TableSource,
@@ -48,7 +50,7 @@ def build(data: ConfigDict) -> Source:
       DataError: missing files, or data that cannot be read.
     """
     check(data)
-    return SOURCES[data.source].from_config(data)
+    return _checked(SOURCES[data.source].from_config(data), data)
 
 
 def build_validation(data: ConfigDict) -> Source:
@@ -60,9 +62,32 @@ def build_validation(data: ConfigDict) -> Source:
     """
     require_choice("data.source", data.source, SOURCES)
     try:
-        return SOURCES[data.source].validation(data)
+        return _checked(SOURCES[data.source].validation(data), data)
     except DataError as error:
         raise DataError(f"validation pairs (data.validation_path): {error}") from error
+
+
+def _checked(source: Source, data: ConfigDict) -> Source:
+    """The source, if no more is left out of it than ``data.max_bad_fraction`` allows."""
+    count = sum(group.count for group in source.left_out)
+    if count > data.max_bad_fraction * max(len(source) + count, 1000):
+        raise DataError(
+            f"{describe_left_out(source)}. That is more than "
+            f"data.max_bad_fraction={data.max_bad_fraction} of the data: set data.image_key and "
+            "data.caption_key to the endings that it has, or data.max_bad_fraction higher"
+        )
+    return source
+
+
+def describe_left_out(source: Source) -> str:
+    """What is left out of a source, in words; empty where nothing is."""
+    count = sum(group.count for group in source.left_out)
+    if not count:
+        return ""
+    shown = [f"{g.count:,}: {g.reason} (first {g.first})" for g in source.left_out[:_REASONS]]
+    if len(source.left_out) > _REASONS:
+        shown.append(f"and {len(source.left_out) - _REASONS} more reasons")
+    return f"{count:,} of {len(source) + count:,} samples left out: " + "; ".join(shown)
 
 
 def captions(

@@ -13,7 +13,8 @@ import numpy as np
 
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
-from clip_jax.data.tar_index import NoPairs, ShardError, TarIndex, TarShards, load_index
+from clip_jax.data.tar_index import TarIndex, TarShards, load_index
+from clip_jax.data.tar_scan import ShardError
 from clip_jax.data.test_sets import prompt_files
 from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
@@ -90,18 +91,20 @@ def _kind(root: Path) -> str:
 def _index(path: Path, label: str, options: Options) -> TarIndex:
     try:
         index = load_index(path, IMAGES, label, options.cache())
-    except NoPairs:
+    except ShardError as error:
+        raise DataError(f"{error}; download the shard again") from error
+    if not len(index):
         raise DataError(
             f"{path}: no sample has an image (.{IMAGES.replace(';', ', .')}) and a .{label} "
             "file; dataset_type.txt decides what the labels are: retrieval .txt, multilabel .npy, "
             "else .cls"
-        ) from None
-    except ShardError as error:
-        raise DataError(f"{error}; download the shard again") from error
-    if len(index.incomplete):
+        )
+    # What is no part of any sample, such as a list of files, does no harm.
+    halves = [i for i, reason in enumerate(index.reasons) if " and no ." not in reason]
+    if halves:
         raise DataError(
-            f"{path}: {len(index.incomplete)} samples have an image without a .{label} file or "
-            f"the other way round, the first is {index.incomplete[0]}"
+            f"{path}: {len(halves)} samples have an image without a .{label} file or "
+            f"the other way round, the first is {index.incomplete[halves[0]]}"
         )
     return index
 

@@ -5,9 +5,13 @@ import pickle
 import tarfile
 
 import numpy as np
+import pytest
 from data_configs import data_config
 
+from clip_jax.config import ConfigError
+from clip_jax.data.errors import DataError
 from clip_jax.data.pairs import registry
+from clip_jax.data.tar_scan import ShardError
 
 RNG = np.random.default_rng(0)
 
@@ -61,3 +65,84 @@ def test_a_tar_fingerprint_sees_order_sizes_and_names(tmp_path):
     prints = {name: tar_fingerprint(tmp_path / name, members) for name, members in cases.items()}
     assert len(set(prints.values())) == len(cases)
     assert tar_fingerprint(tmp_path / "again", cases["plain"]) == prints["plain"]
+
+
+def shard(path, *names):
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            data = name.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def build(folder, **changes):
+    keys = {"image_key": "jpg", "caption_key": "txt"} | changes
+    return registry.build(data_config(source="tar", path=f"{folder}/*.tar", **keys))
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    pairs = [f"{i}.{ending}" for i in range(20) for ending in ("jpg", "txt")]
+    shard(tmp_path / "0.tar", *pairs, "a.png", "a.txt", "b.png", "b.txt", "c.jpg")
+    shard(tmp_path / "1.tar")  # all downloads failed
+    source = build(tmp_path)
+    assert len(source) == 20
+    assert [(g.count, g.reason) for g in source.left_out] == [
+        (2, "no .jpg, but .png, .txt"), (1, "no .txt, but .jpg"),
+    ]  # fmt: skip
+    assert registry.describe_left_out(source) == (
+        f"3 of 23 samples left out: 2: no .jpg, but .png, .txt (first {tmp_path}/0.tar: a); "
+        f"1: no .txt, but .jpg (first {tmp_path}/0.tar: c)"
+    )
+    assert registry.describe_left_out(build(tmp_path, image_key="jpg;png")) != ""
+    with pytest.raises(DataError, match=r"left out.*more than data.max_bad_fraction=0.001 of"):
+        build(tmp_path, max_bad_fraction=0.001)
+
+
+def test_a_picture_never_gets_the_caption_of_another(tmp_path):
+    """Of a name that occurs twice in a shard, nobody knows which belong together."""
+    shard(tmp_path / "0.tar", "0.jpg", "0.txt", "5.jpg", "5.txt", "0.jpg")
+    source = build(tmp_path)
+    assert [source.read(i, RNG).caption for i in range(len(source))] == ["5.txt"]
+    assert source.left_out[0].reason == "two images or two captions of one name"
+
+
+def test_without_any_pair_the_endings_are_named(tmp_path):
+    shard(tmp_path / "0.tar", "0.png", "0.txt")
+    with pytest.raises(
+        DataError, match=r"0.tar: no sample has both .jpg.*1 samples have no .jpg, but .png, .txt"
+    ):
+        build(tmp_path)
+
+
+def test_damaged_shards_are_named_together(tmp_path):
+    for i in range(8):
+        shard(tmp_path / f"{i}.tar", "0.jpg", "0.txt")
+    for i in range(1, 8):
+        (tmp_path / f"{i}.tar").write_bytes((tmp_path / f"{i}.tar").read_bytes()[:1500])
+    with pytest.raises(ShardError, match=r"7 of 8 shards cannot be read:\n  .*1.tar") as error:
+        build(tmp_path)
+    assert "5.tar" in str(error.value) and "6.tar" not in str(error.value)
+    assert "and 2 more" in str(error.value)
+
+
+def test_captions_are_fields_of_json_and_not_its_text(tmp_path):
+    members = {"0.jpg": b"0", "0.json": b'{"caption": "a dog", "n": 3}', "1.jpg": b"1",
+               "1.json": b"[1]", "2.jpg": b"2", "2.json": b"{"}  # fmt: skip
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    source = build(tmp_path, caption_key="json:caption")
+    assert source.read(0, RNG).caption == source.caption(0, RNG) == "a dog"
+    for index in (1, 2):
+        with pytest.raises(ValueError):
+            source.read(index, RNG)
+    with pytest.raises(
+        DataError, match=r"no text 'n' \(data.caption_key\), but \['caption', 'n'\]"
+    ):
+        build(tmp_path, caption_key="json:n").read(0, RNG)
+    with pytest.raises(ConfigError, match="name the field, such as json:caption"):
+        build(tmp_path, caption_key="json")
