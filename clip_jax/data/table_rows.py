@@ -11,6 +11,11 @@ from clip_jax.runtime.digests import Json
 
 Row = dict[str, Json]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive",
+}
 
 
 def read_rows(path: Path, data: bytes | None = None) -> Iterator[tuple[str, Row]]:
@@ -22,7 +27,11 @@ def read_rows(path: Path, data: bytes | None = None) -> Iterator[tuple[str, Row]
       DataError: another kind of file, not such a file, or a row that does not fit the columns.
     """
     ending = path.suffix.lower()
-    text = decode_text(path, path.read_bytes() if data is None else data)
+    data = path.read_bytes() if data is None else data
+    for magic, kind in _OTHER_KINDS.items():
+        if data.startswith(magic):
+            raise DataError(f"{path}: {kind}; make it a .csv, .tsv or .jsonl file")
+    text = decode_text(path, data)
     if ending == ".jsonl":
         lines = _jsonl(path, text)
     elif ending in DELIMITERS:
@@ -68,8 +77,15 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Json]]:
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
     # newline="": line ends within quotes belong to the caption.
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Strict: a stray quote would else make the rows up to the next one part of a caption.
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        (header, *more) = table.fieldnames or [""]
+        if others := [d for d in (";", "\t", ",", "|") if d in header and not more]:
+            raise DataError(
+                f"{path}:1: one column, {header!r}: its separator seems to be {others[0]!r}, and "
+                f"that of a {path.suffix} file is {delimiter!r}"
+            )
         for row in table:
             yield table.line_num, row
     except csv.Error as error:

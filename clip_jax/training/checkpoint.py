@@ -121,6 +121,11 @@ class Checkpoints:
         """The steps there are, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
+    def kept(self) -> str:
+        """The end of a message that ends a run: which step there is to go on from, if any."""
+        steps = self.steps()
+        return f". The checkpoint of step {steps[0]} is intact" if steps else ""
+
     def _agreed_steps(self, patience: float = 10.0) -> list[int]:
         """The steps there are, newest first; a network file system may take a while to show them.
 

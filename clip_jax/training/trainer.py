@@ -279,13 +279,13 @@ class Run:
             raise DataError(
                 f"{self.unreadable} of {seen} records could not be read, more than "
                 f"data.max_bad_fraction={self.config.data.max_bad_fraction}; the warnings above "
-                "name the first of them. The last checkpoint is intact"
+                f"name the first of them{self.checkpoints.kept()}"
             )
         if nonfinite >= self.config.train.max_consecutive_nonfinite:
             raise TrainingError(
                 f"loss or gradient was not finite in {nonfinite} steps in a row "
                 "(train.max_consecutive_nonfinite); lower optim.learning_rate or set "
-                "optim.grad_clip_norm, and start again from the last checkpoint"
+                f"optim.grad_clip_norm, and start again{self.checkpoints.kept()}"
             )
         return bool(scalars["preempted"])
 

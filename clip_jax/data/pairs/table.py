@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_jax.config import ConfigDict
 from clip_jax.data.errors import DataError
-from clip_jax.data.pairs.base import Example, Source, caption_group, clean_caption
+from clip_jax.data.pairs.base import Example, LeftOut, Source, caption_group, clean_caption
 from clip_jax.data.paths import matching_files
 from clip_jax.data.table_rows import Row, read_rows
 
@@ -24,15 +24,30 @@ class TableSource(Source):
 
     def __init__(self, pattern: str, image_key: str, caption_key: str):
         self.rows: list[tuple[str, str | list[str]]] = []
+        empty: dict[str, list[str]] = {}  # key -> places of the rows that have nothing there
+        example: Row = {}
         digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
         for path in matching_files(pattern):
             data = path.read_bytes()
             digest.update(f"{path.suffix} {len(data)}\n".encode() + data)
             for location, row in read_rows(path, data):
+                lacks = [k for k in (image_key, caption_key) if row.get(k) in (None, "", [])]
+                if lacks:
+                    empty.setdefault(lacks[0], []).append(location)
+                    example = example or row
+                    continue
                 image, caption = _pair(location, row, image_key, caption_key)
                 self.rows.append((str(path.parent / image), caption))
+        if not self.rows and empty:
+            key, (location, *_) = next(iter(empty.items()))
+            raise DataError(
+                f"{location}: no {key!r} in this row (it has {sorted(filter(None, example))}), nor "
+                "in any other; set data.image_key and data.caption_key to the table's column names"
+            )
         if not self.rows:
             raise DataError(f"data.path={pattern!r}: the tables have no rows")
+        groups = [LeftOut(f"no {k!r}", len(at), at[0]) for k, at in empty.items()]
+        self.left_out = sorted(groups, key=lambda group: -group.count)
         self.fingerprint = digest.hexdigest()
 
     @classmethod
@@ -58,12 +73,6 @@ class TableSource(Source):
 
 def _pair(location: str, row: Row, image_key: str, caption_key: str) -> tuple[str, str | list[str]]:
     """The image path and the caption or captions of a table's row."""
-    missing = [k for k in (image_key, caption_key) if row.get(k) in (None, "", [])]
-    if missing:
-        raise DataError(
-            f"{location}: no {missing[0]!r} in this row (it has {sorted(filter(None, row))}); "
-            "set data.image_key and data.caption_key to the table's column names"
-        )
     image, caption = row[image_key], row[caption_key]
     texts = caption if isinstance(caption, list) else [caption]
     for key, kind, value in (

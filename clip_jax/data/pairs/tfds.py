@@ -19,9 +19,14 @@ class TfdsSource(Source):
     def __init__(self, name: str, split: str, image_key: str, caption_key: str, data_dir: str):
         try:
             builder, self.data = tfds_split.open_split(name, split, image_key, data_dir)
+            tfds_split.require_feature(builder, "caption_key", caption_key)
+        except DataError as error:
+            raise DataError(f"data.{error}") from None
         except Exception as error:  # it raises a dozen kinds
+            why = (str(error).strip() or repr(error)).splitlines()[0][:300]
             raise DataError(
-                f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {error}"
+                f"data.path={name!r}, data.split={split!r}: TFDS cannot open it: {why}. If it is "
+                f"not prepared: {tfds_split.preparation(name, data_dir)}"
             ) from error
         self.name, self.image_key, self.caption_key = name, image_key, caption_key
         identity = tfds_split.identity(builder, split, self.data)

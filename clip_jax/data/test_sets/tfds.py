@@ -86,12 +86,10 @@ def _opened(
         except Exception as problem:  # it raises a dozen kinds
             error = error or problem
     why = (str(error).strip() or repr(error)).splitlines()[0][:300]
-    where = f" --data_dir={home}" if home else ""
     raise MissingData(
         f"TFDS cannot open {name!r}, split {split!r}, in {home or 'its default folder'}: "
-        f"{why}. Prepare it by `tfds build {name} --file_format=array_record{where}` (for which "
-        "some builders need TensorFlow, unlike for reading), or give the folder of a prepared "
-        "version as name"
+        f"{why}. Prepare it by `{tfds_split.preparation(name, home)}` (for which some builders "
+        "need TensorFlow, unlike for reading), or give the folder of a prepared version as name"
     ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from clip_jax.data import tfds_split
 from clip_jax.data.errors import MissingData
 from clip_jax.data.test_sets.registry import open_dataset
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
@@ -64,7 +65,7 @@ def commands(entry: Entry, root: str | os.PathLike = "data") -> list[str]:
         f"hf download {r} --repo-type=dataset --local-dir={Path(root) / r.partition('/')[2]}"
         for r in _repositories(entry)
     ]
-    tfds = [f"tfds build {entry.tfds} --file_format=array_record"] if entry.tfds else []
+    tfds = [tfds_split.preparation(entry.tfds)] if entry.tfds else []
     return hub + tfds or [entry.home]
 
 
@@ -160,7 +161,10 @@ def markdown() -> str:
         Path(__file__).with_name("data_sets.md.j2").read_text(encoding="utf-8"),
         trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    return template.render(catalog=CATALOG, metrics=METRICS, repositories=_repositories)
+    return template.render(
+        catalog=CATALOG, metrics=METRICS, repositories=_repositories,
+        preparation=tfds_split.preparation("NAME"),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -35,5 +35,14 @@ def test_tfds_datasets_are_read(emoji_cache, tmp_path):
     example = source.read(0, RNG)
     assert example.image.startswith(b"\x89PNG")
     assert example.caption
-    with pytest.raises(DataError, match=r"data.path='no_such_set'.*TFDS cannot open it"):
+    for key in ("image_key", "caption_key"):
+        changes = {"image_key": "image", "caption_key": "name", key: "nothing"}
+        with pytest.raises(DataError, match=rf"data.{key}='nothing'.*have .*'name'"):
+            registry.build(
+                data_config(
+                    source="tfds", path="emoji/all", split="train", **changes,
+                    tfds_data_dir=str(builder.folder(emoji_cache, "all")),
+                )
+            )  # fmt: skip
+    with pytest.raises(DataError, match=r"data.path='no_such_set'.*TFDS cannot open it.*prepared"):
         registry.build(data_config(source="tfds", path="no_such_set", tfds_data_dir=str(tmp_path)))

@@ -144,13 +144,13 @@ def test_splits_and_labels_have_their_own_fingerprints(options):
 
 def test_what_cannot_be_opened_says_how_to_get_it(options):
     with pytest.raises(
-        MissingData, match="'no_such_set'.*tfds build no_such_set --file_format=arra"
+        MissingData, match=r"'no_such_set'.*tfds.builder\('no_such_set', .*file_format='arra"
     ):
         open_dataset("tfds:no_such_set", "test", options)
-    with pytest.raises(MissingData, match=r"split 'dev', in .*tfds build tiny_labelled_set"):
+    with pytest.raises(MissingData, match=r"split 'dev', in .*tfds.builder\('tiny_labelled_set'"):
         open_dataset("tfds:tiny_labelled_set", "dev", options)
     empty = Options(options.cache_dir, options.cache_dir)
-    with pytest.raises(MissingData, match=r"split 'val'.*--data_dir="):
+    with pytest.raises(MissingData, match=r"split 'val'.*, data_dir='"):
         open_dataset("tfds:tiny_labelled_set", "val", empty)
 
 

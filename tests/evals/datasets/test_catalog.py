@@ -1,5 +1,6 @@
 """The table of datasets: complete, in step with the prompts and the documentation, and usable."""
 
+import ast
 import csv
 import json
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax.data import tfds_split
 from clip_jax.data.errors import MissingData
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, from_arrays
 from clip_jax.evals.datasets import locate, published
@@ -151,7 +153,7 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path):
     home = tmp_path / "wds_vtab-dtd"
     command = "hf download clip-benchmark/wds_vtab-dtd --repo-type=dataset --local-dir="
     assert f"`{command}{home}`" in text
-    assert "`tfds build dtd --file_format=array_record`" in text
+    assert f"`{tfds_split.preparation('dtd')}`" in text
     assert f"wds:{home}: {home}: no such folder" in text
     with pytest.raises(MissingData, match=r"get it by `https://hatefulmemeschallenge.com/`"):
         locate.locate("HatefulMemes", tmp_path, options)
@@ -163,8 +165,8 @@ def test_downloads_land_where_they_are_looked_for(tmp_path):
         for command in locate.commands(entry, tmp_path):
             if command.startswith("hf download"):
                 assert f"wds:{command.partition('--local-dir=')[2]}" in specs
-            elif command.startswith("tfds build"):
-                assert f"tfds:{command.split()[2]}" in specs
+            elif "tfds.builder" in command:
+                assert f"tfds:{ast.literal_eval(command.split('(')[1].split(',')[0])}" in specs
     assert locate.specs("Food101") == ["tfds:food101"]
 
 
