@@ -45,12 +45,11 @@ def matching_files(pattern: str) -> list[Path]:
             files = [p for p in matched if not p.endswith(INDEX) and not os.path.isdir(p)]
             if not files:
                 folder = next(filter(os.path.isdir, matched), None)
-                advice = f"is a folder; give {folder}/*.tar, say" if folder else "no such file"
+                advice = "no such file; give paths or glob patterns, with commas between"
+                if folder:
+                    advice = f"is a folder; give the files in it, such as {folder}/*.tar"
                 within = "" if one == pattern else f" ({one})"
-                raise DataError(
-                    f"data.path={pattern!r}{within}: {advice}; give paths or glob patterns, with "
-                    "commas between"
-                )
+                raise DataError(f"data.path={pattern!r}{within}: {advice}")
             found.update(files)
     if not found:
         raise DataError(f"data.path={pattern!r}: no such file; give a path or a glob pattern")

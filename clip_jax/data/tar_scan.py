@@ -92,6 +92,9 @@ def _samples(shard: Path, column: dict[str, int]) -> dict[str, _Sample]:
 def _reason(sample: _Sample, kinds: tuple[list[str], list[str]]) -> str:
     if sample.twice:
         return "two images or two captions of one name"
+    known = {ending for kind in kinds for ending in kind}
+    if not sample.spans and any(e.lower().rpartition(".")[2] in known for e in sample.others):
+        return "a dot within their names, which end at the first dot"
     lacks = " and ".join(
         "no ." + "/.".join(kind) for c, kind in enumerate(kinds) if c not in sample.spans
     )

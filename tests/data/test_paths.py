@@ -57,7 +57,7 @@ def test_a_path_that_exists_is_taken_as_it_is(folder):
         ("{00010..00012}.tar", r"\(00012.tar\): no such file"),
         ("{5..3}.tar", "no such file"),
         (" , ", "no such file"),
-        ("run[1]", r"is a folder; give run\[1\]/\*.tar, say"),
+        ("run[1]", r"is a folder; give the files in it, such as run\[1\]/\*.tar"),
     ],
 )
 def test_every_part_of_a_list_must_be_there(folder, pattern, message):
