@@ -90,7 +90,7 @@ KEYS: dict[str, Key] = {
     "data.workers": _FreeKey("auto", "reading processes of a process; 0: threads; auto: from 4 cores on, for an accelerator, up to 32", AUTO_OR_COUNT, kind=object),
     "data.cache_decoded": _FreeKey(False, "keep decoded images in memory: for datasets that fit"),
     "data.prefetch": _FreeKey(2, "batches ready on the device, and about as many more being made", POSITIVE),
-    "data.max_bad_fraction": _FreeKey(0.01, "unreadable records tolerated before the run stops", FRACTION),
+    "data.max_bad_fraction": _FreeKey(0.01, "of records: so many may be unreadable or no pairs before the run stops", FRACTION),
 
     "train.batch_size": Key(32768, "global", POSITIVE),
     "train.epochs": Key(0.0, "passes over the data; or set train.examples", NOT_NEGATIVE),

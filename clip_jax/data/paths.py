@@ -1,5 +1,6 @@
 """Where data lies: the cache folder and arrays in it, and the files that a pattern names."""
 
+import functools
 import glob
 import io
 import logging
@@ -47,7 +48,7 @@ def matching_files(pattern: str) -> list[Path]:
                 folder = next(filter(os.path.isdir, matched), None)
                 advice = "no such file; give paths or glob patterns, with commas between"
                 if folder:
-                    advice = f"is a folder; give the files in it, such as {folder}/*.tar"
+                    advice = f"is a folder; give the files in it, such as '{folder}/*'"
                 within = "" if one == pattern else f" ({one})"
                 raise DataError(f"data.path={pattern!r}{within}: {advice}")
             found.update(files)
@@ -62,6 +63,8 @@ def _expanded(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     first, last = match[1], match[2]
+    if int(first) > int(last):
+        raise DataError(f"data.path={pattern!r}: the range {match[0]} is empty: no such file")
     numbers = range(int(first), int(last) + 1)
     before, after = pattern[: match.start()], _expanded(pattern[match.end() :])
     return [f"{before}{n:0{len(first)}d}{rest}" for n in numbers for rest in after]
@@ -80,8 +83,8 @@ def cached_arrays(
             return arrays
     # NumPy reads the head of an array as Python, and says of a damaged one what Python does.
     except (
-        OSError, ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError,
-        zipfile.BadZipFile, NotImplementedError,
+        OSError, ValueError, KeyError, EOFError, SyntaxError, RuntimeError, tokenize.TokenError,
+        zipfile.BadZipFile,
     ):  # fmt: skip
         pass
     arrays, content = make(), io.BytesIO()
@@ -90,5 +93,11 @@ def cached_arrays(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content.getvalue())
     except OSError as error:  # a full disk, say: next time they are made again
-        logging.warning("%s cannot be kept: %s", path, error)
+        _warn(path.parent, str(error))
     return arrays
+
+
+@functools.cache
+def _warn(folder: Path, problem: str) -> None:
+    """Once for a folder and a problem: there may be thousands of files."""
+    logging.warning("files in %s cannot be kept: %s", folder, problem)

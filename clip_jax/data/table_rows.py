@@ -90,4 +90,8 @@ def _csv(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, dict[str,
             yield table.line_num, row
     except csv.Error as error:
         after = f"after line {table.line_num}"
-        raise DataError(f"{path}: {after}: {error}; is a quote not closed?") from None
+        if "expected after" in str(error):
+            advice = 'of a text with quotes write them twice, between two more: "a ""red"" cat"'
+        else:
+            advice = "is a quote not closed?"
+        raise DataError(f"{path}: {after}: {error}; {advice}") from None

@@ -14,21 +14,21 @@ import itertools
 import os
 import resource
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clip_jax.data import tar_scan
 from clip_jax.data.paths import INDEX, cached_arrays
-from clip_jax.data.tar_scan import ShardError
+from clip_jax.data.tar_scan import Lack, ShardError
 from clip_jax.runtime import distributed
 
 # Shards, of the files that a process may open (1,024 where nobody has changed it).
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 MOST_OPEN = (min(_FILES, 4096) if _FILES > 0 else 4096) // 4
 _NEAR = 1 << 16  # bytes: to read so many in vain takes less time than a second read
-_ARRAYS = ("keys", "spans", "incomplete", "reasons")  # of a ``TarIndex``
+_ARRAYS = ("keys", "spans", "incomplete", "reason", "lacks", "reasons")  # of a ``TarIndex``
 
 
 class TarIndex:
@@ -38,20 +38,27 @@ class TarIndex:
       path: the shard.
       keys: [n] names of the samples (the part of the file name before the first dot).
       spans: int64[n, 4]: image offset, image size, caption offset, caption size.
-      incomplete: [m] names of the samples that are left out.
-      reasons: [m] what each of them lacks.
+      incomplete: [m] names that are no pairs.
+      reason: uint16[m], which of ``reasons`` is that of each.
+      lacks, reasons: [r] of each reason the ``tar_scan.Lack``, and words.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        keys: np.ndarray,
-        spans: np.ndarray,
-        incomplete: np.ndarray,
-        reasons: np.ndarray,
-    ):
-        self.path, self.keys, self.spans = path, keys, spans
-        self.incomplete, self.reasons = incomplete, reasons
+    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
+        self.path, self.keys, self.spans = path, arrays["keys"], arrays["spans"]
+        self.incomplete, self.reason = arrays["incomplete"], arrays["reason"]
+        self.lacks, self.reasons = arrays["lacks"], arrays["reasons"]
+
+    def left_out(self) -> dict[tuple[Lack, str], list[str]]:
+        """The names that are no pairs, by the reason."""
+        groups: dict[tuple[Lack, str], list[str]] = {}
+        for name, number in zip(self.incomplete.tolist(), self.reason.tolist(), strict=True):
+            reason = Lack(int(self.lacks[number])), str(self.reasons[number])
+            groups.setdefault(reason, []).append(name)
+        return groups
+
+    def forget_left_out(self) -> None:
+        """Drops their names, which workers would have a copy of."""
+        self.incomplete, self.reason = self.incomplete[:0], self.reason[:0]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -208,4 +215,4 @@ def load_index(shard: Path, image_key: str, caption_key: str, cache_dir: Path) -
         lambda: {"stamp": stamp, **tar_scan.scan(shard, image_key, caption_key)},
         lambda saved: np.array_equal(saved["stamp"], stamp) and {*_ARRAYS} <= saved.keys(),
     )
-    return TarIndex(shard, *(arrays[key] for key in _ARRAYS))
+    return TarIndex(shard, arrays)

@@ -1,7 +1,10 @@
 """What is in a tar shard: its samples, and those that lack something, with the reason."""
 
+import collections
 import dataclasses
+import enum
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,17 @@ import numpy as np
 from clip_jax.data.errors import DataError
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_ENDINGS = 5  # shown of a sample's files
 Span = tuple[int, int]  # offset and size
+
+
+class Lack(enum.IntEnum):
+    """Why a name in a shard is no pair."""
+
+    HALF = 0  # one of image and caption is not there
+    TWICE = 1  # there are two of one kind
+    DOTS = 2  # a file with one of the endings, but with a dot before it
+    NEITHER = 3  # no image and no caption: no sample, perhaps
 
 
 class ShardError(DataError):
@@ -18,18 +31,24 @@ class ShardError(DataError):
 
 @dataclasses.dataclass
 class _Sample:
-    """The files of one name.
-
-    Attributes:
-      spans: of image and caption, by column.
-      others: endings of further files, and those of links.
-      twice: whether it has two images or two captions.
-    """
+    """The files of one name: spans of image and caption, by column, and the endings of all."""
 
     spans: dict[int, Span] = dataclasses.field(default_factory=dict)
-    found: dict[int, str] = dataclasses.field(default_factory=dict)
-    others: list[str] = dataclasses.field(default_factory=list)
+    found: set[str] = dataclasses.field(default_factory=set)
     twice: bool = False
+
+
+@dataclasses.dataclass
+class _Files:
+    """What a shard holds.
+
+    Attributes:
+      samples: by name.
+      dotted: name up to the last dot -> name up to the first one, and the columns of such files.
+    """
+
+    samples: dict[str, _Sample]
+    dotted: dict[str, tuple[str, set[int]]]
 
 
 def endings(key: str) -> list[str]:
@@ -40,66 +59,93 @@ def endings(key: str) -> list[str]:
 def scan(shard: Path, image_key: str, caption_key: str) -> dict[str, np.ndarray]:
     """The arrays of a ``tar_index.TarIndex``.
 
-    Files belong together by their name up to its first dot, as in webdataset. A sample that has two
-    files of one kind is left out: nobody knows which of them belongs to the other.
+    Files belong together by their name up to its first dot, as in webdataset, wherever they lie in
+    the shard. A name with two files of one kind is left out: nobody knows which of them belongs to
+    the other.
 
     Raises:
       ShardError: the shard is truncated, damaged or compressed.
     """
     kinds = endings(image_key), endings(caption_key)
     column = {ending: c for c, kind in enumerate(kinds) for ending in kind}
-    samples = _samples(shard, column)
-    whole = sorted(k for k, s in samples.items() if len(s.spans) == 2 and not s.twice)
-    spans = np.array([[*samples[k].spans[0], *samples[k].spans[1]] for k in whole], np.int64)
-    lacking = sorted(samples.keys() - set(whole))
+    files = _files(shard, column)
+    whole = sorted(k for k, s in files.samples.items() if len(s.spans) == 2 and not s.twice)
+    spans = [[*files.samples[k].spans[0], *files.samples[k].spans[1]] for k in whole]
+    pairs = set(whole)
+    lacking = {k: _reason(s, kinds) for k, s in files.samples.items() if k not in pairs}
+    words = "a dot within their names, which end at the first dot"
+    for name, (short, columns) in files.dotted.items():
+        # One file beside a pair is something else, such as a mask: NAME.mask.png.
+        if len(columns) == 2 or short not in pairs:
+            lacking[name] = Lack.DOTS, words
+            if short in lacking and lacking[short][0] is Lack.NEITHER:
+                del lacking[short]
+    table = sorted(set(lacking.values()))
+    number = {reason: i for i, reason in enumerate(table)}
+    names = sorted(lacking)
     return {
         "keys": np.array(whole, str),
-        "spans": spans.reshape(-1, 4),
-        "incomplete": np.array(lacking, str),
-        "reasons": np.array([_reason(samples[k], kinds) for k in lacking], str),
+        "spans": np.array(spans, np.int64).reshape(-1, 4),
+        "incomplete": np.array(names, str),
+        "reason": np.array([number[lacking[k]] for k in names], np.uint16),
+        "lacks": np.array([lack for lack, _ in table], np.uint8),
+        "reasons": np.array([words for _, words in table], str),
     }
 
 
-def _samples(shard: Path, column: dict[str, int]) -> dict[str, _Sample]:
-    samples: dict[str, _Sample] = {}
+def _files(shard: Path, column: dict[str, int]) -> _Files:
+    samples: dict[str, _Sample] = collections.defaultdict(_Sample)
+    dotted: dict[str, tuple[str, set[int]]] = {}
     end = 0
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 size = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 end = member.offset_data + size
-                if member.isdir():
-                    continue
                 folder, _, file = member.name.rpartition("/")
+                if member.isdir() or file.startswith("._"):  # the latter are of macOS
+                    continue
                 stem, _, ending = file.partition(".")
-                sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Sample())
-                kind = column.get(ending.lower())
+                name = f"{folder}/{stem}" if folder else stem
+                sample, kind = samples[name], column.get(ending.lower())
+                last = ending.rpartition(".")[2].lower()
                 if not member.isfile():
-                    sample.others.append(f"{ending} (a link)")
+                    sample.found.add(f"{last} (a link)")
                 elif kind is None:
-                    sample.others.append(ending)
+                    sample.found.add(last)
+                    if last in column:
+                        long = member.name.rpartition(".")[0]
+                        dotted.setdefault(long, (name, set()))[1].add(column[last])
                 elif kind in sample.spans:
                     sample.twice = True
                 else:
                     sample.spans[kind] = member.offset_data, member.size
-                    sample.found[kind] = ending
+                    sample.found.add(last)
     except tarfile.TarError as error:
         raise ShardError(f"{shard}: {_problem(shard, end, error)}") from error
     _check_end(shard, end)
-    return samples
+    return _Files(samples, dotted)
 
 
-def _reason(sample: _Sample, kinds: tuple[list[str], list[str]]) -> str:
+def _reason(sample: _Sample, kinds: tuple[list[str], list[str]]) -> tuple[Lack, str]:
     if sample.twice:
-        return "two images or two captions of one name"
-    known = {ending for kind in kinds for ending in kind}
-    if not sample.spans and any(e.lower().rpartition(".")[2] in known for e in sample.others):
-        return "a dot within their names, which end at the first dot"
+        return Lack.TWICE, "two images or two captions of one name"
     lacks = " and ".join(
         "no ." + "/.".join(kind) for c, kind in enumerate(kinds) if c not in sample.spans
     )
-    has = sorted({*sample.found.values(), *sample.others})
-    return f"{lacks}, but {', '.join(f'.{e}' if e else 'a file without ending' for e in has)}"
+    lack = Lack.HALF if sample.spans else Lack.NEITHER
+    return lack, f"{lacks}, but {_listed(sample.found)}"
+
+
+def _listed(found: Iterable[str]) -> str:
+    names = [f".{e}" if e else "a file without ending" for e in sorted(found)]
+    names = [printable(name) for name in names]
+    return ", ".join(names[:_ENDINGS] + ["..."] * (len(names) > _ENDINGS))
+
+
+def printable(name: str) -> str:
+    """A name in an archive that need not be UTF-8, for messages."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _problem(shard: Path, end: int, error: tarfile.TarError) -> str:

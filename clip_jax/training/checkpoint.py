@@ -123,7 +123,7 @@ class Checkpoints:
 
     def kept(self) -> str:
         """The end of a message that ends a run: which step there is to go on from, if any."""
-        steps = self.steps()
+        steps = [s for s in self.steps() if (self.folder / str(s)).is_dir()]  # written out
         return f". The checkpoint of step {steps[0]} is intact" if steps else ""
 
     def _agreed_steps(self, patience: float = 10.0) -> list[int]:

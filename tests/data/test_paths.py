@@ -55,9 +55,10 @@ def test_a_path_that_exists_is_taken_as_it_is(folder):
         ("00000.tar,missing.tar", r"\(missing.tar\): no such file"),
         ("00000.tar,other/*.tar", r"\(other/\*.tar\): no such file"),
         ("{00010..00012}.tar", r"\(00012.tar\): no such file"),
-        ("{5..3}.tar", "no such file"),
+        ("{5..3}.tar", r"the range \{5..3\} is empty: no such file"),
+        ("00000.tar,{5..3}.tar", r"the range \{5..3\} is empty"),
         (" , ", "no such file"),
-        ("run[1]", r"is a folder; give the files in it, such as run\[1\]/\*.tar"),
+        ("run[1]", r"is a folder; give the files in it, such as 'run\[1\]/\*'"),
     ],
 )
 def test_every_part_of_a_list_must_be_there(folder, pattern, message):
@@ -72,17 +73,19 @@ def test_arrays_that_cannot_be_kept_are_there_all_the_same(tmp_path, monkeypatch
     monkeypatch.setattr(paths, "write_atomically", full)
     made = paths.cached_arrays(tmp_path / "x.npz", lambda: {"a": np.arange(3)})
     assert made["a"].tolist() == [0, 1, 2]
-    assert "x.npz cannot be kept: [Errno 28] No space left" in caplog.text
+    paths.cached_arrays(tmp_path / "y.npz", lambda: {"a": np.arange(3)})
+    assert caplog.text.count("cannot be kept: [Errno 28] No space left") == 1
 
 
-def test_no_flipped_bit_in_kept_arrays_is_a_traceback(tmp_path):
-    path, rng = tmp_path / "x.npz", np.random.default_rng(0)
-    make = lambda: {"a": np.arange(500), "b": np.array(["x", "yy"])}  # noqa: E731
+def test_no_flipped_bit_in_kept_arrays_is_a_traceback(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    make = lambda: {"a": np.arange(5), "b": np.array(["x", "yy"])}  # noqa: E731
     paths.cached_arrays(path, make)
     whole = path.read_bytes()
-    for _ in range(300):
+    monkeypatch.setattr(paths, "write_atomically", lambda path, content: None)
+    for bit in range(0, 8 * len(whole), 3):
         data = bytearray(whole)
-        data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
         found = paths.cached_arrays(path, make, lambda arrays: {"a", "b"} <= arrays.keys())
-        assert found["a"].tolist() == list(range(500))
+        assert found["a"].tolist() == list(range(5))

@@ -90,3 +90,16 @@ def test_a_save_that_never_starts_is_remembered(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(ck._orbax, "save_checkpointables_async", failing(OSError(28, "No space")))
     ck.save(4, tree(mesh, 4), {})
     assert not ck.close()
+
+
+def test_what_is_being_written_is_not_called_intact(tmp_path):
+    mesh = create_mesh(MESHES[0])
+    ck = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3)
+    assert ck.kept() == ""
+    ck.save(1, tree(mesh), {})
+    ck.finish()
+    assert ck.kept() == ". The checkpoint of step 1 is intact"
+    (ck.folder / "1").rename(ck.folder / "1.orbax-checkpoint-tmp")  # as while it is written
+    assert ck.kept() == ""
+    (ck.folder / "1.orbax-checkpoint-tmp").rename(ck.folder / "1")
+    assert ck.close()

@@ -28,11 +28,15 @@ class LeftOut(NamedTuple):
       reason: what they lack.
       count: how many there are.
       first: where the first of them lies.
+      advice: what to do about it.
+      weighs: whether they count for ``data.max_bad_fraction``.
     """
 
     reason: str
     count: int
     first: str
+    advice: str
+    weighs: bool = True
 
 
 class Source(abc.ABC):
@@ -44,7 +48,7 @@ class Source(abc.ABC):
         the same thing and are not negatives of each other under ``loss.mask_groups``.
       weights: float[n], how often a pair is drawn in comparison with others of its group under
         ``data.sampling="grouped"``; None: equally often.
-      left_out: samples that are no pairs, by reason, the most frequent first.
+      left_out: samples that are no pairs, by reason: those that weigh, the most frequent first.
       needs_path: whether ``data.path`` must be given.
       reads_ahead: whether ``will_read`` does anything.
     """

@@ -16,6 +16,7 @@ from clip_jax.data.pairs.synthetic import SyntheticSource
 from clip_jax.data.pairs.table import TableSource
 from clip_jax.data.pairs.tar import TarSource
 from clip_jax.data.pairs.tfds import TfdsSource
+from clip_jax.runtime import distributed
 
 _REASONS = 4  # shown of those for which samples are left out
 
@@ -62,19 +63,25 @@ def build_validation(data: ConfigDict) -> Source:
     """
     require_choice("data.source", data.source, SOURCES)
     try:
-        return _checked(SOURCES[data.source].validation(data), data)
+        source = _checked(SOURCES[data.source].validation(data), data)
     except DataError as error:
         raise DataError(f"validation pairs (data.validation_path): {error}") from error
+    if (words := describe_left_out(source)) and distributed.is_lead():
+        logging.warning("validation pairs: %s", words)
+    return source
 
 
 def _checked(source: Source, data: ConfigDict) -> Source:
     """The source, if no more is left out of it than ``data.max_bad_fraction`` allows."""
-    count = sum(group.count for group in source.left_out)
-    if count > data.max_bad_fraction * max(len(source) + count, 1000):
+    groups = [group for group in source.left_out if group.weighs]
+    count = sum(group.count for group in groups)
+    total = len(source) + count
+    # A few are no reason to refuse small data: ten, or a tenth.
+    if count > max(data.max_bad_fraction * total, min(10, total // 10)):
         raise DataError(
             f"{describe_left_out(source)}. That is more than "
-            f"data.max_bad_fraction={data.max_bad_fraction} of the data: set data.image_key and "
-            "data.caption_key to the endings that it has, or data.max_bad_fraction higher"
+            f"data.max_bad_fraction={data.max_bad_fraction} of the data; {groups[0].advice}, or "
+            "raise data.max_bad_fraction"
         )
     return source
 

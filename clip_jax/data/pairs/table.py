@@ -12,6 +12,8 @@ from clip_jax.data.pairs.base import Example, LeftOut, Source, caption_group, cl
 from clip_jax.data.paths import matching_files
 from clip_jax.data.table_rows import Row, read_rows
 
+_ADVICE = "set data.image_key and data.caption_key to the table's column names"
+
 
 class TableSource(Source):
     """Pairs listed in CSV, TSV or JSONL files: an image path and a caption in each row.
@@ -41,12 +43,12 @@ class TableSource(Source):
         if not self.rows and empty:
             key, (location, *_) = next(iter(empty.items()))
             raise DataError(
-                f"{location}: no {key!r} in this row (it has {sorted(filter(None, example))}), nor "
-                "in any other; set data.image_key and data.caption_key to the table's column names"
+                f"{location}: no {key!r} in this row (it has {sorted(filter(None, example))}), and "
+                f"no row has both; {_ADVICE}"
             )
         if not self.rows:
             raise DataError(f"data.path={pattern!r}: the tables have no rows")
-        groups = [LeftOut(f"no {k!r}", len(at), at[0]) for k, at in empty.items()]
+        groups = [LeftOut(f"no {k!r}", len(at), at[0], _ADVICE) for k, at in empty.items()]
         self.left_out = sorted(groups, key=lambda group: -group.count)
         self.fingerprint = digest.hexdigest()
 

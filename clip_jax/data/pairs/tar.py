@@ -10,12 +10,19 @@ from typing import Self
 import numpy as np
 
 from clip_jax.config import ConfigDict, ConfigError
-from clip_jax.data import paths
+from clip_jax.data import paths, tar_scan
 from clip_jax.data.errors import DataError
 from clip_jax.data.pairs.base import Example, LeftOut, Source, caption_group, clean_caption
 from clip_jax.data.tar_index import TarIndex, TarShards, load_index
-from clip_jax.data.tar_scan import ShardError
+from clip_jax.data.tar_scan import Lack, ShardError
 
+_KEYS = "set data.image_key and data.caption_key to the endings in the shard"
+_ADVICE = {
+    Lack.HALF: _KEYS,
+    Lack.TWICE: "give every sample a name of its own",
+    Lack.DOTS: "give the samples names without dots",
+    Lack.NEITHER: _KEYS,
+}
 _NAMED = 5  # damaged shards in one message
 
 
@@ -36,23 +43,20 @@ class TarSource(Source):
           ShardError: shards are damaged.
           DataError: there is no shard, or no pair in them.
         """
-        ending, _, self.field = caption_key.partition(":")
-        if ending.strip(" .").lower() == "json" and not self.field:
-            raise ConfigError(
-                f"data.caption_key={caption_key!r} would take the whole JSON text as the caption; "
-                "name the field, such as json:caption"
-            )
+        ending, self.field = _json_field(caption_key)
         files = paths.matching_files(pattern)
         indices = _load(files, image_key, ending, cache_dir)
         self.shards = TarShards(indices)
         self.left_out = _left_out(indices)
+        for index in indices:
+            index.forget_left_out()
         if not len(self.shards):
             lacking = "; ".join(f"{g.count:,} samples have {g.reason}" for g in self.left_out[:4])
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise DataError(
                 f"{files[0]}{more}: no sample has both .{image_key} and .{ending} files "
-                f"({lacking or 'there is none at all'}); set data.image_key and data.caption_key "
-                "to the endings in the shard"
+                f"({lacking or 'there is none at all'}); "
+                f"{self.left_out[0].advice if self.left_out else _ADVICE[Lack.HALF]}"
             )
         digest = hashlib.sha256(f"{image_key}\0{caption_key}".encode())
         for shard in self.shards.indices:
@@ -115,11 +119,29 @@ def _load(
     return indices
 
 
+def _json_field(caption_key: str) -> tuple[str, str]:
+    """File ending and field of "json:FIELD"; any other key, and no field."""
+    kinds = [kind.strip().lstrip(".") for kind in caption_key.split(";")]
+    if not any(kind.partition(":")[0].lower() == "json" for kind in kinds):
+        return caption_key, ""
+    ending, _, field = kinds[0].partition(":")
+    if len(kinds) > 1 or not field:
+        raise ConfigError(
+            f"data.caption_key={caption_key!r}: of JSON files give the field that is the caption, "
+            "and no other ending beside it: json:caption"
+        )
+    return ending, field
+
+
 def _left_out(indices: Sequence[TarIndex]) -> list[LeftOut]:
-    counts: collections.Counter[str] = collections.Counter()
-    first: dict[str, str] = {}
+    counts: collections.Counter[tuple[Lack, str]] = collections.Counter()
+    first: dict[tuple[Lack, str], str] = {}
     for index in indices:
-        for key, reason in zip(index.incomplete.tolist(), index.reasons.tolist(), strict=True):
-            counts[reason] += 1
-            first.setdefault(reason, f"{index.path}: {key}")
-    return [LeftOut(reason, count, first[reason]) for reason, count in counts.most_common()]
+        for reason, names in index.left_out().items():
+            counts[reason] += len(names)
+            first.setdefault(reason, f"{index.path}: {tar_scan.printable(names[0])}")
+    groups = [
+        LeftOut(words, count, first[lack, words], _ADVICE[lack], lack is not Lack.NEITHER)
+        for (lack, words), count in counts.most_common()
+    ]
+    return sorted(groups, key=lambda group: not group.weighs)

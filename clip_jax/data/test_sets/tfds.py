@@ -83,6 +83,8 @@ def _opened(
     for spelling in spellings:
         try:
             return *tfds_split.open_split(name, spelling, options.image_key, home), spelling
+        except DataError:
+            raise
         except Exception as problem:  # it raises a dozen kinds
             error = error or problem
     why = (str(error).strip() or repr(error)).splitlines()[0][:300]

@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax.data.digests import digest
 from clip_jax.data.errors import DataError, MissingData
 from clip_jax.data.tar_index import TarIndex, TarShards, load_index
-from clip_jax.data.tar_scan import ShardError
+from clip_jax.data.tar_scan import Lack, ShardError
 from clip_jax.data.test_sets import prompt_files
 from clip_jax.data.test_sets.prompt_files import ClassNames
 from clip_jax.data.test_sets.types import ClassificationDataset, Options, RetrievalDataset
@@ -93,19 +93,22 @@ def _index(path: Path, label: str, options: Options) -> TarIndex:
         index = load_index(path, IMAGES, label, options.cache())
     except ShardError as error:
         raise DataError(f"{error}; download the shard again") from error
-    if not len(index):
+    if not len(index) and not index.lacks.tolist().count(Lack.TWICE):
         raise DataError(
             f"{path}: no sample has an image (.{IMAGES.replace(';', ', .')}) and a .{label} "
             "file; dataset_type.txt decides what the labels are: retrieval .txt, multilabel .npy, "
             "else .cls"
         )
     # What is no part of any sample, such as a list of files, does no harm.
-    halves = [i for i, reason in enumerate(index.reasons) if " and no ." not in reason]
-    if halves:
-        raise DataError(
-            f"{path}: {len(halves)} samples have an image without a .{label} file or "
-            f"the other way round, the first is {index.incomplete[halves[0]]}"
-        )
+    words = {
+        Lack.HALF: f"an image without a .{label} file or the other way round",
+        Lack.TWICE: f"two images or two .{label} files",
+    }
+    for (lack, _), names in index.left_out().items():
+        if lack in words:
+            raise DataError(
+                f"{path}: {len(names)} samples have {words[lack]}, the first is {names[0]}"
+            )
     return index
 
 

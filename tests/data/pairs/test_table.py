@@ -55,23 +55,28 @@ def test_a_quoted_caption_keeps_its_line_break(tmp_path, end):
 
 
 def test_rows_without_a_caption_or_an_image_are_counted(tmp_path):
-    rows = [{"image": "x.png", "caption": c} for c in ("a", "", None, [], "b")]
+    rows = [{"image": "x.png", "caption": c} for c in ("a", "", None, [], *"b" * 60)]
     rows += [{"caption": "c"}, {"image": "", "caption": "d"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = registry.build(data_config(source="table", path=f"{tmp_path}/a.jsonl"))
-    assert [caption for _, caption in source.rows] == ["a", "b"]
-    assert source.left_out == [
+    assert [caption for _, caption in source.rows] == ["a", *"b" * 60]
+    assert [group[:3] for group in source.left_out] == [
         ("no 'caption'", 3, f"{tmp_path}/a.jsonl:2"),
-        ("no 'image'", 2, f"{tmp_path}/a.jsonl:6"),
+        ("no 'image'", 2, f"{tmp_path}/a.jsonl:65"),
     ]
-    assert registry.describe_left_out(source).startswith("5 of 7 samples left out: 3: no 'caption'")
+    text = registry.describe_left_out(source)
+    assert text.startswith("5 of 66 samples left out: 3: no 'caption'")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", 'image,caption\nx.png,"a cat\ny.png,b\nz.png,c\n', r"a.csv: .*quote not closed"),
-        ("a.csv", 'image,caption\nx.png,"a" cat\ny.png,b\n', r"a.csv: .*quote not closed"),
+        (
+            "a.csv",
+            'image,caption\nx.png,"a" cat\ny.png,b\n',
+            r"a.csv: .*write them twice, between two",
+        ),
         ("a.csv", "image;caption\nx.png;b\n", r"a.csv:1: one column.*separator seems to be ';'"),
         ("a.csv", "image\tcaption\nx.png\tb\n", r"separator seems to be '\\t', and that of a .csv"),
         ("a.tsv", "image,caption\nx.png,b\n", "a.tsv:1: one column.*seems to be ','"),

@@ -83,28 +83,52 @@ def build(folder, **changes):
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path):
-    pairs = [f"{i}.{ending}" for i in range(20) for ending in ("jpg", "txt")]
-    shard(tmp_path / "0.tar", *pairs, "a.png", "a.txt", "b.png", "b.txt", "c.jpg")
+    pairs = [f"{i}.{ending}" for i in range(40) for ending in ("jpg", "txt")]
+    shard(tmp_path / "0.tar", *pairs, "a.png", "a.txt", "b.png", "b.txt", "c.jpg", "README")
     shard(tmp_path / "1.tar")  # all downloads failed
     source = build(tmp_path)
-    assert len(source) == 20
-    assert [(g.count, g.reason) for g in source.left_out] == [
-        (2, "no .jpg, but .png, .txt"), (1, "no .txt, but .jpg"),
+    assert len(source) == 40
+    assert [(g.count, g.reason, g.weighs) for g in source.left_out] == [
+        (2, "no .jpg, but .png, .txt", True), (1, "no .txt, but .jpg", True),
+        (1, "no .jpg and no .txt, but a file without ending", False),
     ]  # fmt: skip
-    assert registry.describe_left_out(source) == (
-        f"3 of 23 samples left out: 2: no .jpg, but .png, .txt (first {tmp_path}/0.tar: a); "
+    text = registry.describe_left_out(source)
+    assert text.startswith(
+        f"4 of 44 samples left out: 2: no .jpg, but .png, .txt (first {tmp_path}/0.tar: a); "
         f"1: no .txt, but .jpg (first {tmp_path}/0.tar: c)"
     )
-    assert registry.describe_left_out(build(tmp_path, image_key="jpg;png")) != ""
-    with pytest.raises(DataError, match=r"left out.*more than data.max_bad_fraction=0.001 of"):
-        build(tmp_path, max_bad_fraction=0.001)
+    assert len(build(tmp_path, image_key="jpg;png")) == 42
 
 
-def test_a_picture_never_gets_the_caption_of_another(tmp_path):
-    """Of a name that occurs twice in a shard, nobody knows which belong together."""
-    shard(tmp_path / "0.tar", "0.jpg", "0.txt", "5.jpg", "5.txt", "0.jpg")
+def test_more_than_a_share_of_the_data_left_out_is_an_error(tmp_path):
+    shard(tmp_path / "0.tar", *(f"{i}.{e}" for i in range(300) for e in ("jpg", "txt")),
+          *(f"x{i}.jpg" for i in range(12)), *(f"y{i}.json" for i in range(500)))  # fmt: skip
+    assert len(build(tmp_path, max_bad_fraction=0.05)) == 300
+    with pytest.raises(
+        DataError,
+        match=r"512 of 812.*more than data.max_bad_fraction=0.01 of the data; set data.ima",
+    ):
+        build(tmp_path)
+    shard(tmp_path / "0.tar", "0.jpg", "0.txt", "1.jpg")
+    with pytest.raises(DataError, match=r"1 of 2 samples left out"):
+        build(tmp_path)  # half of it
+
+
+def test_workers_do_not_get_what_is_left_out(tmp_path):
+    shard(tmp_path / "0.tar", *(f"{i}.{e}" for i in range(9) for e in ("jpg", "txt")),
+          *(f"meta/{i}.json" for i in range(5000)))  # fmt: skip
     source = build(tmp_path)
-    assert [source.read(i, RNG).caption for i in range(len(source))] == ["5.txt"]
+    assert source.left_out[0].count == 5000
+    assert len(pickle.dumps(source)) < 5000
+
+
+def test_a_name_that_occurs_twice_is_no_pair(tmp_path):
+    """Of a name that occurs twice in a shard, nobody knows which belong together."""
+    others = [f"{i}.{ending}" for i in range(5, 15) for ending in ("jpg", "txt")]
+    shard(tmp_path / "0.tar", "0.jpg", "0.txt", *others, "0.jpg")
+    source = build(tmp_path)
+    assert "0.txt" not in [source.read(i, RNG).caption for i in range(len(source))]
+    assert len(source) == 10
     assert source.left_out[0].reason == "two images or two captions of one name"
 
 
@@ -144,5 +168,6 @@ def test_captions_are_fields_of_json_and_not_its_text(tmp_path):
         DataError, match=r"no text 'n' \(data.caption_key\), but \['caption', 'n'\]"
     ):
         build(tmp_path, caption_key="json:n").read(0, RNG)
-    with pytest.raises(ConfigError, match="name the field, such as json:caption"):
-        build(tmp_path, caption_key="json")
+    for key in ("json", ".JSON", "txt;json:caption", "json:caption;txt", "json;txt", "json:"):
+        with pytest.raises(ConfigError, match="give the field that is the caption"):
+            build(tmp_path, caption_key=key)
