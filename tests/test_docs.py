@@ -158,7 +158,7 @@ def test_the_table_of_recipes_is_what_the_compiler_said(root):
         assert work == f"{r['flops'] / 1e12:.1f}"
         assert received == f"{r['received'] / 1e6:,.0f}"
         assert least == f"{1e3 * r['step_seconds']:,.0f} ms" and mfu == f"{r['best_mfu']:.0%}"
-        # At a third more arithmetic.
+        # The plan of least memory computes each block once more in its backward pass.
         model = variants.resolve(config.load(root / "configs" / f"{path.stem}.py").model)
         work = flops.training(model, r["batch"]) + r["batch"] * flops.recomputed(model, "full")
         seconds = work / r["devices"] / chips.CHIPS[slice_.partition(":")[0]].flops

@@ -210,7 +210,7 @@ class Run:
         return mesh.put_batch(self.mesh, batch, self.setup.stage.batch_size)
 
     def _loop(self, batches: Prefetcher[Batch], writer: Writer) -> None:
-        c, stage, program = self.config, self.setup.stage, self.setup.program
+        c, stage, compiled_step = self.config, self.setup.stage, self.setup.program.train_step
         # Scalars are read two steps late, so that the host never waits for the device: by then
         # they are there. All processes read the same ones at the same step. A record or a
         # checkpoint waits for the device anyway, and its counters include the present step.
@@ -219,7 +219,7 @@ class Run:
         compiled: set[int] = set()  # lengths whose step is there
         self.clock.skip(self.step, batches.waited)
         with jax.set_mesh(self.mesh):
-            stream = text_length.with_lengths(batches, program.model.config.text, self.mesh)
+            stream = text_length.with_lengths(batches, self.setup.model.config.text, self.mesh)
             for batch, length in self._until_stopped(stream):
                 new = length not in compiled
                 compiled.add(length)
@@ -228,7 +228,7 @@ class Run:
                     self.clock.spent("compile") if new else contextlib.nullcontext(),
                     jax.transfer_guard("disallow"),  # nothing but batches goes to the devices
                 ):
-                    self.state, scalars = program.train_step(self.state, batch, length)
+                    self.state, scalars = compiled_step(self.state, batch, length)
                 lengths.append(length)
                 self.step += 1
                 if self.profiler.after(self.step, scalars):
